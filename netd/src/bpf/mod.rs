@@ -1,0 +1,213 @@
+//! The datapath as the daemon sees it: programs, maps and links, all pinned, so that they outlive the daemon.
+
+use std::{
+    net::{IpAddr, Ipv4Addr},
+    path::PathBuf,
+};
+
+use anyhow::{Result, bail};
+use ipnet::Ipv4Net;
+use serde::{Deserialize, Serialize};
+
+/// A link-layer address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Mac(pub [u8; 6]);
+
+/// What sizes the maps and says where they are pinned.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The pin directory, on a bpffs, e.g. `/sys/fs/bpf/netd`.
+    pub directory: PathBuf,
+    /// Flows that can exist at once (`nat.max-flows`).
+    pub max_flows: u32,
+    /// Endpoints that can exist at once.
+    pub max_endpoints: u32,
+}
+
+/// What the programs know of this node; may change while they run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NodeConfig {
+    /// The interface that leads to the world, if there is one.
+    pub uplink: Option<Uplink>,
+    /// The ports that masqueraded flows take, inclusive (`nat.ports`).
+    pub ports: (u16, u16),
+    /// `nat.max-flows-per-endpoint`.
+    pub max_flows_per_endpoint: u32,
+}
+
+/// The node's uplink.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Uplink {
+    /// Its interface index in the daemon's network namespace.
+    pub ifindex: u32,
+    /// The address that masqueraded packets take.
+    pub address: Ipv4Addr,
+}
+
+/// An endpoint as the programs know it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Endpoint {
+    /// Index of its counters and quota; unique among live endpoints, below [`Options::max_endpoints`].
+    pub slot: u32,
+    /// The number of its network; endpoints of different networks do not reach each other.
+    pub network: u32,
+    /// Host side of its link, in the daemon's network namespace.
+    pub ifindex: u32,
+    /// Its address and the prefix of its network.
+    pub address: Ipv4Addr,
+    /// The network's subnet, all of which is on-link for the endpoint.
+    pub subnet: Ipv4Net,
+    /// The network's gateway address: the host, seen from the endpoint.
+    pub gateway: Ipv4Addr,
+    /// MAC of the container's side.
+    pub mac: Mac,
+    /// MAC of the host's side: what the endpoint sends every frame to.
+    pub host_mac: Mac,
+    /// Whether packets that the host forwards (not its own) may reach the endpoint: networks without masquerade.
+    pub routed: bool,
+}
+
+/// Where packets for a prefix go (longest prefix first).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Route {
+    /// The host itself: one of its addresses.
+    Host,
+    /// A network of netd's; reachable only for its own endpoints.
+    Network(u32),
+    /// The world behind the uplink, with the source address masqueraded or not.
+    Uplink { masquerade: bool },
+}
+
+/// Packets and bytes of one endpoint, seen from the container.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EndpointCounters {
+    /// Packets that the container sent and that were forwarded.
+    pub tx_packets: u64,
+    /// Bytes of them, Ethernet header included.
+    pub tx_bytes: u64,
+    /// Packets delivered to the container.
+    pub rx_packets: u64,
+    /// Bytes of them, Ethernet header included.
+    pub rx_bytes: u64,
+    /// Packets from the container that were dropped.
+    pub dropped: u64,
+}
+
+/// A counter with its name, e.g. a drop reason.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Counter {
+    /// The number of the reason or path, stable over versions.
+    pub number: u32,
+    /// Its short name, e.g. `spoofed-address`.
+    pub name: String,
+    /// What it means, in a few words.
+    pub meaning: String,
+    /// Packets.
+    pub packets: u64,
+    /// Bytes, Ethernet header included.
+    pub bytes: u64,
+}
+
+/// How full a map is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MapFill {
+    /// The map's name.
+    pub name: String,
+    /// Entries in it.
+    pub entries: u64,
+    /// Entries it can hold.
+    pub capacity: u64,
+}
+
+/// A program and where it is attached.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProgramStatus {
+    /// The program's name.
+    pub name: String,
+    /// Its hook: `tcx` or `clsact`.
+    pub hook: String,
+    /// Its id in the kernel.
+    pub id: u32,
+    /// Links that run it.
+    pub attached: u32,
+}
+
+/// The loaded datapath.
+pub struct Datapath {}
+
+impl Datapath {
+    /// Loads the programs and creates the maps, or takes over those that are pinned: running programs go on until the new
+    /// ones replace them, link by link, atomically.
+    ///
+    /// # Errors
+    /// The pin directory is not usable, a pinned map has another shape than this build expects, or the kernel refuses a
+    /// program.
+    pub fn open(options: &Options) -> Result<Self> {
+        bail!("not built: {}", options.directory.display())
+    }
+
+    /// Tells the programs about the node.
+    pub fn configure(&mut self, config: &NodeConfig) -> Result<()> {
+        bail!("not built: {config:?}")
+    }
+
+    /// Attaches the uplink's program, or replaces what is attached. Idempotent. Detaches from any other uplink.
+    pub fn attach_uplink(&mut self, ifindex: u32) -> Result<()> {
+        bail!("not built: {ifindex}")
+    }
+
+    /// Writes an endpoint's entries and attaches its programs. Idempotent.
+    pub fn attach_endpoint(&mut self, endpoint: &Endpoint) -> Result<()> {
+        bail!("not built: {endpoint:?}")
+    }
+
+    /// Removes an endpoint's entries, flows, links and pins. Idempotent; goes on past errors and reports the first.
+    pub fn detach_endpoint(&mut self, endpoint: &Endpoint) -> Result<()> {
+        bail!("not built: {endpoint:?}")
+    }
+
+    /// Makes the pinned state hold exactly these endpoints: removes the entries, flows, link pins of all others.
+    pub fn retain_endpoints(&mut self, endpoints: &[Endpoint]) -> Result<()> {
+        bail!("not built: {endpoints:?}")
+    }
+
+    /// Makes the route table hold exactly these routes.
+    pub fn set_routes(&mut self, routes: &[(Ipv4Net, Route)]) -> Result<()> {
+        bail!("not built: {routes:?}")
+    }
+
+    /// Removes flows that have timed out; called every few seconds. Returns how many.
+    pub fn expire_flows(&mut self) -> Result<usize> {
+        bail!("not built")
+    }
+
+    /// Removes all flows of an address (of an endpoint, or one that the uplink no longer has). Returns how many.
+    pub fn flush_flows(&mut self, address: IpAddr) -> Result<usize> {
+        bail!("not built: {address}")
+    }
+
+    /// The counters of an endpoint's slot.
+    pub fn endpoint_counters(&self, slot: u32) -> Result<EndpointCounters> {
+        bail!("not built: {slot}")
+    }
+
+    /// Forwarded packets by the way they took, and dropped packets by reason (all reasons, also those at zero).
+    pub fn counters(&self) -> Result<(Vec<Counter>, Vec<Counter>)> {
+        bail!("not built")
+    }
+
+    /// The loaded programs.
+    pub fn programs(&self) -> Result<Vec<ProgramStatus>> {
+        bail!("not built")
+    }
+
+    /// Fill of each map that can fill up.
+    pub fn maps(&self) -> Result<Vec<MapFill>> {
+        bail!("not built")
+    }
+
+    /// Removes every pin below `directory`: programs detach, maps go. Nothing there is not an error.
+    pub fn purge(directory: &std::path::Path) -> Result<()> {
+        bail!("not built: {}", directory.display())
+    }
+}

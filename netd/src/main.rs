@@ -1,0 +1,5 @@
+//! The `netd` command.
+
+fn main() -> std::process::ExitCode {
+    netd::cli::main()
+}

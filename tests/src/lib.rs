@@ -1,0 +1,1 @@
+//! netd's program and network tests.

@@ -1,0 +1,3 @@
+//! netd's developer commands.
+
+fn main() {}
