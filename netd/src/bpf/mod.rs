@@ -63,8 +63,9 @@ pub struct Endpoint {
     pub mac: Mac,
     /// MAC of the host's side: what the endpoint sends every frame to.
     pub host_mac: Mac,
-    /// Whether packets that the host forwards (not its own) may reach the endpoint: networks without masquerade.
-    pub routed: bool,
+    /// Whether what it sends to the uplink takes the uplink's address. Without it the network is a routed one: its
+    /// packets leave as they are, and packets that the host forwards may reach it.
+    pub masquerade: bool,
 }
 
 /// Where packets for a prefix go (longest prefix first).
@@ -74,8 +75,8 @@ pub enum Route {
     Host,
     /// A network of netd's; reachable only for its own endpoints.
     Network(u32),
-    /// The world behind the uplink, with the source address masqueraded or not.
-    Uplink { masquerade: bool },
+    /// The world behind the uplink; masquerade is a property of the endpoint that sends.
+    Uplink,
 }
 
 /// Packets and bytes of one endpoint, seen from the container.
