@@ -6,4 +6,5 @@
 
 pub mod bpf;
 pub mod cli;
+pub mod lab;
 pub mod netlink;
