@@ -1,9 +1,80 @@
-//! netd's eBPF programs.
+//! netd's eBPF programs: one entry point a hook. They hand the packet and the maps to the decision core in `netd-common`
+//! and turn its verdict into the hook's return code; what happens to a packet is written there.
 #![no_std]
 #![no_main]
 
-#[cfg(not(test))]
+mod flow_gc;
+mod maps;
+mod skb;
+
+use aya_ebpf::{
+    bindings::{__sk_buff, TC_ACT_SHOT, TC_ACT_UNSPEC},
+    helpers::generated::{bpf_redirect, bpf_redirect_neigh, bpf_redirect_peer},
+    macros::classifier,
+    programs::TcContext,
+};
+use netd_common::{To, Verdict};
+
+use crate::{maps::Maps, skb::Skb};
+
+/// The host side of a container's link, ingress: what the container sends.
+#[classifier]
+pub fn from_container(ctx: TcContext) -> i32 {
+    let mut skb = Skb::new(&ctx);
+    let hook = skb.hook();
+    verdict(netd_common::from_container(&mut skb, &Maps, hook), hook.ifindex)
+}
+
+/// The uplink, ingress: what comes from the world.
+#[classifier]
+pub fn from_uplink(ctx: TcContext) -> i32 {
+    let mut skb = Skb::new(&ctx);
+    let hook = skb.hook();
+    verdict(netd_common::from_uplink(&mut skb, &Maps, hook), hook.ifindex)
+}
+
+/// The host side of a container's link, egress: what the host's own stack sends to the container.
+#[classifier]
+pub fn to_container(ctx: TcContext) -> i32 {
+    let skb = Skb::new(&ctx);
+    let hook = skb.hook();
+    verdict(netd_common::to_container(&skb, &Maps, hook), hook.ifindex)
+}
+
+/// Removes flows from a list that the daemon hands over as a packet (BPF_PROG_TEST_RUN); attached to nothing. Returns how
+/// many it removed.
+#[classifier]
+pub fn flow_gc(ctx: TcContext) -> i32 {
+    flow_gc::run(&Skb::new(&ctx)) as i32
+}
+
+#[inline(always)]
+fn verdict(verdict: Verdict, ifindex: u32) -> i32 {
+    // SAFETY: helpers without preconditions; a wrong interface index makes the kernel drop the packet. redirect_neigh
+    // takes no parameters: the kernel looks up the next hop by the packet's destination.
+    unsafe {
+        match verdict.to {
+            To::Drop => TC_ACT_SHOT,
+            // Not TC_ACT_OK: other programs on the hook are to have their say (TCX_NEXT; clsact goes on likewise).
+            To::Stack => TC_ACT_UNSPEC,
+            To::Peer => bpf_redirect_peer(verdict.ifindex, 0) as i32,
+            To::Neighbour => bpf_redirect_neigh(verdict.ifindex, core::ptr::null_mut(), 0, 0) as i32,
+            To::Reflect => bpf_redirect(ifindex, 0) as i32,
+        }
+    }
+}
+
+/// The licence that the kernel sees: some helpers are for GPL-compatible programs only.
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
+
+#[cfg(target_arch = "bpf")]
 #[panic_handler]
 fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
+    // The core has no panics: were one to appear, this loop is what the verifier would refuse.
     loop {}
 }
+
+/// The raw context of a program.
+type Context = *mut __sk_buff;

@@ -1,0 +1,252 @@
+//! The types of the maps: what user space writes and the programs read, and the other way round.
+//!
+//! All are plain words without padding, so that a value that one side writes is, byte for byte, what the other reads.
+//! A change of any of them, or of what they mean, raises [`ABI_VERSION`]: a daemon never trusts pins of another version.
+
+use crate::{
+    addr::{Addr, V4, V6},
+    shared::Shared,
+    wire::{Be16, Mac, MacPair},
+};
+
+/// Version of everything in this module, part of the pins' path.
+pub const ABI_VERSION: u32 = 1;
+
+/// What the programs know of the node, one entry a family.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct Config<A> {
+    /// The uplink's interface index; 0: there is none.
+    pub uplink: u32,
+    /// The address that masqueraded packets take.
+    pub address: A,
+    /// First port of the range that masqueraded flows take, host byte order.
+    pub first_port: u16,
+    /// Last port of the range, inclusive, host byte order.
+    pub last_port: u16,
+    /// Flows that one endpoint may have.
+    pub quota: u32,
+}
+
+/// Who sends from an interface, by its index.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct Interface<A> {
+    /// The one source address that it may use.
+    pub address: A,
+    /// The network's subnet...
+    pub subnet: A,
+    /// ... and its mask.
+    pub mask: A,
+    /// The network's gateway: the host.
+    pub gateway: A,
+    /// The one source MAC that it may use.
+    pub mac: Mac,
+    /// See [`Interface::MASQUERADE`].
+    pub flags: u16,
+    /// Ethernet header of frames to it: its MAC, and the host side's as the source.
+    pub macs: MacPair,
+    /// Number of its network.
+    pub network: u32,
+    /// Index of its counters and its quota.
+    pub slot: u32,
+}
+
+impl<A> Interface<A> {
+    /// Packets to the uplink take the uplink's address; without it they leave as they are, and packets that the host
+    /// forwards may reach it.
+    pub const MASQUERADE: u16 = 1;
+}
+
+/// Where a container is, by its address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct Endpoint {
+    /// Interface index of its link's host side.
+    pub ifindex: u32,
+    /// Ethernet header of frames to it.
+    pub macs: MacPair,
+    /// Number of its network.
+    pub network: u32,
+    /// Index of its counters.
+    pub slot: u32,
+}
+
+/// Where packets for a prefix go that is not the sender's own subnet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct Route {
+    /// One of the constants below.
+    pub kind: u32,
+    /// [`Route::NETWORK`]: the network's number.
+    pub network: u32,
+}
+
+impl Route {
+    /// One of the host's own addresses.
+    pub const HOST: u32 = 1;
+    /// A network of netd's: its endpoints are reachable from that network only.
+    pub const NETWORK: u32 = 2;
+    /// The world behind the uplink.
+    pub const UPLINK: u32 = 3;
+}
+
+/// A flow as a packet shows it, before translation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(C)]
+pub struct Tuple<A> {
+    /// Source address.
+    pub source: A,
+    /// Destination address.
+    pub destination: A,
+    /// Source port, or the identifier of an ICMP echo request.
+    pub source_port: Be16,
+    /// Destination port, or the identifier of an ICMP echo reply.
+    pub destination_port: Be16,
+    /// IP protocol.
+    pub protocol: u8,
+    /// [`Tuple::OUT`] or [`Tuple::IN`].
+    pub direction: u8,
+    /// Zero.
+    pub reserved: u16,
+}
+
+impl<A: Addr> Tuple<A> {
+    /// From a container, untranslated; its [`Flow`] holds the new source.
+    pub const OUT: u8 = 0;
+    /// From the uplink, untranslated; its [`Flow`] holds the new destination.
+    pub const IN: u8 = 1;
+
+    /// The tuple of packets the other way when `address` and `port` stand in for this tuple's container (from
+    /// [`Tuple::OUT`]) or are the container (from [`Tuple::IN`]).
+    #[inline(always)]
+    pub fn opposite(&self, address: A, port: Be16) -> Self {
+        let out = self.direction == Self::OUT;
+        Self {
+            source: if out { self.destination } else { address },
+            destination: if out { address } else { self.source },
+            source_port: if out { self.destination_port } else { port },
+            destination_port: if out { port } else { self.source_port },
+            protocol: self.protocol,
+            direction: self.direction ^ 1,
+            reserved: 0,
+        }
+    }
+}
+
+/// One direction of a translated flow. Each flow has two entries, and the [`Tuple::IN`] one is its truth: whoever inserts
+/// it owns the port, its `state` is the state of the pair, and it goes last.
+#[derive(Clone, Debug)]
+#[repr(C)]
+pub struct Flow<A> {
+    /// [`Tuple::IN`]: state of the pair, see [`crate::flow::State`].
+    pub state: Shared,
+    /// When a packet last came this way, in [`crate::flow::Ticks`].
+    pub seen: Shared,
+    /// The endpoint whose quota it counts against.
+    pub slot: u32,
+    /// [`Tuple::OUT`]: the new source; [`Tuple::IN`]: the new destination.
+    pub address: A,
+    /// The new source or destination port.
+    pub port: Be16,
+    /// Zero.
+    pub reserved: u16,
+}
+
+/// Counters of an endpoint, one a CPU.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct EndpointCounters {
+    /// Packets that the container sent and that went on.
+    pub tx_packets: u64,
+    /// Bytes of them.
+    pub tx_bytes: u64,
+    /// Packets delivered to the container.
+    pub rx_packets: u64,
+    /// Bytes of them.
+    pub rx_bytes: u64,
+    /// Packets that the container sent and that were dropped.
+    pub dropped: u64,
+}
+
+/// A counter, one a CPU.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Counter {
+    /// Packets, as the kernel hands them over: a segmentation-offloaded one counts once.
+    pub packets: u64,
+    /// Bytes, with the Ethernet header.
+    pub bytes: u64,
+}
+
+/// The list that the `flow_gc` program is run on: this head, then `count` tuples.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct FlowList {
+    /// [`FlowList::EXPIRE`], [`FlowList::RECLAIM`] or [`FlowList::REMOVE`].
+    pub what: u32,
+    /// Tuples that follow.
+    pub count: u32,
+    /// Zero; a packet that the kernel runs a program on has at least an Ethernet header's length.
+    pub reserved: [u32; 2],
+}
+
+impl FlowList {
+    /// Remove those that have timed out.
+    pub const EXPIRE: u32 = 1;
+    /// Remove all.
+    pub const REMOVE: u32 = 2;
+    /// Remove those that have timed out or are closed: the table is filling up.
+    pub const RECLAIM: u32 = 3;
+    /// Most tuples in a list: what fits the kernel's limit of one page with both families.
+    pub const MAX: usize = 64;
+}
+
+// SAFETY: four words.
+unsafe impl crate::wire::Wire for FlowList {}
+// SAFETY: words, bytes and their newtypes, no padding (sizes asserted below).
+unsafe impl<A: Addr> crate::wire::Wire for Tuple<A> {}
+
+/// Fails to compile where a type has padding, whose bytes would be undefined: size is the sum of the fields'.
+macro_rules! no_padding {
+    ($($type:ty = $size:expr;)+) => { $(const _: () = assert!(size_of::<$type>() == $size);)+ };
+}
+no_padding! {
+    Config<V4> = 16;
+    Config<V6> = 28;
+    Interface<V4> = 4 * 4 + 6 + 2 + 12 + 4 + 4;
+    Interface<V6> = 4 * 16 + 6 + 2 + 12 + 4 + 4;
+    Endpoint = 4 + 12 + 4 + 4;
+    Route = 8;
+    Tuple<V4> = 16;
+    Tuple<V6> = 40;
+    Flow<V4> = 4 + 4 + 4 + 4 + 2 + 2;
+    Flow<V6> = 4 + 4 + 4 + 16 + 2 + 2;
+    EndpointCounters = 40;
+    Counter = 16;
+    FlowList = 16;
+}
+
+#[cfg(feature = "host")]
+mod pod {
+    use super::*;
+
+    // SAFETY: words without padding (sizes asserted above), every bit pattern valid.
+    unsafe impl<A: Addr> aya::Pod for Config<A> {}
+    // SAFETY: as above.
+    unsafe impl<A: Addr> aya::Pod for Interface<A> {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for Endpoint {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for Route {}
+    // SAFETY: as above.
+    unsafe impl<A: Addr> aya::Pod for Tuple<A> {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for EndpointCounters {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for Counter {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for V4 {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for V6 {}
+}

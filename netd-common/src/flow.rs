@@ -1,0 +1,199 @@
+//! The state of a translated flow and how long it is kept.
+//!
+//! Both directions note when they last saw a packet. What else there is to know of a flow is one word, [`State`], in its
+//! inbound entry, changed by compare-and-swap: so of all who want to remove, reclaim or reopen a flow at once, on
+//! whatever CPU, exactly one succeeds.
+
+use crate::{
+    abi::{Flow, Tuple},
+    addr::Addr,
+    shared::Shared,
+    tables::Tables,
+    wire::{Be16, protocol, tcp},
+};
+
+/// Time since boot in units of 2^28 ns (about 0.27 s): fine enough for timeouts, and a flow's cache line is written at
+/// most four times a second however many packets it carries.
+pub type Ticks = u32;
+
+/// Nanoseconds are shifted by this to get [`Ticks`].
+pub const TICK_SHIFT: u32 = 28;
+
+/// Seconds as ticks, rounded up.
+pub const fn ticks(seconds: u32) -> Ticks {
+    (((seconds as u64) * 1_000_000_000).div_ceil(1 << TICK_SHIFT)) as Ticks
+}
+
+/// TCP, both directions seen and nothing closed: 2 h 4 min (RFC 5382 REQ-5).
+pub const TCP_ESTABLISHED: Ticks = ticks(2 * 3600 + 4 * 60);
+/// TCP, half open, closing or reset: 4 min (RFC 5382 REQ-5).
+pub const TCP_TRANSITORY: Ticks = ticks(240);
+/// UDP: 5 min (RFC 4787 REQ-5).
+pub const UDP: Ticks = ticks(300);
+/// DNS over UDP: 30 s. One question, one answer; RFC 4787 REQ-5 b allows it for a well-known port, and a busy resolver
+/// would otherwise use up its ports.
+pub const DNS: Ticks = ticks(30);
+/// ICMP echo: 60 s (RFC 5508 REQ-2).
+pub const ICMP: Ticks = ticks(60);
+/// A connection that both sides closed, or that the container reset, is kept for stragglers; its port may go to a new
+/// flow after this time already, as with `tcp_tw_reuse` in Linux.
+pub const TCP_CLOSED_REUSE: Ticks = ticks(1);
+/// A connection that the other side reset: longer, because a reset can be forged by whoever guesses the ports.
+pub const TCP_RESET_REUSE: Ticks = ticks(10);
+
+/// What is known of a flow: a set of bits.
+pub struct State;
+
+impl State {
+    /// A packet came back.
+    pub const REPLIED: u32 = 1;
+    /// The container's side sent FIN.
+    pub const FIN_OUT: u32 = 2;
+    /// The other side sent FIN.
+    pub const FIN_IN: u32 = 4;
+    /// The container's side sent RST.
+    pub const RST_OUT: u32 = 8;
+    /// The other side sent RST.
+    pub const RST_IN: u32 = 16;
+    /// Somebody is removing the flow.
+    pub const DEAD: u32 = 1 << 31;
+
+    const CLOSING: u32 = Self::FIN_OUT | Self::FIN_IN | Self::RST_OUT | Self::RST_IN;
+
+    /// The state after a packet. `inward`: it comes from the other side.
+    #[inline(always)]
+    pub const fn after(old: u32, inward: bool, protocol: u8, tcp_flags: u8) -> u32 {
+        let mut new = if inward { old | Self::REPLIED } else { old };
+        if protocol != protocol::TCP {
+            return new;
+        }
+        if tcp_flags & tcp::RST != 0 {
+            return new | if inward { Self::RST_IN } else { Self::RST_OUT };
+        }
+        if tcp_flags & (tcp::SYN | tcp::ACK) == tcp::SYN && old & Self::CLOSING != 0 {
+            // The tuple is used for a new connection.
+            return if inward { Self::REPLIED } else { 0 };
+        }
+        if inward {
+            // It goes on talking: the reset was not the container's peer's.
+            new &= !Self::RST_IN;
+        }
+        if tcp_flags & tcp::FIN != 0 {
+            new |= if inward { Self::FIN_IN } else { Self::FIN_OUT };
+        }
+        new
+    }
+
+    /// Notes a packet. `false`: the flow is being removed.
+    #[inline(always)]
+    pub fn observe(state: &Shared, inward: bool, protocol: u8, tcp_flags: u8) -> bool {
+        // A second CPU may be at it; it is there for good reason at most a few times in a row.
+        let mut tries = 0;
+        while tries < 4 {
+            let old = state.get();
+            if old & Self::DEAD != 0 {
+                return false;
+            }
+            let new = Self::after(old, inward, protocol, tcp_flags);
+            if new == old || state.replace(old, new) {
+                return true;
+            }
+            tries += 1;
+        }
+        true
+    }
+
+    /// How long a flow in this state is kept after its last packet. `port`: the far side's.
+    #[inline(always)]
+    pub const fn timeout(state: u32, protocol: u8, port: Be16) -> Ticks {
+        match protocol {
+            protocol::TCP if state & Self::REPLIED != 0 && state & Self::CLOSING == 0 => TCP_ESTABLISHED,
+            protocol::TCP => TCP_TRANSITORY,
+            protocol::UDP if port.host() == 53 => DNS,
+            protocol::UDP => UDP,
+            _ => ICMP,
+        }
+    }
+
+    /// How long it is kept where its place is needed.
+    #[inline(always)]
+    pub const fn reuse(state: u32, protocol: u8, port: Be16) -> Ticks {
+        let closed = state & (Self::FIN_OUT | Self::FIN_IN) == Self::FIN_OUT | Self::FIN_IN;
+        if protocol == protocol::TCP && (closed || state & Self::RST_OUT != 0) {
+            TCP_CLOSED_REUSE
+        } else if protocol == protocol::TCP && state & Self::RST_IN != 0 {
+            TCP_RESET_REUSE
+        } else {
+            Self::timeout(state, protocol, port)
+        }
+    }
+}
+
+/// When a flow may go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum When {
+    /// It has timed out.
+    TimedOut,
+    /// It has timed out, or is closed and its place is needed.
+    Reusable,
+    /// Now.
+    Now,
+}
+
+impl<A: Addr> Flow<A> {
+    /// Notes that a packet came this way.
+    #[inline(always)]
+    pub fn touch(&self, now: Ticks) {
+        if self.seen.get() != now {
+            self.seen.set(now);
+        }
+    }
+}
+
+/// Removes both entries of a flow, given its inbound one, if it may go by `when`. Whether it did.
+///
+/// The outbound entry goes first: while the inbound one is there nobody else can take the port, so no packet ever leaves
+/// with a port that has a new owner. Whoever turns the state to [`State::DEAD`] removes the flow, and nobody else.
+#[inline(always)]
+pub fn remove<A: Addr, T: Tables<A>>(
+    tables: &T,
+    inward: &Tuple<A>,
+    flow: &Flow<A>,
+    now: Ticks,
+    when: When,
+) -> bool {
+    let outward = inward.opposite(flow.address, flow.port);
+    let state = flow.state.get();
+    if state & State::DEAD != 0 {
+        return false;
+    }
+    if !matches!(when, When::Now) {
+        let mut idle = now.wrapping_sub(flow.seen.get());
+        if let Some(other) = tables.flow(&outward) {
+            let other = now.wrapping_sub(other.seen.get());
+            if other < idle {
+                idle = other;
+            }
+        }
+        // A clock read on another CPU may be a tick ahead of ours: that is no time at all, not 36 years.
+        if idle > Ticks::MAX / 2 {
+            idle = 0;
+        }
+        let limit = if matches!(when, When::TimedOut) {
+            State::timeout(state, inward.protocol, inward.source_port)
+        } else {
+            State::reuse(state, inward.protocol, inward.source_port)
+        };
+        if idle <= limit {
+            return false;
+        }
+    }
+    if !flow.state.replace(state, State::DEAD) {
+        return false;
+    }
+    tables.flow_remove(&outward);
+    tables.flows_of(flow.slot, -1);
+    tables.flow_remove(inward);
+    true
+}

@@ -1,0 +1,194 @@
+//! A packet that a container sends: the host side of its link, ingress.
+
+use crate::{
+    abi::{Interface, Route, Tuple},
+    addr::{Addr, V4},
+    arp, headers,
+    nat::{self, Mapping},
+    packet::{Hook, Packet},
+    plan::{NO_SLOT, Plan, To, Verdict},
+    reason::{Drop, Way},
+    tables::Tables,
+    wire::{Be16, Ethernet},
+};
+
+/// The whole way: decide, rewrite, count.
+#[inline(always)]
+pub fn from_container<P: Packet, T: Tables<V4>>(packet: &mut P, tables: &T, hook: Hook) -> Verdict {
+    let mut plan = Plan::new(V4(0));
+    let bytes = packet.len();
+    match decide(packet, tables, hook, &mut plan).and_then(|()| plan.apply(packet)) {
+        Ok(()) => {
+            tables.count_way(plan.way, bytes);
+            tables.count_sent(plan.sender, bytes);
+            if plan.receiver != NO_SLOT {
+                tables.count_received(plan.receiver, bytes);
+            }
+            Verdict { to: plan.to, ifindex: plan.ifindex }
+        }
+        Err(reason) => {
+            tables.count_drop(reason, plan.sender, bytes);
+            Verdict::DROP
+        }
+    }
+}
+
+/// Where the packet goes and what changes in it. Touches no byte of it.
+///
+/// # Errors
+/// Why it goes nowhere.
+#[inline(always)]
+pub fn decide<P: Packet, T: Tables<V4>>(
+    packet: &P,
+    tables: &T,
+    hook: Hook,
+    plan: &mut Plan<V4>,
+) -> Result<(), Drop> {
+    let interface = tables.interface(hook.ifindex).ok_or(Drop::UnknownInterface)?;
+    plan.sender = interface.slot;
+    if hook.vlan {
+        // Out of the uplink, the tag would put the packet into a VLAN of the container's choice.
+        return Err(Drop::Vlan);
+    }
+    let ethernet: Ethernet = packet.get(0).ok_or(Drop::Malformed)?;
+    if ethernet.source != interface.mac {
+        return Err(Drop::SpoofedMac);
+    }
+    match ethernet.ethertype {
+        Ethernet::IPV4 => ipv4(packet, tables, hook, &interface, plan),
+        Ethernet::ARP => {
+            plan.ifindex = hook.ifindex;
+            arp::decide(packet, &interface, plan)
+        }
+        _ => Err(Drop::EtherType),
+    }
+}
+
+#[inline(always)]
+fn ipv4<P: Packet, T: Tables<V4>>(
+    packet: &P,
+    tables: &T,
+    hook: Hook,
+    interface: &Interface<V4>,
+    plan: &mut Plan<V4>,
+) -> Result<(), Drop> {
+    let ip = headers::ipv4(packet)?;
+    if ip.source != interface.address {
+        return Err(Drop::SpoofedAddress);
+    }
+    if ip.destination.within(&interface.subnet, &interface.mask) {
+        if ip.destination == interface.gateway {
+            return to_host(plan);
+        }
+        // No two networks share an address, so whoever has this one is in the sender's network.
+        let endpoint = tables.endpoint(&ip.destination).ok_or(Drop::NoEndpoint)?;
+        if endpoint.ifindex == hook.ifindex {
+            // Its own address: the kernel in the container would not have sent it.
+            return Err(Drop::Destination);
+        }
+        plan.to = To::Peer;
+        plan.way = Way::Local;
+        plan.ifindex = endpoint.ifindex;
+        plan.receiver = endpoint.slot;
+        plan.macs = endpoint.macs;
+        plan.rewrite = Plan::<V4>::MACS;
+        return Ok(());
+    }
+    if interface.flags & Interface::<V4>::MASQUERADE == 0 {
+        route(tables, &ip.destination, plan)?;
+        return match plan.to {
+            To::Neighbour => routed(&ip, plan),
+            _ => Ok(()),
+        };
+    }
+    // Known flows first: most packets to the world belong to one, and then need no route.
+    let transport = headers::transport(packet, &ip, false);
+    let mut mapping = Mapping { address: V4(0), port: Be16::ZERO };
+    if let Ok(transport) = transport {
+        let tuple = transport.tuple(&ip, Tuple::<V4>::OUT);
+        if nat::known(tables, &tuple, transport.tcp_flags, &mut mapping) {
+            plan.ifindex = tables.config().ok_or(Drop::NoRoute)?.uplink;
+        } else {
+            route(tables, &ip.destination, plan)?;
+            if !matches!(plan.to, To::Neighbour) {
+                return Ok(());
+            }
+            match nat::create(tables, &tuple, interface.slot, &mut mapping) {
+                0 => {}
+                reason => return Err(refusal(reason)),
+            }
+        }
+        plan.old_port = transport.source;
+    } else {
+        // Not translatable; but only packets to the world need translation.
+        route(tables, &ip.destination, plan)?;
+        if matches!(plan.to, To::Neighbour) {
+            return transport.map(|_| ());
+        }
+        return Ok(());
+    }
+    routed(&ip, plan)?;
+    plan.way = Way::Masquerade;
+    plan.rewrite |= Plan::<V4>::SOURCE;
+    plan.l4 = ip.l4;
+    plan.protocol = ip.protocol;
+    plan.old_address = ip.source;
+    plan.address = mapping.address;
+    plan.port = mapping.port;
+    Ok(())
+}
+
+/// Where a destination is that is not in the sender's subnet.
+#[inline(always)]
+fn route<T: Tables<V4>>(tables: &T, destination: &V4, plan: &mut Plan<V4>) -> Result<(), Drop> {
+    if !destination.is_routable() {
+        return Err(Drop::Destination);
+    }
+    let route = tables.route(destination).ok_or(Drop::NoRoute)?;
+    match route.kind {
+        Route::HOST => to_host(plan),
+        Route::UPLINK => {
+            plan.ifindex = tables.config().ok_or(Drop::NoRoute)?.uplink;
+            plan.to = To::Neighbour;
+            Ok(())
+        }
+        Route::NETWORK => Err(Drop::Isolated),
+        _ => Err(Drop::NoRoute),
+    }
+}
+
+#[inline(always)]
+fn to_host(plan: &mut Plan<V4>) -> Result<(), Drop> {
+    plan.to = To::Stack;
+    plan.way = Way::ToHost;
+    Ok(())
+}
+
+/// The kernel finds the next hop and writes the Ethernet header; a router's duty is the time to live.
+#[inline(always)]
+fn routed(ip: &headers::Headers<V4>, plan: &mut Plan<V4>) -> Result<(), Drop> {
+    if ip.ttl <= 1 {
+        return Err(Drop::TtlExpired);
+    }
+    if plan.ifindex == 0 {
+        return Err(Drop::NoRoute);
+    }
+    plan.to = To::Neighbour;
+    plan.way = Way::Routed;
+    plan.rewrite = Plan::<V4>::TTL;
+    Ok(())
+}
+
+/// The reason behind the number that a subprogram returned.
+#[inline(always)]
+fn refusal(number: u32) -> Drop {
+    const QUOTA: u32 = Drop::FlowQuota as u32;
+    const FULL: u32 = Drop::FlowTableFull as u32;
+    const PORTS: u32 = Drop::PortsExhausted as u32;
+    match number {
+        QUOTA => Drop::FlowQuota,
+        FULL => Drop::FlowTableFull,
+        PORTS => Drop::PortsExhausted,
+        _ => Drop::NoRoute,
+    }
+}

@@ -1,0 +1,119 @@
+//! From bytes to headers: what is not understood, or contradicts itself, goes no further.
+
+use crate::{
+    abi::Tuple,
+    addr::{Addr, V4},
+    packet::Packet,
+    reason::Drop,
+    wire::{Be16, Ethernet, Ipv4, icmp, protocol, tcp},
+};
+
+/// What the network header says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Headers<A> {
+    /// Source address.
+    pub source: A,
+    /// Destination address.
+    pub destination: A,
+    /// Offset of what follows the network header.
+    pub l4: u32,
+    /// Its protocol.
+    pub protocol: u8,
+    /// Time to live, hops.
+    pub ttl: u8,
+    /// A fragment, first or later.
+    pub fragment: bool,
+}
+
+/// Reads an IPv4 header (RFC 791), with options.
+///
+/// # Errors
+/// [`Drop::Malformed`].
+#[inline(always)]
+pub fn ipv4<P: Packet>(packet: &P) -> Result<Headers<V4>, Drop> {
+    let ip: Ipv4 = packet.get(Ethernet::LEN).ok_or(Drop::Malformed)?;
+    let header = u32::from(ip.version_ihl & 0x0f) * 4;
+    if ip.version_ihl >> 4 != 4 || header < Ipv4::LEN {
+        return Err(Drop::Malformed);
+    }
+    let room = packet.len() - Ethernet::LEN;
+    // A segmentation-offloaded packet above 64 KiB has length 0 (BIG TCP): what counts is the packet's own length.
+    let total = match u32::from(ip.total_length.host()) {
+        0 if room > 0xffff => room,
+        total => total,
+    };
+    if total < header || total > room {
+        return Err(Drop::Malformed);
+    }
+    Ok(Headers {
+        source: ip.source,
+        destination: ip.destination,
+        l4: Ethernet::LEN + header,
+        protocol: ip.protocol,
+        ttl: ip.ttl,
+        fragment: ip.fragment.raw() & Ipv4::FRAGMENT.raw() != 0,
+    })
+}
+
+/// The part of the transport header that makes a flow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Transport {
+    /// Source port, or an echo request's identifier.
+    pub source: Be16,
+    /// Destination port, or an echo reply's identifier.
+    pub destination: Be16,
+    /// TCP's flags; 0 for others.
+    pub tcp_flags: u8,
+}
+
+/// Reads the transport header of a packet that is to be translated. `inward`: it comes from the uplink.
+///
+/// # Errors
+/// [`Drop::Fragment`], [`Drop::Protocol`] or [`Drop::Malformed`].
+#[inline(always)]
+pub fn transport<P: Packet, A: Addr>(packet: &P, ip: &Headers<A>, inward: bool) -> Result<Transport, Drop> {
+    if ip.fragment {
+        return Err(Drop::Fragment);
+    }
+    match ip.protocol {
+        protocol::TCP => {
+            let ports: [Be16; 2] = packet.get(ip.l4).ok_or(Drop::Malformed)?;
+            let [_, tcp_flags]: [u8; 2] = packet.get(ip.l4 + tcp::FLAGS - 1).ok_or(Drop::Malformed)?;
+            Ok(Transport { source: ports[0], destination: ports[1], tcp_flags })
+        }
+        protocol::UDP => {
+            let ports: [Be16; 2] = packet.get(ip.l4).ok_or(Drop::Malformed)?;
+            Ok(Transport { source: ports[0], destination: ports[1], tcp_flags: 0 })
+        }
+        protocol::ICMP if !A::V6 => {
+            let [kind, _]: [u8; 2] = packet.get(ip.l4).ok_or(Drop::Malformed)?;
+            let id = packet.get(ip.l4 + icmp::IDENTIFIER).ok_or(Drop::Malformed)?;
+            match (inward, kind) {
+                (false, icmp::ECHO_REQUEST) => {
+                    Ok(Transport { source: id, destination: Be16::ZERO, tcp_flags: 0 })
+                }
+                (true, icmp::ECHO_REPLY) => {
+                    Ok(Transport { source: Be16::ZERO, destination: id, tcp_flags: 0 })
+                }
+                _ => Err(Drop::Protocol),
+            }
+        }
+        _ => Err(Drop::Protocol),
+    }
+}
+
+impl Transport {
+    /// The flow that the packet belongs to.
+    #[inline(always)]
+    pub fn tuple<A: Addr>(&self, ip: &Headers<A>, direction: u8) -> Tuple<A> {
+        Tuple {
+            source: ip.source,
+            destination: ip.destination,
+            source_port: self.source,
+            destination_port: self.destination,
+            protocol: ip.protocol,
+            direction,
+            reserved: 0,
+        }
+    }
+}

@@ -1,0 +1,1 @@
+//! Packets and tables in memory: what the core runs on in tests on the host, without a kernel.

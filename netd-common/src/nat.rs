@@ -1,0 +1,187 @@
+//! Source translation: masquerade, as Linux does it (RFC 4787's address- and port-dependent mapping, so that a port serves
+//! as many flows as there are destinations).
+
+use crate::{
+    abi::{Flow, Tuple},
+    addr::Addr,
+    flow::{self, State, Ticks, When},
+    reason::Drop,
+    shared::Shared,
+    tables::{Add, Tables},
+    wire::{Be16, tcp},
+};
+
+/// What a tuple's container side is translated to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mapping<A> {
+    /// The address.
+    pub address: A,
+    /// The port.
+    pub port: Be16,
+}
+
+/// Ports tried for a new flow. With 95 % of a destination's ports in use, 128 random tries all fail once in 700 times and
+/// 256 once in 500,000; each costs a look-up.
+const TRIES: u32 = 256;
+
+/// The flow that an outbound packet belongs to, if there is one: its mapping is put into `mapping`.
+///
+/// This is all that a packet in the middle of a flow costs: one look-up.
+#[inline(always)]
+pub fn known<A: Addr, T: Tables<A>>(
+    tables: &T,
+    tuple: &Tuple<A>,
+    tcp_flags: u8,
+    mapping: &mut Mapping<A>,
+) -> bool {
+    let Some(flow) = tables.flow(tuple) else { return false };
+    *mapping = Mapping { address: flow.address, port: flow.port };
+    flow.touch(tables.now());
+    if tcp_flags & (tcp::SYN | tcp::FIN | tcp::RST) == 0 {
+        return true;
+    }
+    // The state is in the inbound entry. Where that is dead or gone, this one is a leftover.
+    let inward = tuple.opposite(mapping.address, mapping.port);
+    if tables.flow(&inward).is_some_and(|f| State::observe(&f.state, false, tuple.protocol, tcp_flags)) {
+        return true;
+    }
+    tables.flow_remove(tuple);
+    false
+}
+
+/// Makes a flow for an outbound packet that belongs to none. Returns 0, or the [`Drop`] reason.
+///
+/// The inbound entry is inserted first: whoever gets it in owns the port. A subprogram of its own in BPF (a scalar result,
+/// all else through references), to keep its stack apart.
+#[inline(never)]
+pub fn create<A: Addr, T: Tables<A>>(
+    tables: &T,
+    tuple: &Tuple<A>,
+    slot: u32,
+    mapping: &mut Mapping<A>,
+) -> u32 {
+    let Some(config) = tables.config() else { return Drop::NoRoute as u32 };
+    if tables.flows_of(slot, 0) >= config.quota {
+        return Drop::FlowQuota as u32;
+    }
+    let now = tables.now();
+    let first = u32::from(config.first_port);
+    let ports = u32::from(config.last_port).wrapping_sub(first).wrapping_add(1) & 0x1_ffff;
+    if ports == 0 {
+        return Drop::PortsExhausted as u32;
+    }
+    // The container's own port if it is in the range: some protocols expect it, and it is as good as any.
+    let mut port = u32::from(tuple.source_port.host());
+    if port.wrapping_sub(first) >= ports {
+        port = first + below(tables.random(), ports);
+    }
+    mapping.address = config.address;
+    let mut search = Search {
+        tables,
+        inward: tuple.opposite(mapping.address, Be16::new(port as u16)),
+        container: Mapping { address: tuple.source, port: tuple.source_port },
+        now,
+        slot,
+        first,
+        ports,
+        outcome: Drop::PortsExhausted as u32,
+    };
+    T::repeat(TRIES, claim, &mut search);
+    if search.outcome != 0 {
+        return search.outcome;
+    }
+    let inward = search.inward;
+    mapping.port = inward.destination_port;
+    let flow = Flow {
+        state: Shared::new(0),
+        seen: Shared::new(now),
+        slot,
+        address: mapping.address,
+        port: mapping.port,
+        reserved: 0,
+    };
+    match tables.flow_add(tuple, flow) {
+        Ok(()) => {
+            tables.flows_of(slot, 1);
+            0
+        }
+        Err(full) => {
+            // Two packets of a new flow on two CPUs: the first one's mapping is the flow's.
+            tables.flow_remove(&inward);
+            match tables.flow(tuple) {
+                Some(flow) if matches!(full, Add::Exists) => {
+                    *mapping = Mapping { address: flow.address, port: flow.port };
+                    0
+                }
+                _ => Drop::FlowTableFull as u32,
+            }
+        }
+    }
+}
+
+/// The search for a port.
+struct Search<'a, A, T> {
+    tables: &'a T,
+    /// The inbound tuple with the port that is tried next, or that was found.
+    inward: Tuple<A>,
+    container: Mapping<A>,
+    now: Ticks,
+    slot: u32,
+    first: u32,
+    ports: u32,
+    /// 0, or the reason why there is none.
+    outcome: u32,
+}
+
+/// Tries to insert the inbound entry with one port. Returns 0 to go on, 1 when the search is over.
+extern "C" fn claim<A: Addr, T: Tables<A>>(_: u32, search: &mut Search<'_, A, T>) -> i64 {
+    let tables = search.tables;
+    let old = tables.flow(&search.inward);
+    if old.is_none_or(|old| flow::remove(tables, &search.inward, &old, search.now, When::Reusable)) {
+        let flow = Flow {
+            state: Shared::new(0),
+            seen: Shared::new(search.now),
+            slot: search.slot,
+            address: search.container.address,
+            port: search.container.port,
+            reserved: 0,
+        };
+        match tables.flow_add(&search.inward, flow) {
+            Ok(()) => {
+                search.outcome = 0;
+                return 1;
+            }
+            Err(Add::Full) => {
+                search.outcome = Drop::FlowTableFull as u32;
+                return 1;
+            }
+            // Another CPU was faster.
+            Err(Add::Exists) => {}
+        }
+    }
+    search.inward.destination_port = Be16::new((search.first + below(tables.random(), search.ports)) as u16);
+    0
+}
+
+/// A random number below `limit`: by multiplication, because a division costs more and would have to exclude zero.
+#[inline(always)]
+const fn below(random: u32, limit: u32) -> u32 {
+    ((random as u64 * limit as u64) >> 32) as u32
+}
+
+/// The container that an inbound packet is for, if it belongs to a flow.
+#[inline(always)]
+pub fn reply<A: Addr, T: Tables<A>>(
+    tables: &T,
+    tuple: &Tuple<A>,
+    tcp_flags: u8,
+    mapping: &mut Mapping<A>,
+) -> bool {
+    let Some(flow) = tables.flow(tuple) else { return false };
+    if !State::observe(&flow.state, true, tuple.protocol, tcp_flags) {
+        return false;
+    }
+    flow.touch(tables.now());
+    *mapping = Mapping { address: flow.address, port: flow.port };
+    true
+}

@@ -1,0 +1,39 @@
+//! A packet as a hook hands it over.
+
+use crate::wire::Wire;
+
+/// What the hook knows of a packet besides its bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Hook {
+    /// The interface that the program is attached to.
+    pub ifindex: u32,
+    /// The kernel has taken a VLAN tag off the frame and keeps it beside the packet (`skb->vlan_tci`).
+    pub vlan: bool,
+    /// The packet came in by an interface and is being forwarded, instead of from a socket of the host (`skb->skb_iif`).
+    pub forwarded: bool,
+}
+
+/// A packet's bytes, from the Ethernet header on.
+pub trait Packet {
+    /// Length in bytes; of a segmentation-offloaded packet, of all of it.
+    fn len(&self) -> u32;
+
+    /// Reads at an offset; `None` past the end. By value: a borrow would not survive the helpers that move the packet.
+    fn get<T: Wire>(&self, offset: u32) -> Option<T>;
+
+    /// Writes at an offset; `None` past the end.
+    fn set<T: Wire>(&mut self, offset: u32, value: T) -> Option<()>;
+
+    /// Changes the TCP or UDP checksum at an offset by `pseudo`, the change of the pseudo-header, and `data`, that of
+    /// what the segment itself holds.
+    ///
+    /// They are told apart because of checksum offload: where the device still has to sum up the segment
+    /// (CHECKSUM_PARTIAL), the field holds the pseudo-header's sum alone, and where the device has summed up the packet
+    /// (CHECKSUM_COMPLETE), that sum has to follow. A program cannot see which it is; `bpf_l4_csum_replace` can.
+    fn l4_checksum(&mut self, offset: u32, pseudo: u32, data: u32, udp: bool, v6: bool) -> Option<()>;
+
+    /// Whether there is nothing in it.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}

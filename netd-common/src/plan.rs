@@ -1,0 +1,174 @@
+//! What is to be done with a packet, and the doing of it.
+//!
+//! A plan is one flat struct, every field set from the start and filled through `&mut`: results that carry a payload leave
+//! fields undefined on some path, and the verifier refuses to copy those.
+
+use crate::{
+    addr::Addr,
+    arp, checksum,
+    packet::Packet,
+    reason::{Drop, Way},
+    wire::{Be16, MacPair, icmp, protocol, tcp, udp},
+};
+
+/// Where a packet goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum To {
+    /// Nowhere.
+    Drop,
+    /// On, to whatever else is attached to the hook and then the host's own stack.
+    Stack,
+    /// Into the container behind a link's host side, at once.
+    Peer,
+    /// Out of an interface, to the next hop that the kernel's own routes and neighbours name.
+    Neighbour,
+    /// Back out of the interface that it came from.
+    Reflect,
+}
+
+/// The end of a packet's way through a program.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Verdict {
+    /// Where it goes.
+    pub to: To,
+    /// Out of which interface; 0 where that makes no sense.
+    pub ifindex: u32,
+}
+
+impl Verdict {
+    /// Drop it.
+    pub const DROP: Self = Self { to: To::Drop, ifindex: 0 };
+    /// Leave it to the host's stack.
+    pub const STACK: Self = Self { to: To::Stack, ifindex: 0 };
+}
+
+/// The slot of nobody.
+pub const NO_SLOT: u32 = u32::MAX;
+
+/// What is to be done with a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Plan<A> {
+    /// Where it goes.
+    pub to: To,
+    /// Out of which interface.
+    pub ifindex: u32,
+    /// The way that it is counted for.
+    pub way: Way,
+    /// The endpoint that sent it, or [`NO_SLOT`].
+    pub sender: u32,
+    /// The endpoint that gets it, or [`NO_SLOT`].
+    pub receiver: u32,
+    /// What changes in it: the constants below.
+    pub rewrite: u32,
+    /// [`Plan::MACS`]: the Ethernet header's addresses.
+    pub macs: MacPair,
+    /// Offset of the transport header.
+    pub l4: u32,
+    /// Its protocol.
+    pub protocol: u8,
+    /// [`Plan::SOURCE`], [`Plan::DESTINATION`]: the port (or echo identifier) that it has...
+    pub old_port: Be16,
+    /// ... and the one that it gets.
+    pub port: Be16,
+    /// The address that it has...
+    pub old_address: A,
+    /// ... and the one that it gets.
+    pub address: A,
+}
+
+impl<A: Addr> Plan<A> {
+    /// The Ethernet addresses are written.
+    pub const MACS: u32 = 1;
+    /// Source address and port are translated.
+    pub const SOURCE: u32 = 2;
+    /// Destination address and port are translated.
+    pub const DESTINATION: u32 = 4;
+    /// The time to live counts down: the packet is routed, not switched.
+    pub const TTL: u32 = 8;
+    /// An ARP request becomes its reply.
+    pub const ARP: u32 = 16;
+
+    /// Nothing decided: `zero` is any address.
+    #[inline(always)]
+    pub const fn new(zero: A) -> Self {
+        Self {
+            to: To::Drop,
+            ifindex: 0,
+            way: Way::Local,
+            sender: NO_SLOT,
+            receiver: NO_SLOT,
+            rewrite: 0,
+            macs: MacPair([0; 3]),
+            l4: 0,
+            protocol: 0,
+            old_port: Be16::ZERO,
+            port: Be16::ZERO,
+            old_address: zero,
+            address: zero,
+        }
+    }
+
+    /// Writes to the packet what the plan says.
+    ///
+    /// # Errors
+    /// [`Drop::Rewrite`] where the packet cannot be written to.
+    #[inline(always)]
+    pub fn apply<P: Packet>(&self, packet: &mut P) -> Result<(), Drop> {
+        self.write(packet).ok_or(Drop::Rewrite)
+    }
+
+    #[inline(always)]
+    fn write<P: Packet>(&self, packet: &mut P) -> Option<()> {
+        if self.rewrite & Self::MACS != 0 {
+            packet.set(0, self.macs)?;
+        }
+        if self.rewrite & Self::ARP != 0 {
+            return arp::answer(packet, &self.macs);
+        }
+        if self.rewrite & Self::TTL != 0 {
+            let old: [u8; 2] = packet.get(A::TTL)?;
+            let new = [old[0] - 1, old[1]];
+            packet.set(A::TTL, new)?;
+            let diff =
+                checksum::diff(u32::from(u16::from_ne_bytes(old)), u32::from(u16::from_ne_bytes(new)));
+            self.header_checksum(packet, diff)?;
+        }
+        if self.rewrite & (Self::SOURCE | Self::DESTINATION) != 0 {
+            self.translate(packet)?;
+        }
+        Some(())
+    }
+
+    #[inline(always)]
+    fn header_checksum<P: Packet>(&self, packet: &mut P, diff: u32) -> Option<()> {
+        if let Some(offset) = A::CHECKSUM {
+            let old: u16 = packet.get(offset)?;
+            packet.set(offset, checksum::update(old, diff))?;
+        }
+        Some(())
+    }
+
+    #[inline(always)]
+    fn translate<P: Packet>(&self, packet: &mut P) -> Option<()> {
+        let source = self.rewrite & Self::SOURCE != 0;
+        packet.set(if source { A::SOURCE } else { A::DESTINATION }, self.address)?;
+        let pseudo = self.old_address.checksum_diff(&self.address);
+        self.header_checksum(packet, pseudo)?;
+        let data = if self.old_port == self.port {
+            0
+        } else {
+            checksum::diff(u32::from(self.old_port.raw()), u32::from(self.port.raw()))
+        };
+        if self.protocol == protocol::ICMP {
+            // No pseudo-header, and no device leaves this one to be summed up later: the field is always the sum.
+            packet.set(self.l4 + icmp::IDENTIFIER, self.port)?;
+            let old: u16 = packet.get(self.l4 + icmp::CHECKSUM)?;
+            return packet.set(self.l4 + icmp::CHECKSUM, checksum::update(old, data));
+        }
+        packet.set(self.l4 + if source { 0 } else { 2 }, self.port)?;
+        let is_udp = self.protocol == protocol::UDP;
+        let field = if is_udp { udp::CHECKSUM } else { tcp::CHECKSUM };
+        packet.l4_checksum(self.l4 + field, pseudo, data, is_udp, A::V6)
+    }
+}

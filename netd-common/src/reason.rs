@@ -1,0 +1,99 @@
+//! Why packets are dropped, and the ways that packets are forwarded: numbered, counted, shown by `netd status`.
+//!
+//! The numbers are part of the maps' layout and of what users' dashboards hold: append, never renumber.
+
+macro_rules! numbered {
+    ($(#[$meta:meta])* $name:ident { $($(#[doc = $doc:literal])+ $variant:ident = $number:literal, $label:literal;)+ }) => {
+        $(#[$meta])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        #[repr(u32)]
+        pub enum $name { $($(#[doc = $doc])+ $variant = $number,)+ }
+
+        #[cfg(feature = "host")]
+        impl $name {
+            /// All of them, by number.
+            pub const ALL: &'static [Self] = &[$(Self::$variant,)+];
+
+            /// Its short name.
+            pub const fn label(self) -> &'static str {
+                match self { $(Self::$variant => $label,)+ }
+            }
+
+            /// What it means, in a sentence.
+            pub const fn meaning(self) -> &'static str {
+                match self { $(Self::$variant => concat!($($doc,)+).trim_ascii_start(),)+ }
+            }
+        }
+    };
+}
+
+numbered! {
+    /// Why a packet was dropped.
+    Drop {
+        /// A header is truncated or contradicts itself.
+        Malformed = 1, "malformed";
+        /// The EtherType is neither IPv4 nor ARP.
+        EtherType = 2, "ethertype";
+        /// The frame carries a VLAN tag.
+        Vlan = 3, "vlan";
+        /// The frame's source MAC is not the endpoint's.
+        SpoofedMac = 4, "spoofed-mac";
+        /// The packet's source address is not the endpoint's.
+        SpoofedAddress = 5, "spoofed-address";
+        /// The ARP message claims another sender than the endpoint.
+        SpoofedArp = 6, "spoofed-arp";
+        /// An ARP message that asks nothing that netd answers.
+        Arp = 7, "arp";
+        /// The destination is in another network.
+        Isolated = 8, "isolated";
+        /// No endpoint has the destination address.
+        NoEndpoint = 9, "no-endpoint";
+        /// The destination is multicast, broadcast, loopback or reserved.
+        Destination = 10, "destination";
+        /// No route leads to the destination (is there an uplink?).
+        NoRoute = 11, "no-route";
+        /// A fragment that would need translation.
+        Fragment = 12, "fragment";
+        /// A protocol that cannot be translated.
+        Protocol = 13, "protocol";
+        /// The endpoint has as many flows as it may have.
+        FlowQuota = 14, "flow-quota";
+        /// The flow table is full.
+        FlowTableFull = 15, "flow-table-full";
+        /// No port is free towards this destination.
+        PortsExhausted = 16, "ports-exhausted";
+        /// The time to live ran out.
+        TtlExpired = 17, "ttl-expired";
+        /// Forwarded by the host to an endpoint of a masqueraded network.
+        Unsolicited = 18, "unsolicited";
+        /// The interface is not one of netd's endpoints.
+        UnknownInterface = 19, "unknown-interface";
+        /// The packet could not be rewritten.
+        Rewrite = 20, "rewrite";
+    }
+}
+
+numbered! {
+    /// The way of a forwarded packet.
+    Way {
+        /// Container to container, same network (from_container, redirect_peer).
+        Local = 0, "local";
+        /// Container to the host's own stack (from_container).
+        ToHost = 1, "to-host";
+        /// Container to the uplink, masqueraded (from_container, redirect_neigh).
+        Masquerade = 2, "masquerade";
+        /// Container to the uplink with its own address (from_container, redirect_neigh).
+        Routed = 3, "routed";
+        /// Uplink to container, translated back (from_uplink, redirect_peer).
+        Reply = 4, "reply";
+        /// The host's own stack to a container (to_container).
+        FromHost = 5, "from-host";
+        /// ARP requests answered (from_container).
+        Arp = 6, "arp";
+    }
+}
+
+/// Counters of drop reasons come first, those of the ways from this index on.
+pub const WAYS: u32 = 64;
+/// Entries of the counters map.
+pub const COUNTERS: u32 = 96;

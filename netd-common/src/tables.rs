@@ -1,0 +1,64 @@
+//! The tables that decisions are made from: BPF maps in the kernel, hash maps in tests.
+
+use core::ops::Deref;
+
+use crate::{
+    abi::{Config, Endpoint, Flow, Interface, Route, Tuple},
+    flow::Ticks,
+    reason::{Drop, Way},
+};
+
+/// Why an entry could not be added.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Add {
+    /// There is one already.
+    Exists,
+    /// The table is full.
+    Full,
+}
+
+/// The tables of one address family.
+pub trait Tables<A> {
+    /// An entry: a plain reference in BPF, where the kernel keeps a removed entry's memory readable until the program
+    /// ends, a counted one in tests.
+    type Ref<'a, V: 'a>: Deref<Target = V>
+    where
+        Self: 'a;
+
+    /// The time. Reading it costs, so it is asked for only where a flow needs it.
+    fn now(&self) -> Ticks;
+    /// 32 random bits.
+    fn random(&self) -> u32;
+    /// What the node is like.
+    fn config(&self) -> Option<Self::Ref<'_, Config<A>>>;
+    /// Who sends from an interface.
+    fn interface(&self, ifindex: u32) -> Option<Self::Ref<'_, Interface<A>>>;
+    /// Who has an address.
+    fn endpoint(&self, address: &A) -> Option<Self::Ref<'_, Endpoint>>;
+    /// Where an address is that no endpoint of the sender's subnet has: longest prefix.
+    fn route(&self, address: &A) -> Option<Self::Ref<'_, Route>>;
+    /// A flow.
+    fn flow(&self, tuple: &Tuple<A>) -> Option<Self::Ref<'_, Flow<A>>>;
+    /// Adds a flow where there is none: of several CPUs that try at once, one succeeds.
+    ///
+    /// # Errors
+    /// See [`Add`].
+    fn flow_add(&self, tuple: &Tuple<A>, flow: Flow<A>) -> Result<(), Add>;
+    /// Removes a flow, if it is there.
+    fn flow_remove(&self, tuple: &Tuple<A>);
+    /// Changes the number of flows of an endpoint's slot and returns what it was.
+    fn flows_of(&self, slot: u32, change: i32) -> u32;
+
+    /// Calls `step` with `state` until it returns other than 0, at most `times` times. In BPF this is `bpf_loop` (kernel
+    /// 5.17): the verifier looks at the body once, not once a round.
+    fn repeat<S>(times: u32, step: extern "C" fn(u32, &mut S) -> i64, state: &mut S);
+
+    /// Counts a packet that went on.
+    fn count_way(&self, way: Way, bytes: u32);
+    /// Counts a packet that a container sent.
+    fn count_sent(&self, slot: u32, bytes: u32);
+    /// Counts a packet that a container gets.
+    fn count_received(&self, slot: u32, bytes: u32);
+    /// Counts a packet that was dropped, against its sender too where that is known ([`crate::plan::NO_SLOT`] if not).
+    fn count_drop(&self, reason: Drop, slot: u32, bytes: u32);
+}

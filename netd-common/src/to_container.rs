@@ -1,0 +1,34 @@
+//! A packet that the host's own stack sends to a container: the host side of its link, egress. Packets that the other
+//! programs deliver do not come by here.
+
+use crate::{
+    abi::Interface,
+    addr::V4,
+    packet::{Hook, Packet},
+    plan::{NO_SLOT, Verdict},
+    reason::{Drop, Way},
+    tables::Tables,
+    wire::Ethernet,
+};
+
+/// Lets the host's own packets pass, and those that the host forwards only into networks without masquerade: a network
+/// behind masquerade is not to be entered from the outside by whoever has a route to it.
+#[inline(always)]
+pub fn to_container<P: Packet, T: Tables<V4>>(packet: &P, tables: &T, hook: Hook) -> Verdict {
+    let bytes = packet.len();
+    let Some(interface) = tables.interface(hook.ifindex) else {
+        tables.count_drop(Drop::UnknownInterface, NO_SLOT, bytes);
+        return Verdict::DROP;
+    };
+    if packet.get::<Ethernet>(0).is_none_or(|ethernet| ethernet.ethertype != Ethernet::IPV4) {
+        // ARP, the answers of from_container among it, which are sent from here.
+        return Verdict::STACK;
+    }
+    if hook.forwarded && interface.flags & Interface::<V4>::MASQUERADE != 0 {
+        tables.count_drop(Drop::Unsolicited, NO_SLOT, bytes);
+        return Verdict::DROP;
+    }
+    tables.count_way(Way::FromHost, bytes);
+    tables.count_received(interface.slot, bytes);
+    Verdict::STACK
+}

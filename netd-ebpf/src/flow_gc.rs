@@ -1,0 +1,44 @@
+//! Removal of flows for the daemon. User space cannot do it: between its look at a flow and its deletion a packet may
+//! revive the flow, or a new one may own the port. Here the decision and the deletion are one step.
+
+use netd_common::{
+    Packet, Tables, V4,
+    abi::{FlowList, Tuple},
+    flow::{When, remove},
+};
+
+use crate::{maps::Maps, skb::Skb};
+
+/// Runs over the list; returns how many flows were removed.
+#[inline(always)]
+pub(crate) fn run(list: &Skb) -> u32 {
+    let Some(head) = list.get::<FlowList>(0) else { return 0 };
+    let now = Tables::<V4>::now(&Maps);
+    let mut removed = 0;
+    let mut index = 0;
+    while index < FlowList::MAX as u32 {
+        let offset = (size_of::<FlowList>() + index as usize * size_of::<Tuple<V4>>()) as u32;
+        if index >= head.count {
+            break;
+        }
+        let Some(tuple) = list.get::<Tuple<V4>>(offset) else { break };
+        removed += remove_one(&tuple, now, head.what);
+        index += 1;
+    }
+    removed
+}
+
+/// A subprogram, so that the loop's body is verified with little state.
+#[inline(never)]
+fn remove_one(tuple: &Tuple<V4>, now: u32, what: u32) -> u32 {
+    let when = match what {
+        FlowList::EXPIRE => When::TimedOut,
+        FlowList::RECLAIM => When::Reusable,
+        FlowList::REMOVE => When::Now,
+        _ => return 0,
+    };
+    match Maps.flow(tuple) {
+        Some(flow) => u32::from(remove(&Maps, tuple, flow, now, when)),
+        None => 0,
+    }
+}

@@ -1,0 +1,199 @@
+//! The maps, and [`Tables`] over them. Sizes given here are the smallest; the daemon sets those of the configuration.
+
+use core::ffi::c_void;
+
+use aya_ebpf::{
+    bindings::{BPF_F_NO_PREALLOC, BPF_NOEXIST},
+    btf_maps::{Array, HashMap, LpmTrie, PerCpuArray, lpm_trie::Key},
+    helpers::generated::{bpf_get_prandom_u32, bpf_ktime_get_coarse_ns, bpf_loop},
+    macros::btf_map,
+};
+use netd_common::{
+    Addr, Drop, Tables, V4, Way,
+    abi::{Config, Counter, Endpoint, EndpointCounters, Flow, Interface, Route, Tuple},
+    flow::{TICK_SHIFT, Ticks},
+    plan::NO_SLOT,
+    reason,
+    shared::Shared,
+    tables::Add,
+};
+
+/// Entries of a map whose size the daemon sets when it loads the programs.
+const SIZED: usize = 1;
+/// Errno of an update with BPF_NOEXIST where there is an entry.
+const EEXIST: i32 = 17;
+
+/// Counters of drop reasons, then of ways.
+#[btf_map]
+static COUNTERS: PerCpuArray<Counter, { reason::COUNTERS as usize }> = PerCpuArray::new();
+/// Counters of endpoints, by slot.
+#[btf_map]
+static ENDPOINT_COUNTERS: PerCpuArray<EndpointCounters, SIZED> = PerCpuArray::new();
+/// Flows of endpoints, by slot.
+#[btf_map]
+static FLOW_COUNTS: Array<u32, SIZED> = Array::new();
+
+/// The node.
+#[btf_map]
+static CONFIG4: Array<Config<V4>, 1> = Array::new();
+/// Who sends from an interface.
+#[btf_map]
+static INTERFACES4: HashMap<u32, Interface<V4>, SIZED> = HashMap::new();
+/// Who has an address.
+#[btf_map]
+static ENDPOINTS4: HashMap<V4, Endpoint, SIZED> = HashMap::new();
+/// Where prefixes are.
+#[btf_map]
+static ROUTES4: LpmTrie<V4, Route, SIZED, { BPF_F_NO_PREALLOC as usize }> = LpmTrie::new();
+/// Translated flows, two entries each. Preallocated: an insertion never fails for want of memory, only for want of room.
+#[btf_map]
+static FLOWS4: HashMap<Tuple<V4>, Flow<V4>, SIZED> = HashMap::new();
+
+/// The maps as the core's tables.
+pub(crate) struct Maps;
+
+/// Counters are one a CPU and programs do not interrupt each other on one, so plain additions lose nothing.
+macro_rules! count {
+    ($map:ident, $index:expr, |$counter:ident| $body:block) => {
+        if let Some(pointer) = $map.get_ptr_mut($index) {
+            // SAFETY: the entry of this CPU, which no other writes.
+            let $counter = unsafe { &mut *pointer };
+            $body
+        }
+    };
+}
+
+#[inline(always)]
+fn count(index: u32, bytes: u32) {
+    count!(COUNTERS, index, |counter| {
+        counter.packets += 1;
+        counter.bytes += u64::from(bytes);
+    });
+}
+
+/// One family's tables over its maps.
+macro_rules! tables {
+    ($address:ty, $bits:literal, $config:ident, $interfaces:ident, $endpoints:ident, $routes:ident, $flows:ident) => {
+        // SAFETY (of the `get`s): the kernel keeps the memory of a removed entry readable until the program ends. It may
+        // be given to another entry meanwhile; the fields of a flow are read at once after the look-up, so what is read
+        // belongs to one entry, for all but a removal and an insertion within those few nanoseconds.
+        impl Tables<$address> for Maps {
+            type Ref<'a, V: 'a> = &'a V;
+
+            #[inline(always)]
+            fn now(&self) -> Ticks {
+                // SAFETY: a helper without arguments. Coarse: the time of the last timer tick, at a tenth of the cost.
+                (unsafe { bpf_ktime_get_coarse_ns() } >> TICK_SHIFT) as Ticks
+            }
+
+            #[inline(always)]
+            fn random(&self) -> u32 {
+                // SAFETY: a helper without arguments.
+                unsafe { bpf_get_prandom_u32() }
+            }
+
+            #[inline(always)]
+            fn config(&self) -> Option<&Config<$address>> {
+                $config.get(0)
+            }
+
+            #[inline(always)]
+            fn interface(&self, ifindex: u32) -> Option<&Interface<$address>> {
+                // SAFETY: see above.
+                unsafe { $interfaces.get(ifindex) }
+            }
+
+            #[inline(always)]
+            fn endpoint(&self, address: &$address) -> Option<&Endpoint> {
+                // SAFETY: see above.
+                unsafe { $endpoints.get(address) }
+            }
+
+            #[inline(always)]
+            fn route(&self, address: &$address) -> Option<&Route> {
+                $routes.get(&Key::new($bits, *address))
+            }
+
+            #[inline(always)]
+            fn flow(&self, tuple: &Tuple<$address>) -> Option<&Flow<$address>> {
+                // SAFETY: see above.
+                unsafe { $flows.get(tuple) }
+            }
+
+            #[inline(always)]
+            fn flow_add(&self, tuple: &Tuple<$address>, flow: Flow<$address>) -> Result<(), Add> {
+                match $flows.insert(tuple, &flow, u64::from(BPF_NOEXIST)) {
+                    Ok(()) => Ok(()),
+                    Err(error) if error == -EEXIST => Err(Add::Exists),
+                    Err(_) => Err(Add::Full),
+                }
+            }
+
+            #[inline(always)]
+            fn flow_remove(&self, tuple: &Tuple<$address>) {
+                let _ = $flows.remove(tuple);
+            }
+
+            #[inline(always)]
+            fn flows_of(&self, slot: u32, change: i32) -> u32 {
+                let Some(count) = FLOW_COUNTS.get_ptr(slot) else { return u32::MAX };
+                // SAFETY: Shared is transparent over the word, which programs change by compare-and-swap only.
+                let count = unsafe { &*count.cast::<Shared>() };
+                add(count, change)
+            }
+
+            #[inline(always)]
+            fn repeat<S>(times: u32, step: extern "C" fn(u32, &mut S) -> i64, state: &mut S) {
+                // SAFETY: the kernel calls `step` with the number of the round and `state`, and returns before this does.
+                unsafe { bpf_loop(times, step as *mut c_void, (&raw mut *state).cast(), 0) };
+            }
+
+            #[inline(always)]
+            fn count_way(&self, way: Way, bytes: u32) {
+                count(reason::WAYS + way as u32, bytes);
+            }
+
+            #[inline(always)]
+            fn count_sent(&self, slot: u32, bytes: u32) {
+                count!(ENDPOINT_COUNTERS, slot, |counter| {
+                    counter.tx_packets += 1;
+                    counter.tx_bytes += u64::from(bytes);
+                });
+            }
+
+            #[inline(always)]
+            fn count_received(&self, slot: u32, bytes: u32) {
+                count!(ENDPOINT_COUNTERS, slot, |counter| {
+                    counter.rx_packets += 1;
+                    counter.rx_bytes += u64::from(bytes);
+                });
+            }
+
+            #[inline(always)]
+            fn count_drop(&self, reason: Drop, slot: u32, bytes: u32) {
+                count(reason as u32, bytes);
+                if slot != NO_SLOT {
+                    count!(ENDPOINT_COUNTERS, slot, |counter| { counter.dropped += 1 });
+                }
+            }
+        }
+    };
+}
+
+/// Adds to a word that other CPUs add to as well; returns what it was.
+#[inline(always)]
+fn add(count: &Shared, change: i32) -> u32 {
+    let mut tries = 0;
+    let mut old = count.get();
+    while tries < 16 {
+        if change == 0 || count.replace(old, old.wrapping_add_signed(change)) {
+            break;
+        }
+        old = count.get();
+        tries += 1;
+    }
+    old
+}
+
+tables!(V4, 32, CONFIG4, INTERFACES4, ENDPOINTS4, ROUTES4, FLOWS4);
+const _: () = assert!(!V4::V6);

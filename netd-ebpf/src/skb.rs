@@ -1,0 +1,125 @@
+//! [`Packet`] over a socket buffer at a TC hook.
+
+use aya_ebpf::{
+    bindings::{BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR},
+    helpers::generated::{bpf_l4_csum_replace, bpf_skb_pull_data},
+    programs::TcContext,
+};
+use netd_common::{
+    Hook, Packet,
+    wire::{Ethernet, Ipv4, Wire, tcp},
+};
+
+use crate::Context;
+
+/// `BPF_F_IPV6` (kernel 6.18): the pseudo-header is IPv6's. Older kernels refuse it, and do without.
+const BPF_F_IPV6: u64 = 1 << 7;
+
+/// Highest offset that a header is read at: lets the verifier bound pointer arithmetic with variable offsets.
+const MAX_OFFSET: u32 = 0x3fff;
+
+/// A socket buffer.
+pub(crate) struct Skb {
+    ctx: Context,
+}
+
+impl Skb {
+    /// Brings the headers into the linear part, where programs can read them: the kernel promises only the Ethernet
+    /// header there, and a NIC's driver or a sender with AF_PACKET gives no more.
+    #[inline(always)]
+    pub(crate) fn new(ctx: &TcContext) -> Self {
+        const HEADERS: u32 = Ethernet::LEN + Ipv4::LEN + tcp::LEN;
+        let skb = Self { ctx: ctx.skb.skb };
+        let len = skb.len();
+        let want = if len < HEADERS { len } else { HEADERS };
+        if skb.data() + want as usize > skb.data_end() {
+            // IPv4 options may take 40 bytes more.
+            let want = if len < HEADERS + 40 { len } else { HEADERS + 40 };
+            // SAFETY: the context is the program's own; on failure the reads that follow fail.
+            unsafe { bpf_skb_pull_data(skb.ctx, want) };
+        }
+        skb
+    }
+
+    /// What the hook knows.
+    #[inline(always)]
+    pub(crate) fn hook(&self) -> Hook {
+        // SAFETY: loads from the context, which the verifier rewrites to loads from the sk_buff.
+        unsafe {
+            Hook {
+                ifindex: (*self.ctx).ifindex,
+                vlan: (*self.ctx).vlan_present != 0,
+                forwarded: (*self.ctx).ingress_ifindex != 0,
+            }
+        }
+    }
+
+    // Volatile, and anew at each access: a pointer that is kept over a helper that may move the packet is invalid.
+    #[inline(always)]
+    fn data(&self) -> usize {
+        // SAFETY: a load from the context.
+        unsafe { (&raw const (*self.ctx).data).read_volatile() as usize }
+    }
+
+    #[inline(always)]
+    fn data_end(&self) -> usize {
+        // SAFETY: a load from the context.
+        unsafe { (&raw const (*self.ctx).data_end).read_volatile() as usize }
+    }
+
+    #[inline(always)]
+    fn at<T>(&self, offset: u32) -> Option<*mut T> {
+        // LLVM turns `start + 1 > end` into `start >= end`, from which the verifier learns nothing.
+        const { assert!(size_of::<T>() > 1, "a single byte cannot be read at a variable offset") };
+        if offset > MAX_OFFSET {
+            return None;
+        }
+        let start = self.data() + offset as usize;
+        if start + size_of::<T>() > self.data_end() {
+            return None;
+        }
+        Some(start as *mut T)
+    }
+}
+
+impl Packet for Skb {
+    #[inline(always)]
+    fn len(&self) -> u32 {
+        // SAFETY: a load from the context.
+        unsafe { (*self.ctx).len }
+    }
+
+    #[inline(always)]
+    fn get<T: Wire>(&self, offset: u32) -> Option<T> {
+        // SAFETY: `at` has checked that all of it is in the packet, and any bytes are a valid `T` (Wire). The pointer may
+        // be unaligned for T, which BPF on the machines that netd runs on does not mind (see netd_common::wire).
+        self.at::<T>(offset).map(|pointer| unsafe { *pointer })
+    }
+
+    #[inline(always)]
+    fn set<T: Wire>(&mut self, offset: u32, value: T) -> Option<()> {
+        // SAFETY: as in `get`; a `T` has no padding (Wire), so only defined bytes are written.
+        self.at::<T>(offset).map(|pointer| unsafe { *pointer = value })
+    }
+
+    #[inline(always)]
+    fn l4_checksum(&mut self, offset: u32, pseudo: u32, data: u32, udp: bool, v6: bool) -> Option<()> {
+        if offset > MAX_OFFSET {
+            return None;
+        }
+        // A UDP checksum of zero means that there is none, and stays.
+        let udp = if udp { u64::from(BPF_F_MARK_MANGLED_0) } else { 0 };
+        let v6 = if v6 { BPF_F_IPV6 } else { 0 };
+        // SAFETY: the helper checks the offset against the packet. Size 0 in the flags: `to` is a difference.
+        unsafe {
+            let flags = u64::from(BPF_F_PSEUDO_HDR) | udp | v6;
+            if bpf_l4_csum_replace(self.ctx, offset, 0, u64::from(pseudo), flags) < 0 {
+                return None;
+            }
+            if data != 0 && bpf_l4_csum_replace(self.ctx, offset, 0, u64::from(data), udp) < 0 {
+                return None;
+            }
+        }
+        Some(())
+    }
+}
