@@ -1,32 +1,114 @@
 //! Addresses of links.
 
-use anyhow::{Result, bail};
-use ipnet::IpNet;
+use std::net::IpAddr;
 
-use super::Netlink;
+use anyhow::Result;
+use ipnet::IpNet;
+use rtnetlink::{
+    packet_core::{NLM_F_CREATE, NLM_F_REPLACE, Parseable},
+    packet_route::{
+        AddressFamily, RouteNetlinkMessage,
+        address::{AddressAttribute, AddressFlags, AddressMessage, AddressScope},
+    },
+};
+
+use super::{
+    Netlink,
+    error::Refusal,
+    socket::{Request, Socket},
+};
 
 /// An address of a link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Address {
-    /// The link.
+    /// The link's index.
     pub ifindex: u32,
     /// The address and its prefix length.
     pub address: IpNet,
-    /// Whether its scope is global, i.e. others can reach it.
+    /// Whether its scope is global, i.e. others than the link's neighbours may reach it.
     pub scope_global: bool,
 }
 
 impl Netlink {
-    /// All addresses.
+    /// All addresses of the namespace, of both families.
     pub async fn addresses(&self) -> Result<Vec<Address>> {
-        bail!("not yet")
+        self.call(|socket| Ok(all(socket).map_err(|refusal| refusal.while_doing("listing addresses"))?)).await
     }
-    /// Adds an address; fine if it is there.
+
+    /// Adds an address, ready for use at once (no duplicate address detection); fine if it is there. One that stands for
+    /// itself alone (/32, /128) brings no route for a prefix.
     pub async fn add_address(&self, ifindex: u32, address: IpNet) -> Result<()> {
-        bail!("not yet: {ifindex} {address}")
+        self.call(move |socket| {
+            socket.request(add(ifindex, address)).map_err(|refusal| {
+                refusal.while_doing(format!("adding address {address} to link number {ifindex}"))
+            })?;
+            Ok(())
+        })
+        .await
     }
-    /// Removes an address; false: it was gone.
+
+    /// Removes an address; false: it was gone, or its link was.
     pub async fn del_address(&self, ifindex: u32, address: IpNet) -> Result<bool> {
-        bail!("not yet: {ifindex} {address}")
+        self.call(move |socket| {
+            let message = RouteNetlinkMessage::DelAddress(message(ifindex, address));
+            match socket.request(Request::new(message)) {
+                Ok(_) => Ok(true),
+                Err(refusal) if refusal.is_gone() => Ok(false),
+                Err(refusal) => Err(refusal
+                    .while_doing(format!("removing address {address} from link number {ifindex}"))
+                    .into()),
+            }
+        })
+        .await
+    }
+}
+
+/// Asks for all addresses.
+pub(super) fn all(socket: &mut Socket) -> Result<Vec<Address>, Refusal> {
+    let found = socket.dump(&RouteNetlinkMessage::GetAddress(AddressMessage::default()))?;
+    Ok(found.iter().filter_map(|payload| Address::parse(payload)).collect())
+}
+
+pub(super) fn add(ifindex: u32, address: IpNet) -> Request {
+    let mut message = message(ifindex, address);
+    let mut flags = AddressFlags::Nodad;
+    if address.prefix_len() == address.max_prefix_len() {
+        flags |= AddressFlags::Noprefixroute;
+    }
+    message.attributes.push(AddressAttribute::Flags(flags));
+    Request::with_flags(RouteNetlinkMessage::NewAddress(message), NLM_F_CREATE | NLM_F_REPLACE)
+}
+
+fn message(ifindex: u32, address: IpNet) -> AddressMessage {
+    let mut message = AddressMessage::default();
+    message.header.family = family(address.addr());
+    message.header.prefix_len = address.prefix_len();
+    message.header.index = ifindex;
+    message.attributes =
+        vec![AddressAttribute::Local(address.addr()), AddressAttribute::Address(address.addr())];
+    message
+}
+
+pub(super) fn family(address: IpAddr) -> AddressFamily {
+    if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 }
+}
+
+impl Address {
+    fn parse(payload: &[u8]) -> Option<Self> {
+        let message = AddressMessage::parse(payload).ok()?;
+        // `Address` is the other side's on a point-to-point link; `Local` is missing where both are the same.
+        let (mut local, mut either) = (None, None);
+        for attribute in message.attributes {
+            match attribute {
+                AddressAttribute::Local(address) => local = Some(address),
+                AddressAttribute::Address(address) => either = Some(address),
+                _ => {}
+            }
+        }
+        Some(Self {
+            ifindex: message.header.index,
+            address: IpNet::new(local.or(either)?, message.header.prefix_len).ok()?,
+            scope_global: message.header.scope == AddressScope::Universe,
+        })
     }
 }

@@ -1,13 +1,32 @@
 //! Links: veth pairs, listing, state, deletion.
 
-use anyhow::{Result, bail};
+use std::os::fd::AsRawFd;
 
-use super::{Netlink, Netns};
+use anyhow::Result;
+use nix::errno::Errno;
+use rtnetlink::{
+    packet_core::{NLM_F_CREATE, NLM_F_EXCL, NlasIterator, parse_string, parse_u32},
+    packet_route::{
+        RouteNetlinkMessage,
+        link::{
+            AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoData, InfoKind, InfoVeth, LinkAttribute,
+            LinkExtentMask, LinkFlags, LinkInfo, LinkMessage,
+        },
+    },
+};
+
+use super::{Netlink, Netns, container::take, error::Refusal, socket::Request};
+
+/// The index of `lo` in every namespace.
+pub(super) const LOOPBACK: u32 = 1;
+
+/// Length of `struct ifinfomsg`, which precedes a link's attributes.
+const HEADER: usize = 16;
 
 /// A veth pair to be made.
 #[derive(Clone, Copy, Debug)]
 pub struct VethSpec<'a> {
-    /// Name of the end that stays in the daemon's namespace.
+    /// Name of the end that stays in this namespace; at most 15 bytes.
     pub host_name: &'a str,
     /// MAC address of that end.
     pub host_mac: [u8; 6],
@@ -15,11 +34,11 @@ pub struct VethSpec<'a> {
     pub container_name: &'a str,
     /// MAC address of that end.
     pub container_mac: [u8; 6],
-    /// Where the container's end goes.
+    /// Where the container's end is born.
     pub netns: &'a Netns,
     /// MTU of both ends, in bytes.
     pub mtu: u32,
-    /// `IFLA_IFALIAS` of the host's end.
+    /// `IFLA_IFALIAS` of the host's end; empty: none.
     pub alias: &'a str,
 }
 
@@ -30,7 +49,7 @@ pub struct Link {
     pub ifindex: u32,
     /// Its name.
     pub name: String,
-    /// Its MAC address, if it has one of Ethernet's length.
+    /// Its MAC address; none if it has none, or one of another length than Ethernet's.
     pub mac: Option<[u8; 6]>,
     /// Its MTU, in bytes.
     pub mtu: u32,
@@ -40,50 +59,227 @@ pub struct Link {
     pub alias: Option<String>,
     /// What made it, e.g. `veth` or `bridge`; none for a physical device.
     pub kind: Option<String>,
-    /// For a veth: the index of its other end, in the other end's namespace.
+    /// For a veth or netkit: the index of its other end, in the other end's namespace.
     pub peer_ifindex: Option<u32>,
 }
 
-/// The container's side of a link, to be configured from inside its namespace.
-#[derive(Clone, Copy, Debug)]
-pub struct ContainerSide<'a> {
-    /// Name of the link, e.g. `eth0`.
-    pub name: &'a str,
-    /// Its address and prefix length.
-    pub address: ipnet::IpNet,
-    /// The gateway of its default route; need not be inside `address`'s subnet.
-    pub gateway: std::net::IpAddr,
-    /// Further addresses (e.g. IPv6), each with the gateway of its family's default route, if it is to get one.
-    pub extra: &'a [(ipnet::IpNet, Option<std::net::IpAddr>)],
-}
-
 impl Netlink {
-    /// Makes a veth pair in one message; returns the index of the host's end. Both ends are down.
+    /// Makes a veth pair, the container's end born in its namespace; returns the index of the host's end. Both ends are
+    /// down, so that programs can be attached before the first packet. The kernel gives the host's end no IPv6 address
+    /// of its own making; for the container's end, see [`configure_container`](Netlink::configure_container).
+    ///
+    /// # Errors
+    /// One of the names is taken ([`exists`](super::exists)), or the kernel refuses. Nothing is left then.
     pub async fn create_veth(&self, spec: &VethSpec<'_>) -> Result<u32> {
-        bail!("not yet: {spec:?}")
+        let what = format!("creating link {} (veth) towards {}", spec.host_name, spec.netns.path().display());
+        // A descriptor of its own: the caller's may be closed, and its number used again, before the request is made.
+        let netns = spec.netns.file().map_err(|e| Refusal::from(e).while_doing(&*what))?;
+        let create = create(spec, netns.as_raw_fd());
+        let find = by_name(spec.host_name);
+        let alias = spec.alias.to_owned();
+        self.call(move |socket| {
+            let requests = vec![Request::with_flags(create, NLM_F_CREATE | NLM_F_EXCL), Request::new(find)];
+            let answers = take(socket.batch(requests));
+            drop(netns);
+            let [created, found] = answers.map_err(|refusal| refusal.while_doing(&*what))?;
+            created.map_err(|refusal| refusal.while_doing(&*what))?;
+            let ifindex =
+                found.and_then(|found| only(&found)).map_err(|refusal| refusal.while_doing(&*what))?.ifindex;
+
+            // The kernel takes neither of these in the message that creates. By index and behind it, they can only
+            // touch the link that was just made.
+            let mut rest = vec![without_ipv6_addresses(ifindex)];
+            if !alias.is_empty() {
+                let mut message = indexed(ifindex);
+                message.attributes.push(LinkAttribute::IfAlias(alias));
+                rest.push(Request::new(RouteNetlinkMessage::SetLink(message)));
+            }
+            let refused = match socket.batch(rest) {
+                Ok(answers) => answers.into_iter().filter_map(Result::err).find(|refusal| !no_ipv6(refusal)),
+                Err(refusal) => Some(refusal),
+            };
+            match refused {
+                None => Ok(ifindex),
+                Some(refusal) => {
+                    let _ = socket.request(Request::new(RouteNetlinkMessage::DelLink(indexed(ifindex))));
+                    Err(refusal.while_doing(what).into())
+                }
+            }
+        })
+        .await
     }
-    /// All links.
+
+    /// All links of the namespace.
     pub async fn links(&self) -> Result<Vec<Link>> {
-        bail!("not yet")
+        self.call(|socket| {
+            let mut message = LinkMessage::default();
+            message.attributes.push(LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]));
+            let found = socket
+                .dump(&RouteNetlinkMessage::GetLink(message))
+                .map_err(|refusal| refusal.while_doing("listing links"))?;
+            Ok(found.iter().filter_map(|payload| Link::parse(payload)).collect())
+        })
+        .await
     }
+
     /// The link of that name, if there is one.
     pub async fn link_by_name(&self, name: &str) -> Result<Option<Link>> {
-        bail!("not yet: {name}")
+        let what = format!("looking for link {name}");
+        self.find(by_name(name), what).await
     }
+
     /// The link of that index, if there is one.
     pub async fn link_by_index(&self, ifindex: u32) -> Result<Option<Link>> {
-        bail!("not yet: {ifindex}")
+        let message = RouteNetlinkMessage::GetLink(indexed(ifindex));
+        self.find(message, format!("looking for link number {ifindex}")).await
     }
+
+    async fn find(&self, message: RouteNetlinkMessage, what: String) -> Result<Option<Link>> {
+        self.call(move |socket| match socket.request(Request::new(message)).and_then(|found| only(&found)) {
+            Ok(link) => Ok(Some(link)),
+            Err(refusal) if refusal.is_gone() => Ok(None),
+            Err(refusal) => Err(refusal.while_doing(what).into()),
+        })
+        .await
+    }
+
     /// Sets a link up.
     pub async fn set_up(&self, ifindex: u32) -> Result<()> {
-        bail!("not yet: {ifindex}")
+        self.call(move |socket| {
+            socket
+                .request(Request::new(up(ifindex)))
+                .map_err(|refusal| refusal.while_doing(format!("setting link number {ifindex} up")))?;
+            Ok(())
+        })
+        .await
     }
-    /// Deletes a link; false: it was gone.
+
+    /// Deletes a link, and with it its other end; false: it was gone. Takes tens of milliseconds.
     pub async fn delete_link(&self, ifindex: u32) -> Result<bool> {
-        bail!("not yet: {ifindex}")
+        self.call(move |socket| {
+            match socket.request(Request::new(RouteNetlinkMessage::DelLink(indexed(ifindex)))) {
+                Ok(_) => Ok(true),
+                Err(refusal) if refusal.is_gone() => Ok(false),
+                Err(refusal) => Err(refusal.while_doing(format!("deleting link number {ifindex}")).into()),
+            }
+        })
+        .await
     }
-    /// Configures the container's side: loopback and link up, addresses, default routes.
-    pub async fn configure_container(&self, spec: &ContainerSide<'_>) -> Result<()> {
-        bail!("not yet: {spec:?}")
+}
+
+impl Link {
+    /// Reads a link from a message's payload. Only the attributes that are wanted are looked at: links of kinds that
+    /// netd knows nothing of must not be able to confuse it.
+    pub(super) fn parse(payload: &[u8]) -> Option<Self> {
+        const ADDRESS: u16 = 1;
+        const NAME: u16 = 3;
+        const MTU: u16 = 4;
+        const LINK: u16 = 5;
+        const LINKINFO: u16 = 18;
+        const ALIAS: u16 = 20;
+        const INFO_KIND: u16 = 1;
+
+        let attributes = payload.get(HEADER..)?;
+        // A port of a bridge is announced as if it were a link, in the bridge's family.
+        if payload[0] != libc::AF_UNSPEC as u8 {
+            return None;
+        }
+        let mut link = Self {
+            ifindex: parse_u32(&payload[4..8]).ok()?,
+            name: String::new(),
+            mac: None,
+            mtu: 0,
+            up: flags(payload).contains(LinkFlags::Up),
+            alias: None,
+            kind: None,
+            peer_ifindex: None,
+        };
+        for attribute in NlasIterator::new(attributes).flatten() {
+            let value = attribute.value();
+            match attribute.kind() {
+                ADDRESS => link.mac = value.try_into().ok(),
+                NAME => link.name = parse_string(value).ok()?,
+                MTU => link.mtu = parse_u32(value).ok()?,
+                LINK => link.peer_ifindex = parse_u32(value).ok(),
+                LINKINFO => {
+                    link.kind = NlasIterator::new(value)
+                        .flatten()
+                        .find(|info| info.kind() == INFO_KIND)
+                        .and_then(|info| parse_string(info.value()).ok());
+                }
+                ALIAS => link.alias = parse_string(value).ok(),
+                _ => {}
+            }
+        }
+        // For other kinds it is what they are stacked upon.
+        if !matches!(link.kind.as_deref(), Some("veth" | "netkit")) {
+            link.peer_ifindex = None;
+        }
+        Some(link)
     }
+}
+
+/// The flags in a link message's header.
+pub(super) fn flags(payload: &[u8]) -> LinkFlags {
+    let bits = payload.get(8..12).and_then(|bytes| parse_u32(bytes).ok());
+    LinkFlags::from_bits_retain(bits.unwrap_or_default())
+}
+
+/// The link in the answer to a request for one.
+pub(super) fn only(payloads: &[Vec<u8>]) -> Result<Link, Refusal> {
+    payloads.first().and_then(|payload| Link::parse(payload)).ok_or_else(|| Refusal::new(Errno::ENODEV))
+}
+
+pub(super) fn by_name(name: &str) -> RouteNetlinkMessage {
+    let mut message = LinkMessage::default();
+    message.attributes.push(LinkAttribute::IfName(name.to_owned()));
+    message.attributes.push(LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]));
+    RouteNetlinkMessage::GetLink(message)
+}
+
+pub(super) fn up(ifindex: u32) -> RouteNetlinkMessage {
+    let mut message = indexed(ifindex);
+    message.header.flags = LinkFlags::Up;
+    message.header.change_mask = LinkFlags::Up;
+    RouteNetlinkMessage::SetLink(message)
+}
+
+/// Keeps the kernel from giving the link a link-local address. It must come before the link is set up, in a message of its
+/// own: within one message the kernel sets links up first.
+pub(super) fn without_ipv6_addresses(ifindex: u32) -> Request {
+    let mode = AfSpecInet6::AddrGenMode(In6AddrGenMode::None);
+    let mut message = indexed(ifindex);
+    message.attributes.push(LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet6(vec![mode])]));
+    Request::new(RouteNetlinkMessage::SetLink(message))
+}
+
+/// Whether a refusal of [`without_ipv6_addresses`] only says that there is no IPv6 on the link.
+pub(super) fn no_ipv6(refusal: &Refusal) -> bool {
+    refusal.errno == Errno::EAFNOSUPPORT
+}
+
+fn indexed(ifindex: u32) -> LinkMessage {
+    let mut message = LinkMessage::default();
+    message.header.index = ifindex;
+    message
+}
+
+fn create(spec: &VethSpec<'_>, netns: i32) -> RouteNetlinkMessage {
+    let end = |name: &str, mac: [u8; 6]| {
+        vec![
+            LinkAttribute::IfName(name.to_owned()),
+            LinkAttribute::Address(mac.to_vec()),
+            LinkAttribute::Mtu(spec.mtu),
+        ]
+    };
+    let mut peer = LinkMessage::default();
+    peer.attributes = end(spec.container_name, spec.container_mac);
+    peer.attributes.push(LinkAttribute::NetNsFd(netns));
+    let mut message = LinkMessage::default();
+    message.attributes = end(spec.host_name, spec.host_mac);
+    message.attributes.push(LinkAttribute::LinkInfo(vec![
+        LinkInfo::Kind(InfoKind::Veth),
+        LinkInfo::Data(InfoData::Veth(InfoVeth::Peer(peer))),
+    ]));
+    RouteNetlinkMessage::NewLink(message)
 }

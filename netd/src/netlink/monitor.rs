@@ -1,22 +1,183 @@
-//! Notices of the kernel: links, addresses, routes.
+//! What the kernel announces: links, addresses, routes.
 
-use anyhow::{Result, bail};
-use tokio::sync::mpsc;
+use std::{collections::HashMap, io};
+
+use anyhow::{Context, Result};
+use rtnetlink::{
+    MulticastGroup,
+    packet_route::{RouteNetlinkMessage, link::LinkFlags, link::LinkMessage},
+    sys::{self, protocols::NETLINK_ROUTE},
+};
+use tokio::{io::unix::AsyncFd, sync::mpsc};
+
+use super::{
+    Link, links, routes,
+    socket::{Socket, messages},
+};
 
 /// What happened in the namespace.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
     /// A link appeared: its index and name.
     LinkAdded(u32, String),
-    /// A link went.
+    /// The link of that index went.
     LinkRemoved(u32),
-    /// An address, a default route or the state of a link changed: the uplink may be another now.
+    /// An IPv4 address, an IPv4 default route of the main table, or a link's name, state (up, carrier) or MTU changed:
+    /// the uplink may be another now. Said once for all that comes at once.
     HostChanged,
-    /// The kernel had more to say than could be read: look at everything again.
+    /// The kernel had more to say than could be kept: look at everything again.
     Lost,
 }
 
-/// Watches the calling thread's namespace, until the receiver is dropped. Must be called in a tokio runtime.
+/// Events that wait for the receiver; beyond them the kernel's buffer fills up, and beyond that comes [`Event::Lost`].
+const QUEUE: usize = 256;
+/// Bytes that the kernel is asked to keep (`net.core.rmem_max` may allow less).
+const KERNEL_QUEUE: i32 = 1 << 20;
+/// The kernel never sends a datagram beyond 32 KiB.
+const RECEIVE_BUFFER: usize = 64 * 1024;
+/// Datagrams that are read before their events are passed on.
+const DRAIN: usize = 64;
+
+/// Watches the calling thread's namespace until the receiver is dropped. Must be called in a tokio runtime. Whoever lists
+/// links and addresses after this call misses nothing in between. If the sender goes away, watching has failed (the log
+/// says why): call again, as after [`Event::Lost`].
+///
+/// # Errors
+/// The kernel gives no socket, or refuses to list its links.
 pub fn monitor() -> Result<mpsc::Receiver<Event>> {
-    bail!("not yet")
+    let socket = open().context("opening a netlink socket to watch the network")?;
+    let mut requests = Socket::open().context("opening a netlink socket to watch the network")?;
+    let links = Links::read(&mut requests)?;
+    let (events, receiver) = mpsc::channel(QUEUE);
+    tokio::spawn(async move {
+        let closed = events.clone();
+        tokio::select! {
+            () = closed.closed() => {}
+            Err(error) = watch(&socket, requests, links, events) => {
+                tracing::error!("watching the network: {error:#}");
+            }
+        }
+    });
+    Ok(receiver)
+}
+
+fn open() -> io::Result<AsyncFd<sys::Socket>> {
+    let groups = [MulticastGroup::Link, MulticastGroup::Ipv4Ifaddr, MulticastGroup::Ipv4Route];
+    let mut socket = sys::Socket::new(NETLINK_ROUTE)?;
+    socket.set_rx_buf_sz(KERNEL_QUEUE)?;
+    let mask = groups.iter().fold(0, |mask, group| mask | 1 << (*group as u32 - 1));
+    socket.bind(&sys::SocketAddr::new(0, mask))?;
+    socket.set_non_blocking(true)?;
+    // SAFETY: the socket owns its descriptor, and nothing replaces or closes it before the AsyncFd is dropped.
+    Ok(unsafe { AsyncFd::register(socket) }?)
+}
+
+async fn watch(
+    socket: &AsyncFd<sys::Socket>,
+    mut requests: Socket,
+    mut links: Links,
+    events: mpsc::Sender<Event>,
+) -> Result<()> {
+    let mut buffer = Vec::with_capacity(RECEIVE_BUFFER);
+    loop {
+        let mut ready = socket.readable().await?;
+        let mut batch = Batch::default();
+        for _ in 0..DRAIN {
+            buffer.clear();
+            match socket.get_ref().recv_from(&mut buffer, 0) {
+                Ok((_, from)) if from.port_number() == 0 => {
+                    for message in messages(&buffer) {
+                        links.apply(message.message_type(), message.payload(), &mut batch);
+                    }
+                }
+                // Not from the kernel.
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    ready.clear_ready();
+                    break;
+                }
+                Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => batch.lost = true,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error).context("reading"),
+            }
+        }
+        if batch.lost {
+            links = Links::read(&mut requests)?;
+        }
+        for event in batch.events() {
+            if events.send(event).await.is_err() {
+                return Ok(());
+            }
+        }
+    }
+}
+
+/// What one drain of the socket amounts to.
+#[derive(Debug, Default)]
+struct Batch {
+    links: Vec<Event>,
+    changed: bool,
+    lost: bool,
+}
+
+impl Batch {
+    fn events(self) -> Vec<Event> {
+        if self.lost {
+            return vec![Event::Lost];
+        }
+        let mut events = self.links;
+        events.extend(self.changed.then_some(Event::HostChanged));
+        events
+    }
+}
+
+/// The links as last heard of, by index: the kernel announces a link anew whenever anything about it changes.
+#[derive(Debug)]
+struct Links(HashMap<u32, State>);
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct State {
+    name: String,
+    mtu: u32,
+    flags: LinkFlags,
+}
+
+impl Links {
+    fn read(socket: &mut Socket) -> Result<Self> {
+        let found = socket
+            .dump(&RouteNetlinkMessage::GetLink(LinkMessage::default()))
+            .map_err(|refusal| refusal.while_doing("listing links"))?;
+        Ok(Self(found.iter().filter_map(|payload| state(payload)).collect()))
+    }
+
+    /// Takes in one announcement.
+    fn apply(&mut self, kind: u16, payload: &[u8], batch: &mut Batch) {
+        match kind {
+            libc::RTM_NEWLINK => {
+                let Some((ifindex, new)) = state(payload) else { return };
+                match self.0.insert(ifindex, new.clone()) {
+                    None => batch.links.push(Event::LinkAdded(ifindex, new.name)),
+                    Some(old) => batch.changed |= old != new,
+                }
+            }
+            libc::RTM_DELLINK => {
+                if let Some((ifindex, _)) = state(payload)
+                    && self.0.remove(&ifindex).is_some()
+                {
+                    batch.links.push(Event::LinkRemoved(ifindex));
+                }
+            }
+            libc::RTM_NEWADDR | libc::RTM_DELADDR => batch.changed = true,
+            libc::RTM_NEWROUTE | libc::RTM_DELROUTE => {
+                batch.changed |= routes::is_default_route(payload);
+            }
+            _ => {}
+        }
+    }
+}
+
+fn state(payload: &[u8]) -> Option<(u32, State)> {
+    let link = Link::parse(payload)?;
+    let flags = links::flags(payload) & (LinkFlags::Up | LinkFlags::LowerUp);
+    Some((link.ifindex, State { name: link.name, mtu: link.mtu, flags }))
 }

@@ -1,0 +1,48 @@
+//! Namespaces for tests: unnamed, so that nothing is left of them, however a test ends.
+
+use std::{panic, thread};
+
+use anyhow::Result;
+use nix::sched::{CloneFlags, unshare};
+
+use super::{Netns, VethSpec};
+
+/// Runs a test on a thread with a network and mount namespace of its own, with a tokio runtime. Skips it where that is
+/// not allowed.
+pub(super) fn isolated<F: Future<Output = Result<()>>>(name: &str, test: impl FnOnce() -> F + Send) {
+    thread::scope(|scope| {
+        let thread = scope.spawn(|| {
+            if let Err(errno) = unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS) {
+                eprintln!("SKIP {name}: cannot make namespaces ({})", errno.desc());
+                return;
+            }
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(test()).unwrap();
+        });
+        thread.join().unwrap_or_else(|panic| panic::resume_unwind(panic));
+    });
+}
+
+/// A new network namespace.
+pub(super) fn netns() -> Netns {
+    thread::scope(|scope| {
+        let thread = scope.spawn(|| {
+            unshare(CloneFlags::CLONE_NEWNET).unwrap();
+            Netns::open("/proc/thread-self/ns/net").unwrap()
+        });
+        thread.join().unwrap_or_else(|panic| panic::resume_unwind(panic))
+    })
+}
+
+/// A veth pair `ndtest` - `eth0`.
+pub(super) fn veth(netns: &Netns) -> VethSpec<'_> {
+    VethSpec {
+        host_name: "ndtest",
+        host_mac: [2, 0, 0, 0, 0, 1],
+        container_name: "eth0",
+        container_mac: [2, 0, 0, 0, 0, 2],
+        netns,
+        mtu: 1400,
+        alias: "netd:web",
+    }
+}
