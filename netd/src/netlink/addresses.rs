@@ -4,6 +4,7 @@ use std::net::IpAddr;
 
 use anyhow::Result;
 use ipnet::IpNet;
+use nix::errno::Errno;
 use rtnetlink::{
     packet_core::{NLM_F_CREATE, NLM_F_REPLACE, Parseable},
     packet_route::{
@@ -53,7 +54,7 @@ impl Netlink {
             let message = RouteNetlinkMessage::DelAddress(message(ifindex, address));
             match socket.request(Request::new(message)) {
                 Ok(_) => Ok(true),
-                Err(refusal) if refusal.is_gone() => Ok(false),
+                Err(refusal) if refusal.is_gone() || refusal.errno == Errno::EADDRNOTAVAIL => Ok(false),
                 Err(refusal) => Err(refusal
                     .while_doing(format!("removing address {address} from link number {ifindex}"))
                     .into()),
@@ -110,5 +111,55 @@ impl Address {
             address: IpNet::new(local.or(either)?, message.header.prefix_len).ok()?,
             scope_global: message.header.scope == AddressScope::Universe,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        super::{
+            is_gone,
+            testing::{ip, isolated, net, netns, veth},
+        },
+        *,
+    };
+
+    #[test]
+    fn come_and_go() {
+        isolated("addresses::come_and_go", || async {
+            let (host, ns) = (Netlink::host()?, netns());
+            let ifindex = host.create_veth(&veth(&ns)).await?;
+            host.set_up(ifindex).await?;
+            assert_eq!(host.addresses().await?, []);
+            let given = [net("192.0.2.1/24"), net("198.51.100.7/32"), net("fd00::1/64"), net("fd00::2/128")];
+            for _ in 0..2 {
+                for address in given {
+                    host.add_address(ifindex, address).await?;
+                }
+            }
+            let mut found = host.addresses().await?;
+            found.sort_by_key(|a| a.address);
+            assert_eq!(found, given.map(|address| Address { ifindex, address, scope_global: true }));
+
+            // Of use at once, though the other end is down: no duplicate address detection.
+            std::net::UdpSocket::bind((ip("fd00::1"), 0))?;
+            // Prefixes bring a route, lone addresses none.
+            let routes = host.routes().await?;
+            assert!(routes.iter().any(|r| r.destination == net("192.0.2.0/24")), "{routes:?}");
+            assert!(routes.iter().all(|r| !matches!(r.destination.prefix_len(), 32 | 128)), "{routes:?}");
+
+            for address in given {
+                assert!(host.del_address(ifindex, address).await?);
+                assert!(!host.del_address(ifindex, address).await?);
+            }
+            assert!(!host.del_address(77, given[0]).await?);
+            let error = host.add_address(77, given[0]).await.unwrap_err();
+            assert!(is_gone(&error));
+            assert!(
+                error.to_string().starts_with("adding address 192.0.2.1/24 to link number 77: "),
+                "{error}"
+            );
+            Ok(())
+        });
     }
 }

@@ -90,47 +90,116 @@ pub(super) fn take<const N: usize>(answers: Result<Vec<Answer>, Refusal>) -> Res
 
 #[cfg(test)]
 mod tests {
-    use std::time::{Duration, Instant};
+    use std::{
+        io::{Read, Write},
+        net::{TcpListener, TcpStream},
+        time::{Duration, Instant},
+    };
 
     use super::{
         super::{
-            exists, is_gone,
-            testing::{isolated, netns, veth},
+            Address, VethSpec, is_gone,
+            testing::{ip, isolated, net, netns, veth},
         },
         *,
     };
 
-    const SIDE: ContainerSide<'_> = ContainerSide {
-        name: "eth0",
-        address: net("10.88.0.2/16"),
-        gateway: IpAddr::V4(std::net::Ipv4Addr::new(10, 88, 0, 1)),
-        extra: &[],
-    };
+    #[test]
+    fn a_container_talks_to_its_gateway() {
+        isolated("a_container_talks_to_its_gateway", || async {
+            // On-link subnet, host address with a gateway outside it, both families.
+            for (address, gateway) in
+                [("10.88.0.2/16", "10.88.0.1"), ("10.88.0.2/32", "10.88.0.1"), ("fd88::2/64", "fd88::1")]
+            {
+                let (host, ns) = (Netlink::host()?, netns());
+                let ifindex = host.create_veth(&veth(&ns)).await?;
+                let inside = Netlink::enter(&ns).await?;
+                let side =
+                    ContainerSide { name: "eth0", address: net(address), gateway: ip(gateway), extra: &[] };
+                inside.configure_container(&side).await?;
+                host.set_up(ifindex).await?;
+                host.add_address(ifindex, net(&format!("{gateway}/16"))).await?;
 
-    const fn net(_: &str) -> IpNet {
-        IpNet::V4(ipnet::Ipv4Net::new_assert(std::net::Ipv4Addr::new(10, 88, 0, 2), 16))
+                let listener = TcpListener::bind((side.gateway, 0))?;
+                let to = listener.local_addr()?;
+                let sent =
+                    ns.run(|| TcpStream::connect_timeout(&to, Duration::from_secs(2))?.write(b"hello"))?;
+                assert_eq!(sent?, 5, "{address}");
+                let (mut connection, from) = listener.accept()?;
+                assert_eq!(from.ip(), side.address.addr());
+                let mut text = String::new();
+                connection.read_to_string(&mut text)?;
+                assert_eq!(text, "hello");
+                host.delete_link(ifindex).await?;
+            }
+            Ok(())
+        });
     }
 
     #[test]
-    fn scratch() {
-        isolated("scratch", || async {
-            let host = Netlink::host()?;
-            let ns = netns();
-            let i = host.create_veth(&veth(&ns)).await?;
+    fn configuring_twice_changes_nothing() {
+        isolated("configuring_twice_changes_nothing", || async {
+            let (host, ns) = (Netlink::host()?, netns());
+            host.create_veth(&veth(&ns)).await?;
             let inside = Netlink::enter(&ns).await?;
-            inside.configure_container(&SIDE).await?;
-            eprintln!("{:?}", host.links().await?);
-            eprintln!("{:?}", inside.links().await?);
-            eprintln!("{:?}", inside.addresses().await?);
-            eprintln!("{:?}", inside.routes().await?);
-            let e = host.create_veth(&veth(&ns)).await.unwrap_err();
-            eprintln!("{e}");
-            assert!(exists(&e));
-            let e = host.set_up(77).await.unwrap_err();
-            eprintln!("{e}");
-            assert!(is_gone(&e));
-            assert!(host.delete_link(i).await?);
-            assert!(!host.delete_link(i).await?);
+            let side = ContainerSide {
+                name: "eth0",
+                address: net("10.88.0.2/16"),
+                gateway: ip("10.88.0.1"),
+                extra: &[(net("fd88::2/64"), Some(ip("fd88::1"))), (net("10.88.0.3/32"), None)],
+            };
+            inside.configure_container(&side).await?;
+            let first = (inside.links().await?, inside.addresses().await?, inside.routes().await?);
+            inside.configure_container(&side).await?;
+            let second = (inside.links().await?, inside.addresses().await?, inside.routes().await?);
+            assert_eq!(first, second);
+
+            let (links, addresses, routes) = first;
+            let eth0 = links.iter().find(|link| link.name == "eth0").unwrap().ifindex;
+            assert!(links.iter().all(|link| link.up), "{links:?}");
+            // The addresses given, and none that the kernel makes up.
+            let on_eth0: Vec<_> = addresses.iter().filter(|a| a.ifindex == eth0).map(|a| a.address).collect();
+            assert_eq!(on_eth0, [net("10.88.0.2/16"), net("10.88.0.3/32"), net("fd88::2/64")]);
+            assert!(addresses.contains(&Address {
+                ifindex: LOOPBACK,
+                address: net("127.0.0.1/8"),
+                scope_global: false
+            }));
+            let defaults: Vec<_> = routes
+                .iter()
+                .filter(|r| r.destination.prefix_len() == 0)
+                .map(|r| r.gateway.unwrap())
+                .collect();
+            assert_eq!(defaults, [ip("10.88.0.1"), ip("fd88::1")]);
+            Ok(())
+        });
+    }
+
+    #[test]
+    fn errors_name_the_step() {
+        isolated("errors_name_the_step", || async {
+            let (host, ns) = (Netlink::host()?, netns());
+            let inside = Netlink::enter(&ns).await?;
+            let extra = [(net("ff02::1/64"), None)];
+            let mut side = ContainerSide {
+                name: "eth0",
+                address: net("10.88.0.2/16"),
+                gateway: ip("10.88.0.1"),
+                extra: &[],
+            };
+            let error = inside.configure_container(&side).await.unwrap_err();
+            assert!(is_gone(&error));
+            assert_eq!(error.to_string(), "looking for link eth0 in the container: No such device");
+
+            host.create_veth(&veth(&ns)).await?;
+            // The second address cannot be one of a link.
+            side.extra = &extra;
+            let error = inside.configure_container(&side).await.unwrap_err().to_string();
+            assert!(error.starts_with("adding ff02::1/64 to eth0: "), "{error}");
+            // The subnet's broadcast address.
+            (side.extra, side.gateway) = (&[], ip("10.88.255.255"));
+            let error = inside.configure_container(&side).await.unwrap_err().to_string();
+            assert!(error.starts_with("adding the default route by 10.88.255.255 to eth0: "), "{error}");
             Ok(())
         });
     }
@@ -140,10 +209,10 @@ mod tests {
     #[ignore = "a measurement"]
     fn latency() {
         isolated("latency", || async {
-            let mut rounds: Vec<Vec<(&str, Duration)>> = Vec::new();
             let host = Netlink::host()?;
-            for _ in 0..200 {
-                let ns = netns();
+            let mut rounds: Vec<Vec<(&str, Duration)>> = Vec::new();
+            for round in 0..200 {
+                let (ns, other) = (netns(), netns());
                 let mut steps = Vec::new();
                 let mut at = Instant::now();
                 let mut step = |what| {
@@ -154,41 +223,56 @@ mod tests {
                 step("create_veth");
                 let inside = Netlink::enter(&ns).await?;
                 step("enter");
-                inside.configure_container(&SIDE).await?;
-                step("configure_container");
+                let side = ContainerSide {
+                    name: "eth0",
+                    address: net("10.88.0.2/16"),
+                    gateway: ip("10.88.0.1"),
+                    extra: &[],
+                };
+                inside.configure_container(&side).await?;
                 drop(inside);
+                step("configure_container");
                 host.set_up(ifindex).await?;
                 step("set_up");
-                let route = Route {
-                    destination: "10.88.0.2/32".parse()?,
-                    gateway: None,
-                    ifindex,
-                    source: None,
-                    onlink: false,
-                };
+                let destination = net("10.88.0.2/32");
+                let route = Route { destination, gateway: None, ifindex, source: None, onlink: false };
                 host.add_route(&route).await?;
                 step("add_route");
-                host.add_neighbour(ifindex, route.destination.addr(), [2, 0, 0, 0, 0, 2]).await?;
+                host.add_neighbour(ifindex, destination.addr(), [2, 0, 0, 0, 0, 2]).await?;
                 step("add_neighbour");
                 host.link_by_index(ifindex).await?;
                 step("link_by_index");
                 host.links().await?;
                 step("links");
-                host.delete_link(ifindex).await?;
+                // One container goes while another comes.
+                let gone = tokio::spawn({
+                    let host = host.clone();
+                    async move { host.delete_link(ifindex).await }
+                });
+                tokio::time::sleep(Duration::from_micros(round * 100 % 5000)).await;
+                step("");
+                let beside = VethSpec { host_name: "ndbeside", ..veth(&other) };
+                let beside = host.create_veth(&beside).await?;
+                step("create_veth beside delete_link");
+                gone.await??;
+                step("");
+                host.delete_link(beside).await?;
                 step("delete_link");
                 rounds.push(steps);
-                drop(ns);
             }
             for at in 0..rounds[0].len() {
+                let what = rounds[0][at].0;
                 let mut times: Vec<_> = rounds.iter().map(|steps| steps[at].1).collect();
                 times.sort_unstable();
-                let (what, n) = (rounds[0][at].0, times.len());
-                eprintln!(
-                    "{what:>20}: median {:>9.1?}  90 % {:>9.1?}  max {:>9.1?}",
-                    times[n / 2],
-                    times[n * 9 / 10],
-                    times[n - 1]
-                );
+                let part = |percent: usize| times[(times.len() - 1) * percent / 100];
+                if !what.is_empty() {
+                    eprintln!(
+                        "{what:>30}: median {:>9.1?}  90 % {:>9.1?}  max {:>9.1?}",
+                        part(50),
+                        part(90),
+                        part(100)
+                    );
+                }
             }
             Ok(())
         });

@@ -51,7 +51,7 @@ impl Error {
     }
 }
 
-/// Whether an error means that the link, route, address or namespace in question is gone.
+/// Whether an error means that the link, route or namespace in question is gone.
 pub fn is_gone(error: &anyhow::Error) -> bool {
     errno_of(error).is_some_and(gone)
 }
@@ -62,7 +62,7 @@ pub fn exists(error: &anyhow::Error) -> bool {
 }
 
 fn gone(errno: Errno) -> bool {
-    matches!(errno, Errno::ENODEV | Errno::ESRCH | Errno::ENOENT | Errno::ENXIO | Errno::EADDRNOTAVAIL)
+    matches!(errno, Errno::ENODEV | Errno::ESRCH | Errno::ENOENT)
 }
 
 fn errno_of(error: &anyhow::Error) -> Option<Errno> {

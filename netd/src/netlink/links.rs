@@ -283,3 +283,123 @@ fn create(spec: &VethSpec<'_>, netns: i32) -> RouteNetlinkMessage {
     ]));
     RouteNetlinkMessage::NewLink(message)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        super::{
+            exists, is_gone,
+            testing::{isolated, netns, veth},
+        },
+        *,
+    };
+
+    #[test]
+    fn veth_pair() {
+        isolated("veth_pair", || async {
+            let (host, ns) = (Netlink::host()?, netns());
+            let ifindex = host.create_veth(&veth(&ns)).await?;
+            let inside = Netlink::enter(&ns).await?;
+            let near = host.link_by_name("ndtest").await?.unwrap();
+            let far = inside.link_by_name("eth0").await?.unwrap();
+            assert_eq!(
+                near,
+                Link {
+                    ifindex,
+                    name: "ndtest".into(),
+                    mac: Some([2, 0, 0, 0, 0, 1]),
+                    mtu: 1400,
+                    up: false,
+                    alias: Some("netd:web".into()),
+                    kind: Some("veth".into()),
+                    peer_ifindex: Some(far.ifindex),
+                }
+            );
+            assert_eq!(
+                far,
+                Link {
+                    ifindex: far.ifindex,
+                    name: "eth0".into(),
+                    mac: Some([2, 0, 0, 0, 0, 2]),
+                    alias: None,
+                    peer_ifindex: Some(ifindex),
+                    ..near.clone()
+                }
+            );
+            host.set_up(ifindex).await?;
+            inside.set_up(far.ifindex).await?;
+            assert!(host.link_by_index(ifindex).await?.unwrap().up);
+            let made_up: Vec<_> =
+                host.addresses().await?.into_iter().filter(|a| a.ifindex == ifindex).collect();
+            assert_eq!(made_up, []);
+
+            assert!(host.delete_link(ifindex).await?);
+            assert!(!host.delete_link(ifindex).await?);
+            assert_eq!(host.link_by_index(ifindex).await?, None);
+            assert_eq!(inside.link_by_name("eth0").await?, None);
+            let error = host.set_up(ifindex).await.unwrap_err();
+            assert!(is_gone(&error));
+            assert_eq!(error.to_string(), format!("setting link number {ifindex} up: No such device"));
+            Ok(())
+        });
+    }
+
+    #[test]
+    fn refused_veth_leaves_nothing() {
+        isolated("refused_veth_leaves_nothing", || async {
+            let (host, ns) = (Netlink::host()?, netns());
+            let taken = host.create_veth(&veth(&ns)).await?;
+            let before = host.links().await?;
+
+            let same_name = VethSpec { alias: "another", container_name: "eth1", ..veth(&ns) };
+            let error = host.create_veth(&same_name).await.unwrap_err();
+            assert!(exists(&error));
+            let expected =
+                format!("creating link ndtest (veth) towards {}: File exists", ns.path().display());
+            assert_eq!(error.to_string(), expected);
+
+            let same_name_inside = VethSpec { host_name: "ndtest2", ..veth(&ns) };
+            assert!(exists(&host.create_veth(&same_name_inside).await.unwrap_err()));
+
+            // Refused only by the second message.
+            let alias = "x".repeat(300);
+            let alias = VethSpec { host_name: "ndtest2", container_name: "eth1", alias: &alias, ..veth(&ns) };
+            host.create_veth(&alias).await.unwrap_err();
+
+            let name = VethSpec { host_name: "a-name-that-is-too-long", ..veth(&ns) };
+            let error = host.create_veth(&name).await.unwrap_err().to_string();
+            assert!(error.starts_with("creating link a-name-that-is-too-long (veth) towards "), "{error}");
+
+            // Nothing more, and the link that was there is as it was.
+            assert_eq!(host.links().await?, before);
+            assert_eq!(host.link_by_index(taken).await?.unwrap().alias.as_deref(), Some("netd:web"));
+            Ok(())
+        });
+    }
+
+    #[test]
+    fn many_links_at_once() {
+        isolated("many_links_at_once", || async {
+            let (host, ns) = (Netlink::host()?, netns());
+            // More than one datagram's worth, made by more tasks than there are sockets.
+            let tasks: Vec<_> = (0..100)
+                .map(|n| {
+                    let (host, file) = (host.clone(), ns.file());
+                    tokio::spawn(async move {
+                        let file = file?;
+                        let netns = Netns::open(&format!("/proc/self/fd/{}", file.as_raw_fd()))?;
+                        let (near, far) = (format!("nd{n}"), format!("eth{n}"));
+                        let spec = VethSpec { host_name: &near, container_name: &far, ..veth(&netns) };
+                        host.create_veth(&spec).await
+                    })
+                })
+                .collect();
+            for task in tasks {
+                task.await??;
+            }
+            let links = host.links().await?;
+            assert_eq!(links.iter().filter(|link| link.name.starts_with("nd")).count(), 100);
+            Ok(())
+        });
+    }
+}

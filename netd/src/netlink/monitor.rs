@@ -181,3 +181,98 @@ fn state(payload: &[u8]) -> Option<(u32, State)> {
     let flags = links::flags(payload) & (LinkFlags::Up | LinkFlags::LowerUp);
     Some((link.ifindex, State { name: link.name, mtu: link.mtu, flags }))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::{
+        super::{
+            Netlink, Route, addresses,
+            testing::{ip, isolated, net, netns, veth},
+        },
+        *,
+    };
+
+    /// The events until nothing comes for a while, repetitions left out.
+    async fn heard(events: &mut mpsc::Receiver<Event>) -> Vec<Event> {
+        let mut heard = Vec::new();
+        while let Ok(Some(event)) = tokio::time::timeout(Duration::from_millis(50), events.recv()).await {
+            heard.push(event);
+        }
+        heard.dedup();
+        heard
+    }
+
+    #[test]
+    fn tells_what_matters() {
+        isolated("tells_what_matters", || async {
+            let (host, ns) = (Netlink::host()?, netns());
+            let mut events = monitor()?;
+            let ifindex = host.create_veth(&veth(&ns)).await?;
+            assert_eq!(heard(&mut events).await, [Event::LinkAdded(ifindex, "ndtest".into())]);
+            host.set_up(ifindex).await?;
+            assert_eq!(heard(&mut events).await, [Event::HostChanged]);
+            // The carrier comes.
+            Netlink::enter(&ns).await?.set_up(2).await?;
+            assert_eq!(heard(&mut events).await, [Event::HostChanged]);
+            host.add_address(ifindex, net("192.0.2.1/24")).await?;
+            assert_eq!(heard(&mut events).await, [Event::HostChanged]);
+
+            let gateway = Some(ip("192.0.2.254"));
+            let mut route =
+                Route { destination: net("10.0.0.0/8"), gateway, ifindex, source: None, onlink: false };
+            host.add_route(&route).await?;
+            assert_eq!(heard(&mut events).await, []);
+            route.destination = net("0.0.0.0/0");
+            host.add_route(&route).await?;
+            assert_eq!(heard(&mut events).await, [Event::HostChanged]);
+            host.del_route(&route).await?;
+            assert_eq!(heard(&mut events).await, [Event::HostChanged]);
+
+            // A link that was there before is not new, whatever else is said of it.
+            let mut later = monitor()?;
+            host.del_address(ifindex, net("192.0.2.1/24")).await?;
+            assert_eq!(heard(&mut later).await, [Event::HostChanged]);
+            host.delete_link(ifindex).await?;
+            assert!(heard(&mut later).await.contains(&Event::LinkRemoved(ifindex)));
+            assert!(heard(&mut events).await.contains(&Event::LinkRemoved(ifindex)));
+            Ok(())
+        });
+    }
+
+    #[test]
+    fn says_when_it_lost_something() {
+        isolated("says_when_it_lost_something", || async {
+            let (host, ns) = (Netlink::host()?, netns());
+            let ifindex = host.create_veth(&veth(&ns)).await?;
+            let mut events = monitor()?;
+            // The watching task cannot run meanwhile: this thread is the runtime.
+            let mut socket = Socket::open()?;
+            for n in 0..5000_u32 {
+                let address = std::net::Ipv4Addr::from_bits(0x0a00_0001 + n);
+                let request = addresses::add(ifindex, net(&format!("{address}/32")));
+                socket.request(request).map_err(|refusal| refusal.while_doing("adding"))?;
+            }
+            let said = heard(&mut events).await;
+            assert!(said.contains(&Event::Lost), "{said:?}");
+            // Nothing is lost where it is asked for: this takes many datagrams.
+            assert_eq!(host.addresses().await?.len(), 5000);
+            // And the watching goes on.
+            host.set_up(ifindex).await?;
+            assert_eq!(heard(&mut events).await, [Event::HostChanged]);
+            Ok(())
+        });
+    }
+
+    #[test]
+    fn a_port_of_a_bridge_is_no_link() {
+        let mut links = Links(HashMap::new());
+        let mut batch = Batch::default();
+        let mut payload = vec![0; 16];
+        payload[0] = libc::AF_BRIDGE as u8;
+        payload[4] = 5;
+        links.apply(libc::RTM_NEWLINK, &payload, &mut batch);
+        assert_eq!(batch.events(), []);
+    }
+}

@@ -36,3 +36,35 @@ impl Netlink {
         .await
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        super::{
+            is_gone,
+            testing::{ip, isolated, netns, veth},
+        },
+        *,
+    };
+
+    #[test]
+    fn added_and_replaced() {
+        isolated("neighbours::added_and_replaced", || async {
+            let (host, ns) = (Netlink::host()?, netns());
+            let ifindex = host.create_veth(&veth(&ns)).await?;
+            host.set_up(ifindex).await?;
+            for last in [2, 3] {
+                host.add_neighbour(ifindex, ip("10.88.0.2"), [2, 0, 0, 0, 0, last]).await?;
+                host.add_neighbour(ifindex, ip("fd88::2"), [2, 0, 0, 0, 0, last]).await?;
+            }
+            // ATF_COM and ATF_PERM: complete and permanent.
+            let table = std::fs::read_to_string("/proc/thread-self/net/arp")?;
+            let entries: Vec<Vec<_>> =
+                table.lines().skip(1).map(|l| l.split_whitespace().collect()).collect();
+            assert_eq!(entries, [["10.88.0.2", "0x1", "0x6", "02:00:00:00:00:03", "*", "ndtest"]]);
+
+            assert!(is_gone(&host.add_neighbour(77, ip("10.88.0.2"), [2; 6]).await.unwrap_err()));
+            Ok(())
+        });
+    }
+}

@@ -144,3 +144,75 @@ impl AsFd for Netns {
 pub fn is_same(path: &Path, id: NetnsId) -> bool {
     fs::metadata(path).is_ok_and(|metadata| NetnsId::of(&metadata) == id)
 }
+
+#[cfg(test)]
+mod tests {
+    use nix::{
+        mount::{MsFlags, mount},
+        sys::stat::Mode,
+        unistd::mkfifo,
+    };
+
+    use super::{
+        super::{is_gone, testing},
+        *,
+    };
+
+    #[test]
+    fn code_runs_inside() {
+        testing::isolated("code_runs_inside", || async {
+            let here = Netns::current()?;
+            let ns = testing::netns();
+            assert_ne!(ns.id()?, here);
+            assert_eq!(ns.run(Netns::current)??, ns.id()?);
+            assert_eq!(Netns::current()?, here);
+            let panic = std::panic::catch_unwind(|| ns.run(|| panic!("inside")));
+            assert_eq!(panic.unwrap_err().downcast_ref(), Some(&"inside"));
+            Ok(())
+        });
+    }
+
+    #[test]
+    fn found_by_name_or_path() {
+        testing::isolated("found_by_name_or_path", || async {
+            // What follows is seen by this thread only, and gone with it.
+            let none = None::<&str>;
+            mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)?;
+            mount(Some("none"), "/run", Some("tmpfs"), MsFlags::empty(), none)?;
+            fs::create_dir("/run/netns")?;
+            File::create("/run/netns/nd-nl-a")?;
+            let bound = |from: &str| mount(Some(from), "/run/netns/nd-nl-a", none, MsFlags::MS_BIND, none);
+            bound("/proc/thread-self/ns/net")?;
+
+            let by_name = Netns::open("nd-nl-a")?;
+            assert_eq!(by_name.id()?, Netns::current()?);
+            assert_eq!(by_name.path(), Path::new("/run/netns/nd-nl-a"));
+            assert_eq!(Netns::open("/run/netns/nd-nl-a")?.id()?, by_name.id()?);
+            assert!(is_same(by_name.path(), by_name.id()?));
+            let other = testing::netns();
+            assert!(!is_same(by_name.path(), other.id()?));
+            bound(&format!("/proc/self/fd/{}", other.file.as_raw_fd()))?;
+            assert!(!is_same(by_name.path(), by_name.id()?));
+            assert!(is_same(by_name.path(), other.id()?));
+
+            // What is left of a namespace when only its mount is gone, and other things that it is not.
+            File::create("/run/netns/nd-nl-file")?;
+            mkfifo("/run/netns/nd-nl-fifo", Mode::S_IRWXU)?;
+            for wrong in ["nd-nl-file", "nd-nl-fifo", "/proc/self/ns/mnt", "/dev/null", "/run"] {
+                let error = format!("{:#}", Netns::open(wrong).unwrap_err());
+                assert!(error.contains(wrong) && error.contains("is not a network namespace"), "{error}");
+            }
+            for (missing, mend) in [("nd-nl-b", "`ip netns add nd-nl-b`"), ("/proc/0/ns/net", "ended")] {
+                let error = Netns::open(missing).unwrap_err();
+                assert!(is_gone(&error));
+                let error = error.to_string();
+                assert!(error.contains(missing) && error.contains(mend) && !error.contains('\n'), "{error}");
+            }
+            for empty in ["", ".", ".."] {
+                Netns::open(empty).unwrap_err();
+            }
+            assert!(!is_same(Path::new("/run/netns/nd-nl-b"), other.id()?));
+            Ok(())
+        });
+    }
+}

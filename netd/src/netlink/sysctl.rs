@@ -102,3 +102,71 @@ impl std::fmt::Display for Ports {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{super::testing::isolated, *};
+
+    #[test]
+    fn lists_are_read_merged_and_cut() {
+        let add: fn(&mut Ports, u16, u16) = Ports::add;
+        let remove: fn(&mut Ports, u16, u16) = Ports::remove;
+        for (before, how, lo, hi, after) in [
+            ("", add, 49152, 65535, "49152-65535"),
+            ("\n", add, 80, 80, "80"),
+            ("8080,1-9\n", add, 100, 200, "1-9,100-200,8080"),
+            ("100-200", add, 150, 250, "100-250"),
+            ("100-200", add, 201, 250, "100-250"),
+            ("100-200", add, 202, 250, "100-200,202-250"),
+            ("100-200", add, 120, 130, "100-200"),
+            ("100-200", add, 50, 300, "50-300"),
+            ("1,3,5", add, 2, 4, "1-5"),
+            ("65535", add, 65534, 65534, "65534-65535"),
+            ("49152-65535", remove, 49152, 65535, ""),
+            ("80,49152-65535", remove, 49152, 65535, "80"),
+            ("40000-65535", remove, 49152, 65535, "40000-49151"),
+            ("100-200", remove, 120, 130, "100-119,131-200"),
+            ("100-200", remove, 100, 100, "101-200"),
+            ("100-200", remove, 200, 300, "100-199"),
+            ("100-110,120-130", remove, 105, 125, "100-104,126-130"),
+            ("100-200", remove, 1, 99, "100-200"),
+            ("1-65535", remove, 1, 65535, ""),
+            ("", remove, 1, 65535, ""),
+        ] {
+            let mut ports = Ports::parse(before).unwrap();
+            how(&mut ports, lo, hi);
+            assert_eq!(ports.to_string(), after, "{before} with {lo}-{hi}");
+        }
+        for wrong in ["x", "1-", "-1", "5-4", "65536", "1-2-3", "1 2"] {
+            assert!(Ports::parse(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn reserved_and_released() {
+        isolated("reserved_and_released", || async {
+            let list = || Ok::<_, anyhow::Error>(read()?.trim().to_owned());
+            assert_eq!(list()?, "");
+            reserve_ports(49152, 65535)?;
+            reserve_ports(49152, 65535)?;
+            assert_eq!(list()?, "49152-65535");
+            release_ports(49152, 65535)?;
+            release_ports(49152, 65535)?;
+            assert_eq!(list()?, "");
+
+            // Others' reservations, in a list longer than a page.
+            let others: Vec<_> = (0..6000).map(|n| (10_000 + 2 * n).to_string()).collect();
+            fs::write(RESERVED, others.join(","))?;
+            reserve_ports(49152, 65535)?;
+            assert_eq!(list()?, format!("{},49152-65535", others.join(",")));
+            release_ports(49152, 65535)?;
+            assert_eq!(list()?, others.join(","));
+
+            for (lo, hi) in [(0, 5), (6, 5)] {
+                let error = format!("{:#}", reserve_ports(lo, hi).unwrap_err());
+                assert!(error.contains(&format!("{lo}-{hi} is not a range of ports")), "{error}");
+            }
+            Ok(())
+        });
+    }
+}

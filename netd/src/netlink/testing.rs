@@ -1,8 +1,9 @@
 //! Namespaces for tests: unnamed, so that nothing is left of them, however a test ends.
 
-use std::{panic, thread};
+use std::{net::IpAddr, panic, thread};
 
 use anyhow::Result;
+use ipnet::IpNet;
 use nix::sched::{CloneFlags, unshare};
 
 use super::{Netns, VethSpec};
@@ -45,4 +46,12 @@ pub(super) fn veth(netns: &Netns) -> VethSpec<'_> {
         mtu: 1400,
         alias: "netd:web",
     }
+}
+
+pub(super) fn net(text: &str) -> IpNet {
+    text.parse().unwrap()
+}
+
+pub(super) fn ip(text: &str) -> IpAddr {
+    text.parse().unwrap()
 }

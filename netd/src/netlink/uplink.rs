@@ -101,3 +101,91 @@ fn link(socket: &mut Socket, message: RouteNetlinkMessage) -> Result<Option<Link
         Err(refusal) => Err(refusal.while_doing("looking for the uplink").into()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use rtnetlink::packet_route::route::RouteAttribute;
+
+    use super::{
+        super::{
+            Route, VethSpec,
+            testing::{ip, isolated, net, netns, veth},
+        },
+        *,
+    };
+
+    #[test]
+    fn found_by_route_name_or_address() {
+        isolated("found_by_route_name_or_address", || async {
+            let (host, ns) = (Netlink::host()?, netns());
+            assert_eq!(find_uplink(&host, None, None).await?, None);
+
+            let mut links = Vec::new();
+            for (n, name) in ["ndup0", "ndup1", "ndup2"].into_iter().enumerate() {
+                let far = format!("eth{n}");
+                let spec = VethSpec { host_name: name, container_name: &far, ..veth(&ns) };
+                let ifindex = host.create_veth(&spec).await?;
+                host.set_up(ifindex).await?;
+                links.push(ifindex);
+            }
+            // The second has the better route, the third has a route and no address.
+            for (ifindex, address, gateway, metric) in [
+                (links[0], "192.0.2.1/24", "192.0.2.254", 200),
+                (links[1], "198.51.100.1/25", "198.51.100.9", 100),
+            ] {
+                host.add_address(ifindex, net(address)).await?;
+                default_route(&host, ifindex, gateway, metric).await?;
+            }
+            host.add_address(links[1], net("198.51.100.2/25")).await?;
+            default_route(&host, links[2], "203.0.113.1", 50).await?;
+
+            let info = |n: usize, name: &str, address: &str| UplinkInfo {
+                name: name.into(),
+                ifindex: links[n],
+                mtu: 1400,
+                address: address.parse().unwrap(),
+            };
+            let found =
+                |name, address: Option<&str>| find_uplink(&host, name, address.map(|a| a.parse().unwrap()));
+            assert_eq!(found(None, None).await?, Some(info(1, "ndup1", "198.51.100.1/25")));
+            assert_eq!(found(Some("ndup0"), None).await?, Some(info(0, "ndup0", "192.0.2.1/24")));
+            assert_eq!(found(None, Some("198.51.100.2")).await?, Some(info(1, "ndup1", "198.51.100.2/25")));
+            assert_eq!(found(None, Some("192.0.2.1")).await?, Some(info(0, "ndup0", "192.0.2.1/24")));
+
+            let said = |result: Result<Option<UplinkInfo>>| result.unwrap_err().to_string();
+            assert_eq!(
+                said(found(Some("ndup7"), None).await),
+                "uplink ndup7 does not exist: correct node.uplink, or leave it out"
+            );
+            assert_eq!(
+                said(found(Some("ndup2"), None).await),
+                "uplink ndup2 has no global IPv4 address: give it one, or correct node.uplink"
+            );
+            assert_eq!(
+                said(found(Some("ndup1"), Some("192.0.2.1")).await),
+                "uplink ndup1 does not have the address 192.0.2.1: correct node.address"
+            );
+
+            host.delete_link(links[1]).await?;
+            assert_eq!(found(None, None).await?, Some(info(0, "ndup0", "192.0.2.1/24")));
+            host.delete_link(links[0]).await?;
+            assert_eq!(found(None, None).await?, None);
+            Ok(())
+        });
+    }
+
+    async fn default_route(host: &Netlink, ifindex: u32, gateway: &str, metric: u32) -> Result<()> {
+        let gateway = ip(gateway);
+        let destination = routes::everything(gateway);
+        let route = Route { destination, gateway: Some(gateway), ifindex, source: None, onlink: true };
+        let mut message = routes::message(&route);
+        message.attributes.push(RouteAttribute::Priority(metric));
+        let flags = rtnetlink::packet_core::NLM_F_CREATE;
+        host.call(move |socket| {
+            let request = Request::with_flags(RouteNetlinkMessage::NewRoute(message), flags);
+            socket.request(request).map_err(|refusal| refusal.while_doing("adding a default route"))?;
+            Ok(())
+        })
+        .await
+    }
+}
