@@ -1,6 +1,6 @@
 //! Links, addresses, routes and neighbours, over rtnetlink.
 //!
-//! Messages are rtnetlink's; the socket is used directly ([`socket`] says why), each request on a thread of tokio's
+//! Messages are rtnetlink's; the socket is used directly (`socket.rs` says why), each request on a thread of tokio's
 //! blocking pool, so that no worker of the runtime ever waits for the kernel's RTNL lock.
 
 mod addresses;
