@@ -6,5 +6,11 @@
 
 pub mod bpf;
 pub mod cli;
+pub mod config;
+pub mod ipam;
 pub mod lab;
+pub mod mac;
+pub mod names;
 pub mod netlink;
+pub mod network;
+pub mod store;

@@ -1,0 +1,44 @@
+//! The configuration file as it is written: every key is optional, and unknown ones are refused.
+//!
+//! Values that need a check of ours are read as the plain type of TOML, so that the error is ours too.
+
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct File {
+    #[serde(default)]
+    pub(super) node: Node,
+    pub(super) networks: Option<BTreeMap<String, Network>>,
+    #[serde(default)]
+    pub(super) nat: Nat,
+    /// Refused for now, by its name, which is better than as an unknown key.
+    pub(super) cluster: Option<toml::Value>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Node {
+    pub(super) name: Option<String>,
+    pub(super) uplink: Option<String>,
+    pub(super) address: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Network {
+    pub(super) subnets: Option<Vec<String>>,
+    pub(super) masquerade: Option<bool>,
+    pub(super) link: Option<String>,
+    pub(super) mtu: Option<i64>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub(super) struct Nat {
+    pub(super) ports: Option<String>,
+    pub(super) max_flows: Option<i64>,
+    pub(super) max_flows_per_endpoint: Option<i64>,
+}

@@ -1,0 +1,255 @@
+//! The configuration file: what it may say, and what netd makes of it.
+//!
+//! Reading has two steps: the [`file`] as it is written, then its validation into a [`Config`] in which everything is
+//! known to be right. All errors are one line that names the key.
+
+mod explain;
+mod file;
+
+use std::{
+    collections::BTreeMap,
+    fs, io,
+    net::Ipv4Addr,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context, Result, anyhow, bail};
+use ipnet::{IpNet, Ipv4Net};
+
+use crate::{
+    ipam, names,
+    network::{Definition, LinkChoice, check_mtu, check_subnet},
+};
+
+/// Where the file is if nothing else is said. It need not exist.
+pub const DEFAULT_PATH: &str = "/etc/netd/netd.toml";
+/// The network that exists without any configuration, and that `netd attach` takes if none is named.
+pub const DEFAULT_NETWORK: &str = "default";
+/// Its subnet.
+const DEFAULT_SUBNET: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(10, 88, 0, 0), 16);
+
+/// Sizes of the flow table that are accepted: below, not even one busy container works; above, the kernel refuses.
+const MAX_FLOWS: std::ops::RangeInclusive<u32> = 1024..=16_777_216;
+/// Fewer ports than this would make masquerading fail under any load.
+const MIN_PORTS: u16 = 256;
+
+/// The configuration, with all defaults filled in, and checked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// The file that it is from; none: there is no file, and all is by default.
+    pub path: Option<PathBuf>,
+    /// `[node]`.
+    pub node: NodeConfig,
+    /// `[networks.*]`, by name.
+    pub networks: BTreeMap<String, Definition>,
+    /// `[nat]`.
+    pub nat: NatConfig,
+}
+
+/// `[node]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodeConfig {
+    /// The node's name.
+    pub name: String,
+    /// The uplink; none: the interface of the default route.
+    pub uplink: Option<String>,
+    /// The node's address; none: the uplink's first global one.
+    pub address: Option<Ipv4Addr>,
+}
+
+/// `[nat]`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NatConfig {
+    /// The ports that masqueraded flows take, inclusive.
+    pub ports: (u16, u16),
+    /// Flows that can exist at once.
+    pub max_flows: u32,
+    /// Flows that one endpoint can have at once.
+    pub max_flows_per_endpoint: u32,
+}
+
+impl Default for NatConfig {
+    fn default() -> Self {
+        Self { ports: (49152, 65535), max_flows: 262_144, max_flows_per_endpoint: 65_536 }
+    }
+}
+
+impl Config {
+    /// Reads the file at `path`, or at [`DEFAULT_PATH`], where it need not exist.
+    ///
+    /// # Errors
+    /// The file cannot be read, or says something that netd does not understand or cannot do.
+    pub fn load(path: Option<&Path>) -> Result<Self> {
+        let (file, required) = (path.unwrap_or(Path::new(DEFAULT_PATH)), path.is_some());
+        match fs::read_to_string(file) {
+            Ok(text) => {
+                let mut config = Self::parse(&text).with_context(|| file.display().to_string())?;
+                config.path = Some(file.to_owned());
+                Ok(config)
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound && !required => Self::parse(""),
+            Err(error) => {
+                Err(error).with_context(|| format!("cannot read the configuration file {}", file.display()))
+            }
+        }
+    }
+
+    /// Reads the text of a file.
+    ///
+    /// # Errors
+    /// As [`Self::load`].
+    pub fn parse(text: &str) -> Result<Self> {
+        let file: file::File = toml::from_str(text).map_err(|error| explain::explain(&error, text))?;
+        if file.cluster.is_some() {
+            bail!("not supported yet: [cluster]");
+        }
+        let node = node(file.node)?;
+        let nat = nat(&file.nat)?;
+        let networks = networks(file.networks)?;
+        Ok(Self { path: None, node, networks, nat })
+    }
+}
+
+fn node(node: file::Node) -> Result<NodeConfig> {
+    let name = match node.name {
+        Some(name) => names::check(&name).map(|()| name).context("node.name")?,
+        None => hostname()?,
+    };
+    if let Some(uplink) = &node.uplink {
+        // The kernel's rule for a link's name (dev_valid_name).
+        let valid = !uplink.is_empty()
+            && uplink.len() < libc::IFNAMSIZ
+            && !uplink.contains(|c: char| c == '/' || c == ':' || c.is_whitespace());
+        if !valid {
+            bail!("node.uplink: {uplink:?} is not the name of an interface, such as \"eth0\"");
+        }
+    }
+    let address = node.address.as_deref().map(address).transpose()?;
+    Ok(NodeConfig { name, uplink: node.uplink, address })
+}
+
+fn address(text: &str) -> Result<Ipv4Addr> {
+    if text.parse::<std::net::Ipv6Addr>().is_ok() {
+        bail!("not supported yet: node.address: the IPv6 address {text}");
+    }
+    let address: Ipv4Addr = text
+        .parse()
+        .map_err(|_| anyhow!("node.address: {text:?} is not an IPv4 address, such as \"192.0.2.1\""))?;
+    if address.is_unspecified() || address.is_loopback() || address.is_multicast() || address.is_broadcast() {
+        bail!("node.address: {address} is not an address that a node can have");
+    }
+    Ok(address)
+}
+
+fn nat(nat: &file::Nat) -> Result<NatConfig> {
+    let default = NatConfig::default();
+    let ports =
+        nat.ports.as_deref().map_or(Ok(default.ports), |text| port_range(text).context("nat.ports"))?;
+    let size = |value: Option<i64>, key: &str, default: u32, lowest: u32, highest: u32| match value {
+        None => Ok(default.min(highest)),
+        Some(value) => u32::try_from(value)
+            .ok()
+            .filter(|size| (lowest..=highest).contains(size))
+            .ok_or_else(|| anyhow!("{key}: {value} is not between {lowest} and {highest}")),
+    };
+    let max_flows =
+        size(nat.max_flows, "nat.max-flows", default.max_flows, *MAX_FLOWS.start(), *MAX_FLOWS.end())?;
+    // No endpoint can have more than there are.
+    let max_flows_per_endpoint = size(
+        nat.max_flows_per_endpoint,
+        "nat.max-flows-per-endpoint",
+        default.max_flows_per_endpoint,
+        1,
+        max_flows,
+    )?;
+    Ok(NatConfig { ports, max_flows, max_flows_per_endpoint })
+}
+
+fn port_range(text: &str) -> Result<(u16, u16)> {
+    let parsed =
+        text.split_once('-').and_then(|(lo, hi)| Some((lo.trim().parse().ok()?, hi.trim().parse().ok()?)));
+    let Some((lo, hi)) = parsed else {
+        bail!("{text:?} is not a range of ports, such as \"49152-65535\"");
+    };
+    if lo < 1024 {
+        bail!("{text} begins below 1024: those ports are for the host's own services");
+    }
+    if hi < lo {
+        bail!("{text} ends before it begins");
+    }
+    if hi - lo < MIN_PORTS - 1 {
+        bail!("{text} is only {} ports: at least {MIN_PORTS} are needed", hi - lo + 1);
+    }
+    Ok((lo, hi))
+}
+
+fn networks(written: Option<BTreeMap<String, file::Network>>) -> Result<BTreeMap<String, Definition>> {
+    let written =
+        written.unwrap_or_else(|| BTreeMap::from([(DEFAULT_NETWORK.to_owned(), file::Network::default())]));
+    let mut networks: BTreeMap<String, Definition> = BTreeMap::new();
+    for (name, network) in written {
+        let definition = definition(&name, network)?;
+        if let Some(other) = networks.values().find(|other| other.overlaps(definition.subnet)) {
+            bail!(
+                "networks.{name}.subnets: {} overlaps {} of network `{}`",
+                definition.subnet,
+                other.subnet,
+                other.name
+            );
+        }
+        networks.insert(name, definition);
+    }
+    Ok(networks)
+}
+
+fn definition(name: &str, network: file::Network) -> Result<Definition> {
+    names::check(name).with_context(|| format!("networks.{name}"))?;
+    let key = |key: &str| format!("networks.{name}.{key}");
+    let subnet = match network.subnets.as_deref() {
+        None if name == DEFAULT_NETWORK => DEFAULT_SUBNET,
+        None | Some([]) => bail!("{}: a network needs a subnet, such as [\"10.89.0.0/16\"]", key("subnets")),
+        Some([subnet]) => parse_subnet(subnet).with_context(|| key("subnets"))?,
+        Some([..]) => bail!("not supported yet: {}: more than one subnet", key("subnets")),
+    };
+    let link = match network.link.as_deref() {
+        None | Some("auto") => LinkChoice::Auto,
+        Some("veth") => LinkChoice::Veth,
+        Some(link @ ("netkit" | "ipvlan" | "macvlan" | "tap")) => {
+            bail!("not supported yet: {} = {link:?}", key("link"))
+        }
+        Some(link) => bail!("{}: {link:?} is not a kind of link: auto or veth", key("link")),
+    };
+    let mtu = network.mtu.map(check_mtu).transpose().with_context(|| key("mtu"))?.flatten();
+    Ok(Definition {
+        name: name.to_owned(),
+        subnet,
+        masquerade: network.masquerade.unwrap_or(true),
+        link,
+        mtu,
+    })
+}
+
+/// Reads a subnet and checks that it can be a network's.
+///
+/// # Errors
+/// Says what is wrong with it.
+pub fn parse_subnet(text: &str) -> Result<Ipv4Net> {
+    match text.parse::<IpNet>() {
+        Ok(IpNet::V4(subnet)) => check_subnet(subnet).map_err(Into::into),
+        Ok(IpNet::V6(subnet)) => bail!("not supported yet: the IPv6 subnet {subnet}"),
+        Err(_) => {
+            bail!("{text:?} is not a subnet, such as \"10.88.0.0/16\" (prefix at most /{})", ipam::MAX_PREFIX)
+        }
+    }
+}
+
+fn hostname() -> Result<String> {
+    const PATH: &str = "/proc/sys/kernel/hostname";
+    let name = fs::read_to_string(PATH).with_context(|| format!("cannot read {PATH}"))?;
+    let name = name.trim().to_owned();
+    names::check(&name).context("the hostname cannot be the node's name: set node.name")?;
+    Ok(name)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,174 @@
+use super::*;
+
+fn error(text: &str) -> String {
+    let error = format!("{:#}", Config::parse(text).expect_err(text));
+    assert!(!error.contains('\n'), "more than one line: {error}");
+    error
+}
+
+#[test]
+fn nothing_is_one_network() {
+    let config = Config::parse("").unwrap();
+    let default = &config.networks[DEFAULT_NETWORK];
+    assert_eq!(config.networks.len(), 1);
+    assert_eq!(default.subnet.to_string(), "10.88.0.0/16");
+    assert!(default.masquerade);
+    assert_eq!(config.nat, NatConfig::default());
+    // A part of it changes that part.
+    let config = Config::parse("[networks.default]\nmasquerade = false").unwrap();
+    assert_eq!(config.networks[DEFAULT_NETWORK].subnet.to_string(), "10.88.0.0/16");
+    assert!(!config.networks[DEFAULT_NETWORK].masquerade);
+}
+
+#[test]
+fn everything() {
+    let config = Config::parse(
+        r#"
+        [node]
+        name = "host-a"
+        uplink = "eth0"
+        address = "192.0.2.1"
+        [networks.default]
+        subnets = ["10.88.0.0/16"]
+        masquerade = true
+        link = "auto"
+        mtu = 0
+        [networks.blue]
+        subnets = ["10.89.0.0/24"]
+        masquerade = false
+        link = "veth"
+        mtu = 1400
+        [nat]
+        ports = "40000-49999"
+        max-flows = 4096
+        max-flows-per-endpoint = 1024
+        "#,
+    )
+    .unwrap();
+    assert_eq!(config.node.name, "host-a");
+    assert_eq!(config.node.address, Some(Ipv4Addr::new(192, 0, 2, 1)));
+    assert_eq!(config.networks["default"].mtu, None);
+    assert_eq!(config.networks["blue"].mtu, Some(1400));
+    assert_eq!(config.networks["blue"].link, LinkChoice::Veth);
+    assert_eq!(
+        config.nat,
+        NatConfig { ports: (40000, 49999), max_flows: 4096, max_flows_per_endpoint: 1024 }
+    );
+}
+
+#[test]
+fn without_a_quota_no_endpoint_has_more_than_all() {
+    let config = Config::parse("[nat]\nmax-flows = 4096").unwrap();
+    assert_eq!(config.nat.max_flows_per_endpoint, 4096);
+}
+
+#[test]
+fn a_missing_file_is_an_error_only_if_it_was_named() {
+    let missing = Path::new("/nonexistent/netd.toml");
+    let error = format!("{:#}", Config::load(Some(missing)).unwrap_err());
+    assert!(error.starts_with("cannot read the configuration file /nonexistent/netd.toml: "), "{error}");
+}
+
+#[test]
+fn errors_name_the_key() {
+    for (text, expected) in [
+        // Keys.
+        ("[node]\nupink = 'eth0'", "line 2: unknown key `node.upink`: did you mean `uplink`?"),
+        ("[nat]\n\nmax_flows = 1", "line 3: unknown key `nat.max_flows`: did you mean `max-flows`?"),
+        ("[network.a]", "line 1: unknown key `network`: did you mean `networks`?"),
+        (
+            "[networks.a]\nsubnet = '10.0.0.0/8'",
+            "line 2: unknown key `networks.a.subnet`: did you mean `subnets`?",
+        ),
+        ("[node]\ncolour = 'red'", "line 2: unknown key `node.colour`: known here are name, uplink, address"),
+        // Types and syntax.
+        (
+            "[networks.a]\nsubnets = '10.0.0.0/8'",
+            "line 2: networks.a.subnets: invalid type: string \"10.0.0.0/8\", expected a sequence",
+        ),
+        ("[networks.a]\nmtu = 'big'", "line 2: networks.a.mtu: invalid type: string \"big\", expected i64"),
+        ("[node]\nname = ", "line 2: string values must be quoted, expected literal string"),
+        // Not yet.
+        ("[cluster]\nstore = 'etcd'", "not supported yet: [cluster]"),
+        (
+            "[networks.a]\nsubnets = ['fd88::/48']",
+            "networks.a.subnets: not supported yet: the IPv6 subnet fd88::/48",
+        ),
+        (
+            "[networks.a]\nsubnets = ['10.0.0.0/16', 'fd88::/48']",
+            "not supported yet: networks.a.subnets: more than one subnet",
+        ),
+        (
+            "[networks.a]\nsubnets = ['10.0.0.0/16']\nlink = 'netkit'",
+            "not supported yet: networks.a.link = \"netkit\"",
+        ),
+        ("[node]\naddress = '2001:db8::1'", "not supported yet: node.address: the IPv6 address 2001:db8::1"),
+        // Values.
+        (
+            "[networks.a]\nsubnets = ['10.0.0.0/16']\nlink = 'wire'",
+            "networks.a.link: \"wire\" is not a kind of link: auto or veth",
+        ),
+        ("[networks.a]", "networks.a.subnets: a network needs a subnet, such as [\"10.89.0.0/16\"]"),
+        (
+            "[networks.a]\nsubnets = ['10.0.0.1/16']",
+            "networks.a.subnets: 10.0.0.1/16 has host bits set: did you mean 10.0.0.0/16?",
+        ),
+        (
+            "[networks.a]\nsubnets = ['10.0.0.0/31']",
+            "networks.a.subnets: 10.0.0.0/31 has no room for a gateway and an endpoint: at most /30",
+        ),
+        (
+            "[networks.a]\nsubnets = ['10.0.0.0/7']",
+            "networks.a.subnets: 10.0.0.0/7 is too large: at least /8",
+        ),
+        (
+            "[networks.a]\nsubnets = ['127.0.0.0/24']",
+            "networks.a.subnets: 127.0.0.0/24 is of the loopback range 127.0.0.0/8",
+        ),
+        (
+            "[networks.a]\nsubnets = ['10.0.0.0/33']",
+            "networks.a.subnets: \"10.0.0.0/33\" is not a subnet, such as \"10.88.0.0/16\" (prefix at most /30)",
+        ),
+        (
+            "[networks.a]\nsubnets = ['10.0.0.0/8']\n[networks.b]\nsubnets = ['10.1.0.0/16']",
+            "networks.b.subnets: 10.1.0.0/16 overlaps 10.0.0.0/8 of network `a`",
+        ),
+        (
+            "[networks.a]\nsubnets = ['10.0.0.0/16']\nmtu = 100",
+            "networks.a.mtu: 100 is not between 576 and 65535 (0: the uplink's)",
+        ),
+        (
+            "[networks.'a b']\nsubnets = ['10.0.0.0/16']",
+            "networks.a b: `a b` contains ' ': a name is made of letters, digits, `-`, `_` and `.`",
+        ),
+        (
+            "[node]\nname = 'a/b'",
+            "node.name: `a/b` contains '/': a name is made of letters, digits, `-`, `_` and `.`",
+        ),
+        (
+            "[node]\nuplink = 'an interface'",
+            "node.uplink: \"an interface\" is not the name of an interface, such as \"eth0\"",
+        ),
+        ("[node]\naddress = 'here'", "node.address: \"here\" is not an IPv4 address, such as \"192.0.2.1\""),
+        ("[node]\naddress = '127.0.0.1'", "node.address: 127.0.0.1 is not an address that a node can have"),
+        ("[nat]\nports = '80'", "nat.ports: \"80\" is not a range of ports, such as \"49152-65535\""),
+        (
+            "[nat]\nports = '1-65536'",
+            "nat.ports: \"1-65536\" is not a range of ports, such as \"49152-65535\"",
+        ),
+        (
+            "[nat]\nports = '80-2000'",
+            "nat.ports: 80-2000 begins below 1024: those ports are for the host's own services",
+        ),
+        ("[nat]\nports = '6000-5000'", "nat.ports: 6000-5000 ends before it begins"),
+        ("[nat]\nports = '6000-6001'", "nat.ports: 6000-6001 is only 2 ports: at least 256 are needed"),
+        ("[nat]\nmax-flows = 0", "nat.max-flows: 0 is not between 1024 and 16777216"),
+        ("[nat]\nmax-flows = -1", "nat.max-flows: -1 is not between 1024 and 16777216"),
+        (
+            "[nat]\nmax-flows = 2000\nmax-flows-per-endpoint = 2001",
+            "nat.max-flows-per-endpoint: 2001 is not between 1 and 2000",
+        ),
+    ] {
+        assert_eq!(error(text), expected, "for {text}");
+    }
+}
