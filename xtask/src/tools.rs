@@ -1,0 +1,165 @@
+//! The programs that builds, tests and benchmarks call, and the packages that bring them.
+
+use anyhow::{Result, bail};
+use clap::ValueEnum;
+
+use crate::apt::Apt;
+use crate::system;
+
+/// What a set-up is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Goal {
+    /// Compile netd and its eBPF programs.
+    Build,
+    /// Run netd and its demo.
+    Run,
+    /// Run the tests.
+    Test,
+    /// Run the benchmarks.
+    Bench,
+    /// Check formatting, lints and documentation.
+    Lint,
+    /// All of these.
+    All,
+}
+
+/// A program and why it is needed.
+struct Tool {
+    /// Debian's package.
+    package: &'static str,
+    /// What the package brings; any one of these means that the tool is there.
+    finds: &'static [&'static str],
+    /// What it is for, as set-up says it before it installs.
+    why: &'static str,
+    /// The goals that need it.
+    goals: &'static [Goal],
+    /// A service that the package starts at boot. Only the program is wanted.
+    service: Option<&'static str>,
+}
+
+impl Tool {
+    const fn new(
+        package: &'static str,
+        finds: &'static [&'static str],
+        goals: &'static [Goal],
+        why: &'static str,
+    ) -> Self {
+        Self { package, finds, why, goals, service: None }
+    }
+
+    const fn with_service(self, service: &'static str) -> Self {
+        Self { service: Some(service), ..self }
+    }
+
+    fn is_for(&self, goal: Goal) -> bool {
+        goal == Goal::All || self.goals.contains(&goal)
+    }
+
+    fn is_missing(&self) -> bool {
+        !self.finds.iter().any(|name| system::find(name).is_some())
+    }
+}
+
+const EVERY_BUILD: &[Goal] = &[Goal::Build, Goal::Run, Goal::Test, Goal::Bench, Goal::Lint];
+const EVERY_RUN: &[Goal] = &[Goal::Run, Goal::Test, Goal::Bench];
+const TEST: &[Goal] = &[Goal::Test];
+const BENCH: &[Goal] = &[Goal::Bench];
+const TEST_AND_BENCH: &[Goal] = &[Goal::Test, Goal::Bench];
+
+const TOOLS: [Tool; 15] = [
+    Tool::new("protobuf-compiler", &["protoc"], EVERY_BUILD, "generates the client of the etcd store"),
+    Tool::new("iproute2", &["ip"], EVERY_RUN, "makes the namespaces that stand for hosts and containers"),
+    Tool::new("iputils-ping", &["ping"], EVERY_RUN, "sends the pings of the demo and of the tests"),
+    Tool::new("ethtool", &["ethtool"], TEST_AND_BENCH, "switches the offloads of links"),
+    Tool::new("iptables", &["iptables"], TEST_AND_BENCH, "sets the rules that netd is compared with"),
+    Tool::new("tcpdump", &["tcpdump"], TEST, "captures what is on the wire"),
+    Tool::new("nftables", &["nft"], TEST, "shows that netd leaves netfilter alone"),
+    Tool::new("dnsmasq-base", &["dnsmasq"], TEST, "serves DNS over UDP through netd"),
+    Tool::new("bpftool", &["bpftool"], TEST, "looks at programs, maps and links from outside"),
+    Tool::new(
+        "containernetworking-plugins",
+        &["/usr/lib/cni/bridge", "/opt/cni/bin/bridge"],
+        TEST,
+        "the CNI plugins that netd is chained with",
+    ),
+    Tool::new("busybox-static", &["busybox"], TEST, "the root file system of test containers"),
+    Tool::new("nginx", &["nginx"], BENCH, "the web server of the request benchmark").with_service("nginx"),
+    Tool::new("wrk", &["wrk"], BENCH, "the client of the request benchmark"),
+    Tool::new("iperf3", &["iperf3"], BENCH, "measures throughput"),
+    Tool::new("sockperf", &["sockperf"], BENCH, "measures latency"),
+];
+
+/// Installs what `goal` needs and the machine lacks.
+///
+/// Tests and benchmarks do without a tool that is not to be had, and say so: only what netd's own build and demo need is
+/// vital to them.
+pub(crate) fn ensure(goal: Goal, apt: &mut Apt) -> Result<()> {
+    let missing: Vec<&Tool> = TOOLS.iter().filter(|tool| tool.is_for(goal) && tool.is_missing()).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    eprintln!("set-up: missing programs");
+    for tool in &missing {
+        eprintln!("  {:<28} {}", tool.package, tool.why);
+    }
+    let result = install(&missing, apt);
+    let vital = |tool: &&&Tool| !matches!(goal, Goal::Test | Goal::Bench) || tool.is_for(Goal::Run);
+    let still: Vec<&&Tool> = missing.iter().filter(|tool| tool.is_missing()).collect();
+    match result {
+        _ if still.is_empty() => Ok(()),
+        Err(error) if still.iter().any(vital) => Err(error),
+        Ok(()) if still.iter().any(vital) => {
+            bail!("no package brings {}: install it by hand, then try again", names(&still))
+        }
+        Err(error) => {
+            eprintln!("  {error:#}");
+            eprintln!("  what needs {} will be skipped", names(&still));
+            Ok(())
+        }
+        Ok(()) => {
+            eprintln!("  no package brings {}: what needs it will be skipped", names(&still));
+            Ok(())
+        }
+    }
+}
+
+fn names(tools: &[&&Tool]) -> String {
+    tools.iter().map(|tool| tool.finds[0]).collect::<Vec<_>>().join(", ")
+}
+
+/// Installs those of the tools that this distribution has packages for.
+fn install(tools: &[&Tool], apt: &mut Apt) -> Result<()> {
+    let packages: Vec<&str> = tools.iter().map(|tool| tool.package).collect();
+    let known = apt.known(&packages)?;
+    apt.install(&known)?;
+    for tool in tools {
+        if let (Some(service), true) = (tool.service, known.contains(&tool.package)) {
+            apt.disable_service(service);
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_demo_needs_little() {
+        let packages: Vec<&str> = TOOLS.iter().filter(|t| t.is_for(Goal::Run)).map(|t| t.package).collect();
+        assert_eq!(packages, ["protobuf-compiler", "iproute2", "iputils-ping"]);
+    }
+
+    #[test]
+    fn every_tool_is_for_something_and_stands_once() {
+        for tool in &TOOLS {
+            assert!(tool.is_for(Goal::All) && !tool.goals.is_empty() && !tool.finds.is_empty());
+            assert_eq!(
+                TOOLS.iter().filter(|other| other.package == tool.package).count(),
+                1,
+                "{}",
+                tool.package
+            );
+        }
+    }
+}
