@@ -1,1 +1,238 @@
 //! Packets and tables in memory: what the core runs on in tests on the host, without a kernel.
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::{BTreeMap, HashMap},
+    hash::Hash,
+    rc::Rc,
+};
+
+use crate::{
+    Addr, Drop, Packet, Tables, Way,
+    abi::{Config, Counter, Endpoint, EndpointCounters, Flow, Interface, Route, Tuple},
+    checksum,
+    flow::{self, Ticks, When},
+    plan::NO_SLOT,
+    tables::Add,
+    wire::Wire,
+};
+
+/// A frame.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Frame {
+    /// Its bytes, from the Ethernet header on.
+    pub bytes: Vec<u8>,
+    /// The transport checksum is left to the device: its field holds the pseudo-header's sum (CHECKSUM_PARTIAL).
+    pub partial: bool,
+}
+
+impl Frame {
+    /// A frame with all its checksums.
+    pub fn new(bytes: impl Into<Vec<u8>>) -> Self {
+        Self { bytes: bytes.into(), partial: false }
+    }
+}
+
+impl Packet for Frame {
+    fn len(&self) -> u32 {
+        self.bytes.len() as u32
+    }
+
+    fn get<T: Wire>(&self, offset: u32) -> Option<T> {
+        let bytes = self.bytes.get(offset as usize..)?.get(..size_of::<T>())?;
+        // SAFETY: as many bytes as a `T` has, and any bytes are a valid one (Wire).
+        Some(unsafe { bytes.as_ptr().cast::<T>().read_unaligned() })
+    }
+
+    fn set<T: Wire>(&mut self, offset: u32, value: T) -> Option<()> {
+        let bytes = self.bytes.get_mut(offset as usize..)?.get_mut(..size_of::<T>())?;
+        // SAFETY: as many bytes as a `T` has, none of which is padding (Wire).
+        unsafe { bytes.as_mut_ptr().cast::<T>().write_unaligned(value) };
+        Some(())
+    }
+
+    fn l4_checksum(&mut self, offset: u32, pseudo: u32, data: u32, udp: bool, _v6: bool) -> Option<()> {
+        let field: u16 = self.get(offset)?;
+        if self.partial {
+            return self.set(offset, checksum::fold(checksum::add(u32::from(field), pseudo)));
+        }
+        if udp && field == 0 {
+            return Some(());
+        }
+        let new = checksum::update(field, checksum::add(pseudo, data));
+        self.set(offset, if udp && new == 0 { 0xffff } else { new })
+    }
+}
+
+/// Tables of one family.
+#[derive(Debug)]
+pub struct Memory<A> {
+    /// The node.
+    pub config: Option<Rc<Config<A>>>,
+    /// Who sends from an interface.
+    pub interfaces: HashMap<u32, Rc<Interface<A>>>,
+    /// Who has an address.
+    pub endpoints: HashMap<A, Rc<Endpoint>>,
+    /// Prefix, mask, route; the first that matches counts.
+    pub routes: Vec<(A, A, Rc<Route>)>,
+    /// The flow table.
+    pub flows: RefCell<HashMap<Tuple<A>, Rc<Flow<A>>>>,
+    /// Entries that it has room for.
+    pub max_flows: usize,
+    /// Flows of each slot.
+    pub flow_counts: RefCell<BTreeMap<u32, u32>>,
+    /// The time.
+    pub time: Cell<Ticks>,
+    /// State of the random number generator.
+    pub seed: Cell<u64>,
+    /// What went on, by way.
+    pub ways: RefCell<BTreeMap<u32, Counter>>,
+    /// What was dropped, by reason.
+    pub drops: RefCell<BTreeMap<u32, Counter>>,
+    /// Counters of the slots.
+    pub slots: RefCell<BTreeMap<u32, EndpointCounters>>,
+}
+
+impl<A> Default for Memory<A> {
+    fn default() -> Self {
+        Self {
+            config: None,
+            interfaces: HashMap::new(),
+            endpoints: HashMap::new(),
+            routes: Vec::new(),
+            flows: RefCell::default(),
+            max_flows: 1 << 20,
+            flow_counts: RefCell::default(),
+            time: Cell::new(0),
+            seed: Cell::new(1),
+            ways: RefCell::default(),
+            drops: RefCell::default(),
+            slots: RefCell::default(),
+        }
+    }
+}
+
+impl<A: Addr + Hash> Memory<A> {
+    /// What the daemon does every few seconds: removes the flows that may go. Returns how many.
+    pub fn collect(&self, when: When) -> usize {
+        let inward: Vec<_> = self
+            .flows
+            .borrow()
+            .iter()
+            .filter(|(tuple, _)| tuple.direction == Tuple::<A>::IN)
+            .map(|(tuple, flow)| (*tuple, flow.clone()))
+            .collect();
+        inward.iter().filter(|(tuple, flow)| flow::remove(self, tuple, flow, self.time.get(), when)).count()
+    }
+
+    /// Packets dropped for a reason.
+    pub fn dropped(&self, reason: Drop) -> u64 {
+        self.drops.borrow().get(&(reason as u32)).map_or(0, |counter| counter.packets)
+    }
+
+    /// Packets that took a way.
+    pub fn went(&self, way: Way) -> u64 {
+        self.ways.borrow().get(&(way as u32)).map_or(0, |counter| counter.packets)
+    }
+}
+
+impl<A: Addr + Hash> Tables<A> for Memory<A> {
+    type Ref<'a, V: 'a>
+        = Rc<V>
+    where
+        A: 'a;
+
+    fn now(&self) -> Ticks {
+        self.time.get()
+    }
+
+    fn random(&self) -> u32 {
+        // xorshift64: any will do, as long as a failure can be repeated.
+        let mut x = self.seed.get();
+        x ^= x << 13;
+        x ^= x >> 7;
+        x ^= x << 17;
+        self.seed.set(x);
+        (x >> 32) as u32
+    }
+
+    fn config(&self) -> Option<Rc<Config<A>>> {
+        self.config.clone()
+    }
+
+    fn interface(&self, ifindex: u32) -> Option<Rc<Interface<A>>> {
+        self.interfaces.get(&ifindex).cloned()
+    }
+
+    fn endpoint(&self, address: &A) -> Option<Rc<Endpoint>> {
+        self.endpoints.get(address).cloned()
+    }
+
+    fn route(&self, address: &A) -> Option<Rc<Route>> {
+        let found = self.routes.iter().find(|(network, mask, _)| address.within(network, mask));
+        found.map(|(_, _, route)| route.clone())
+    }
+
+    fn flow(&self, tuple: &Tuple<A>) -> Option<Rc<Flow<A>>> {
+        self.flows.borrow().get(tuple).cloned()
+    }
+
+    fn flow_add(&self, tuple: &Tuple<A>, flow: Flow<A>) -> Result<(), Add> {
+        let mut flows = self.flows.borrow_mut();
+        if flows.contains_key(tuple) {
+            return Err(Add::Exists);
+        }
+        if flows.len() >= self.max_flows {
+            return Err(Add::Full);
+        }
+        flows.insert(*tuple, Rc::new(flow));
+        Ok(())
+    }
+
+    fn flow_remove(&self, tuple: &Tuple<A>) {
+        self.flows.borrow_mut().remove(tuple);
+    }
+
+    fn flows_of(&self, slot: u32, change: i32) -> u32 {
+        let mut counts = self.flow_counts.borrow_mut();
+        let count = counts.entry(slot).or_default();
+        let old = *count;
+        *count = old.checked_add_signed(change).expect("more flows removed than there were");
+        old
+    }
+
+    fn repeat<S>(times: u32, step: extern "C" fn(u32, &mut S) -> i64, state: &mut S) {
+        let _ = (0..times).any(|round| step(round, state) != 0);
+    }
+
+    fn count_way(&self, way: Way, bytes: u32) {
+        count(&mut self.ways.borrow_mut(), way as u32, bytes);
+    }
+
+    fn count_sent(&self, slot: u32, bytes: u32) {
+        let mut slots = self.slots.borrow_mut();
+        let counters = slots.entry(slot).or_default();
+        counters.tx_packets += 1;
+        counters.tx_bytes += u64::from(bytes);
+    }
+
+    fn count_received(&self, slot: u32, bytes: u32) {
+        let mut slots = self.slots.borrow_mut();
+        let counters = slots.entry(slot).or_default();
+        counters.rx_packets += 1;
+        counters.rx_bytes += u64::from(bytes);
+    }
+
+    fn count_drop(&self, reason: Drop, slot: u32, bytes: u32) {
+        count(&mut self.drops.borrow_mut(), reason as u32, bytes);
+        if slot != NO_SLOT {
+            self.slots.borrow_mut().entry(slot).or_default().dropped += 1;
+        }
+    }
+}
+
+fn count(counters: &mut BTreeMap<u32, Counter>, number: u32, bytes: u32) {
+    let counter = counters.entry(number).or_default();
+    counter.packets += 1;
+    counter.bytes += u64::from(bytes);
+}

@@ -130,8 +130,7 @@ impl<A: Addr> Plan<A> {
             let old: [u8; 2] = packet.get(A::TTL)?;
             let new = [old[0] - 1, old[1]];
             packet.set(A::TTL, new)?;
-            let diff =
-                checksum::diff(u32::from(u16::from_ne_bytes(old)), u32::from(u16::from_ne_bytes(new)));
+            let diff = checksum::diff(u32::from(u16::from_ne_bytes(old)), u32::from(u16::from_ne_bytes(new)));
             self.header_checksum(packet, diff)?;
         }
         if self.rewrite & (Self::SOURCE | Self::DESTINATION) != 0 {

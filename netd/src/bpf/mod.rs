@@ -1,140 +1,50 @@
 //! The datapath as the daemon sees it: programs, maps and links, all pinned, so that they outlive the daemon.
 
-use std::{
-    net::{IpAddr, Ipv4Addr},
-    path::PathBuf,
+mod batch;
+mod counters;
+mod flows;
+mod links;
+mod maps;
+mod pins;
+mod types;
+
+use std::{collections::HashSet, net::Ipv4Addr, path::Path};
+
+use anyhow::{Context as _, Result, anyhow, bail};
+use aya::{
+    Ebpf,
+    maps::{MapError, lpm_trie::Key},
+    programs::{ProgramError, SchedClassifier, TestRun as _, TestRunOptions},
+};
+use ipnet::Ipv4Net;
+use netd_common::{
+    V4, abi,
+    wire::{Mac as WireMac, MacPair},
 };
 
-use anyhow::{Result, bail};
-use ipnet::Ipv4Net;
-use serde::{Deserialize, Serialize};
-
-/// A link-layer address.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub struct Mac(pub [u8; 6]);
-
-/// What sizes the maps and says where they are pinned.
-#[derive(Clone, Debug)]
-pub struct Options {
-    /// The pin directory, on a bpffs, e.g. `/sys/fs/bpf/netd`.
-    pub directory: PathBuf,
-    /// Flows that can exist at once (`nat.max-flows`).
-    pub max_flows: u32,
-    /// Endpoints that can exist at once.
-    pub max_endpoints: u32,
-}
-
-/// What the programs know of this node; may change while they run.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct NodeConfig {
-    /// The interface that leads to the world, if there is one.
-    pub uplink: Option<Uplink>,
-    /// The ports that masqueraded flows take, inclusive (`nat.ports`).
-    pub ports: (u16, u16),
-    /// `nat.max-flows-per-endpoint`.
-    pub max_flows_per_endpoint: u32,
-}
-
-/// The node's uplink.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Uplink {
-    /// Its interface index in the daemon's network namespace.
-    pub ifindex: u32,
-    /// The address that masqueraded packets take.
-    pub address: Ipv4Addr,
-}
-
-/// An endpoint as the programs know it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Endpoint {
-    /// Index of its counters and quota; unique among live endpoints, below [`Options::max_endpoints`].
-    pub slot: u32,
-    /// The number of its network; endpoints of different networks do not reach each other.
-    pub network: u32,
-    /// Host side of its link, in the daemon's network namespace.
-    pub ifindex: u32,
-    /// Its address and the prefix of its network.
-    pub address: Ipv4Addr,
-    /// The network's subnet, all of which is on-link for the endpoint.
-    pub subnet: Ipv4Net,
-    /// The network's gateway address: the host, seen from the endpoint.
-    pub gateway: Ipv4Addr,
-    /// MAC of the container's side.
-    pub mac: Mac,
-    /// MAC of the host's side: what the endpoint sends every frame to.
-    pub host_mac: Mac,
-    /// Whether what it sends to the uplink takes the uplink's address. Without it the network is a routed one: its
-    /// packets leave as they are, and packets that the host forwards may reach it.
-    pub masquerade: bool,
-}
-
-/// Where packets for a prefix go (longest prefix first).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Route {
-    /// The host itself: one of its addresses.
-    Host,
-    /// A network of netd's; reachable only for its own endpoints.
-    Network(u32),
-    /// The world behind the uplink; masquerade is a property of the endpoint that sends.
+pub use self::types::{
+    Counter, Endpoint, EndpointCounters, Mac, MapFill, NodeConfig, Options, ProgramStatus, Route, TestRun,
     Uplink,
-}
+};
+use self::{links::Hook, maps::Maps, pins::Pins};
 
-/// Packets and bytes of one endpoint, seen from the container.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct EndpointCounters {
-    /// Packets that the container sent and that were forwarded.
-    pub tx_packets: u64,
-    /// Bytes of them, Ethernet header included.
-    pub tx_bytes: u64,
-    /// Packets delivered to the container.
-    pub rx_packets: u64,
-    /// Bytes of them, Ethernet header included.
-    pub rx_bytes: u64,
-    /// Packets from the container that were dropped.
-    pub dropped: u64,
-}
+/// The programs, as they are called in the object.
+const PROGRAMS: [&str; 4] = [FROM_CONTAINER, TO_CONTAINER, FROM_UPLINK, FLOW_GC];
+const FROM_CONTAINER: &str = "from_container";
+const TO_CONTAINER: &str = "to_container";
+const FROM_UPLINK: &str = "from_uplink";
+const FLOW_GC: &str = "flow_gc";
 
-/// A counter with its name, e.g. a drop reason.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Counter {
-    /// The number of the reason or path, stable over versions.
-    pub number: u32,
-    /// Its short name, e.g. `spoofed-address`.
-    pub name: String,
-    /// What it means, in a few words.
-    pub meaning: String,
-    /// Packets.
-    pub packets: u64,
-    /// Bytes, Ethernet header included.
-    pub bytes: u64,
-}
-
-/// How full a map is.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct MapFill {
-    /// The map's name.
-    pub name: String,
-    /// Entries in it.
-    pub entries: u64,
-    /// Entries it can hold.
-    pub capacity: u64,
-}
-
-/// A program and where it is attached.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ProgramStatus {
-    /// The program's name.
-    pub name: String,
-    /// Its hook: `tcx` or `clsact`.
-    pub hook: String,
-    /// Its id in the kernel.
-    pub id: u32,
-    /// Links that run it.
-    pub attached: u32,
-}
+/// The eBPF object, in the binary.
+static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/netd.o"));
 
 /// The loaded datapath.
-pub struct Datapath {}
+pub struct Datapath {
+    programs: Ebpf,
+    maps: Maps,
+    pins: Pins,
+    config: Option<NodeConfig>,
+}
 
 impl Datapath {
     /// Loads the programs and creates the maps, or takes over those that are pinned: running programs go on until the new
@@ -144,71 +54,264 @@ impl Datapath {
     /// The pin directory is not usable, a pinned map has another shape than this build expects, or the kernel refuses a
     /// program.
     pub fn open(options: &Options) -> Result<Self> {
-        bail!("not built: {}", options.directory.display())
+        let pins = Pins::open(&options.directory)?;
+        let mut programs = maps::loader(options, &pins)?
+            .load(OBJECT)
+            .map_err(|error| anyhow!("loading the eBPF object: {}", full(&error)))?;
+        for name in PROGRAMS {
+            program(&mut programs, name)?
+                .load()
+                .map_err(|error| anyhow!("the kernel refuses program {name}: {}", refusal(&error)))?;
+        }
+        let maps = Maps::take(&mut programs)?;
+        pins.adopt_links()?;
+        Ok(Self { programs, maps, pins, config: None })
     }
 
     /// Tells the programs about the node.
     pub fn configure(&mut self, config: &NodeConfig) -> Result<()> {
-        bail!("not built: {config:?}")
+        let uplink = config.uplink;
+        let value = abi::Config {
+            uplink: uplink.map_or(0, |uplink| uplink.ifindex),
+            address: uplink.map_or(V4(0), |uplink| v4(uplink.address)),
+            first_port: config.ports.0,
+            last_port: config.ports.1,
+            quota: config.max_flows_per_endpoint,
+        };
+        self.maps.config.set(0, value, 0).context("writing the node's entry to map CONFIG4")?;
+        self.config = Some(*config);
+        Ok(())
     }
 
     /// Attaches the uplink's program, or replaces what is attached. Idempotent. Detaches from any other uplink.
     pub fn attach_uplink(&mut self, ifindex: u32) -> Result<()> {
-        bail!("not built: {ifindex}")
+        links::attach(&mut self.programs, FROM_UPLINK, &self.pins, ifindex, Hook::Uplink)?;
+        for (other, hook) in self.pins.links()? {
+            if hook == Hook::Uplink && other != ifindex {
+                self.pins.remove_link(other, hook)?;
+            }
+        }
+        Ok(())
     }
 
     /// Writes an endpoint's entries and attaches its programs. Idempotent.
     pub fn attach_endpoint(&mut self, endpoint: &Endpoint) -> Result<()> {
-        bail!("not built: {endpoint:?}")
+        let macs = MacPair::new(endpoint.mac.0, endpoint.host_mac.0);
+        let interface = abi::Interface {
+            address: v4(endpoint.address),
+            subnet: v4(endpoint.subnet.network()),
+            mask: v4(endpoint.subnet.netmask()),
+            gateway: v4(endpoint.gateway),
+            mac: WireMac::new(endpoint.mac.0),
+            flags: if endpoint.masquerade { abi::Interface::<V4>::MASQUERADE } else { 0 },
+            macs,
+            network: endpoint.network,
+            slot: endpoint.slot,
+        };
+        let by_address =
+            abi::Endpoint { ifindex: endpoint.ifindex, macs, network: endpoint.network, slot: endpoint.slot };
+        self.maps
+            .interfaces
+            .insert(endpoint.ifindex, interface, 0)
+            .with_context(|| full_map("INTERFACES4", endpoint))?;
+        links::attach(&mut self.programs, FROM_CONTAINER, &self.pins, endpoint.ifindex, Hook::Ingress)?;
+        links::attach(&mut self.programs, TO_CONTAINER, &self.pins, endpoint.ifindex, Hook::Egress)?;
+        // Last: from here on others reach it.
+        self.maps
+            .endpoints
+            .insert(v4(endpoint.address), by_address, 0)
+            .with_context(|| full_map("ENDPOINTS4", endpoint))?;
+        Ok(())
     }
 
     /// Removes an endpoint's entries, flows, links and pins. Idempotent; goes on past errors and reports the first.
     pub fn detach_endpoint(&mut self, endpoint: &Endpoint) -> Result<()> {
-        bail!("not built: {endpoint:?}")
+        let address = v4(endpoint.address);
+        let mut first = Ok(());
+        let mut note = |result: Result<()>| {
+            if let Err(error) = result
+                && first.is_ok()
+            {
+                first = Err(error);
+            }
+        };
+        // The address may have gone to another link meanwhile.
+        match self.maps.endpoints.get(&address, 0) {
+            Ok(entry) if entry.ifindex == endpoint.ifindex => {
+                note(gone(self.maps.endpoints.remove(&address), "removing from map ENDPOINTS4"));
+            }
+            Ok(_) | Err(MapError::KeyNotFound) => {}
+            Err(error) => note(Err(error).context("reading map ENDPOINTS4")),
+        }
+        note(gone(self.maps.interfaces.remove(&endpoint.ifindex), "removing from map INTERFACES4"));
+        note(self.pins.remove_link(endpoint.ifindex, Hook::Ingress));
+        note(self.pins.remove_link(endpoint.ifindex, Hook::Egress));
+        if self.maps.flows_of(endpoint.slot).is_ok_and(|flows| flows > 0) {
+            note(self.flush_flows(endpoint.address).map(drop));
+        }
+        note(self.maps.reset_counters(endpoint.slot));
+        first
     }
 
     /// Makes the pinned state hold exactly these endpoints: removes the entries, flows, link pins of all others.
     pub fn retain_endpoints(&mut self, endpoints: &[Endpoint]) -> Result<()> {
-        bail!("not built: {endpoints:?}")
+        let links: HashSet<u32> = endpoints.iter().map(|endpoint| endpoint.ifindex).collect();
+        let addresses: HashSet<V4> = endpoints.iter().map(|endpoint| v4(endpoint.address)).collect();
+        for address in keys(self.maps.endpoints.keys(), "reading map ENDPOINTS4")? {
+            if !addresses.contains(&address) {
+                gone(self.maps.endpoints.remove(&address), "removing from map ENDPOINTS4")?;
+            }
+        }
+        for ifindex in keys(self.maps.interfaces.keys(), "reading map INTERFACES4")? {
+            if !links.contains(&ifindex) {
+                gone(self.maps.interfaces.remove(&ifindex), "removing from map INTERFACES4")?;
+            }
+        }
+        for (ifindex, hook) in self.pins.links()? {
+            if hook != Hook::Uplink && !links.contains(&ifindex) {
+                self.pins.remove_link(ifindex, hook)?;
+            }
+        }
+        self.remove_flows(|_, flow| !addresses.contains(&flow.address))?;
+        let slots: HashSet<u32> = endpoints.iter().map(|endpoint| endpoint.slot).collect();
+        self.maps.reset_other_counters(&slots)
     }
 
     /// Makes the route table hold exactly these routes.
     pub fn set_routes(&mut self, routes: &[(Ipv4Net, Route)]) -> Result<()> {
-        bail!("not built: {routes:?}")
-    }
-
-    /// Removes flows that have timed out; called every few seconds. Returns how many.
-    pub fn expire_flows(&mut self) -> Result<usize> {
-        bail!("not built")
-    }
-
-    /// Removes all flows of an address (of an endpoint, or one that the uplink no longer has). Returns how many.
-    pub fn flush_flows(&mut self, address: IpAddr) -> Result<usize> {
-        bail!("not built: {address}")
-    }
-
-    /// The counters of an endpoint's slot.
-    pub fn endpoint_counters(&self, slot: u32) -> Result<EndpointCounters> {
-        bail!("not built: {slot}")
-    }
-
-    /// Forwarded packets by the way they took, and dropped packets by reason (all reasons, also those at zero).
-    pub fn counters(&self) -> Result<(Vec<Counter>, Vec<Counter>)> {
-        bail!("not built")
+        let mut wanted = HashSet::with_capacity(routes.len());
+        for (prefix, route) in routes {
+            let key = Key::new(u32::from(prefix.prefix_len()), v4(prefix.network()));
+            let (kind, network) = match route {
+                Route::Host => (abi::Route::HOST, 0),
+                Route::Network(number) => (abi::Route::NETWORK, *number),
+                Route::Uplink => (abi::Route::UPLINK, 0),
+            };
+            self.maps
+                .routes
+                .insert(&key, abi::Route { kind, network }, 0)
+                .with_context(|| format!("writing route {prefix} to map ROUTES4"))?;
+            wanted.insert((key.prefix_len(), key.data()));
+        }
+        for key in keys(self.maps.routes.keys(), "reading map ROUTES4")? {
+            if !wanted.contains(&(key.prefix_len(), key.data())) {
+                gone(self.maps.routes.remove(&key), "removing from map ROUTES4")?;
+            }
+        }
+        Ok(())
     }
 
     /// The loaded programs.
     pub fn programs(&self) -> Result<Vec<ProgramStatus>> {
-        bail!("not built")
+        let links = self.pins.links()?;
+        let mut all = Vec::new();
+        for (name, hook) in
+            [(FROM_CONTAINER, Hook::Ingress), (TO_CONTAINER, Hook::Egress), (FROM_UPLINK, Hook::Uplink)]
+        {
+            let program: &SchedClassifier =
+                self.programs.program(name).context("a program is missing")?.try_into()?;
+            all.push(ProgramStatus {
+                name: name.to_owned(),
+                hook: "tcx".to_owned(),
+                id: program.info().with_context(|| format!("asking for program {name}"))?.id(),
+                attached: links.iter().filter(|(_, at)| *at == hook).count() as u32,
+            });
+        }
+        Ok(all)
     }
 
-    /// Fill of each map that can fill up.
-    pub fn maps(&self) -> Result<Vec<MapFill>> {
-        bail!("not built")
+    /// Runs a program on a frame as if it had come by an interface of the calling thread's network namespace; nothing is
+    /// sent. `forwarded_from` is the interface that the kernel forwards it from, 0 for none.
+    pub fn test_run(
+        &self,
+        name: &str,
+        frame: &[u8],
+        ifindex: u32,
+        forwarded_from: u32,
+        repeat: u32,
+    ) -> Result<TestRun> {
+        let program: &SchedClassifier =
+            self.programs.program(name).with_context(|| format!("no program {name}"))?.try_into()?;
+        // struct __sk_buff: all that the kernel takes from us are these two (net/bpf/test_run.c).
+        let mut context = [0u8; 192];
+        context[36..40].copy_from_slice(&forwarded_from.to_ne_bytes());
+        context[40..44].copy_from_slice(&ifindex.to_ne_bytes());
+        let mut out = vec![0; frame.len() + 256];
+        let result = program
+            .test_run(TestRunOptions {
+                data_in: Some(frame),
+                data_out: Some(&mut out),
+                ctx_in: Some(&context),
+                repeat,
+                ..TestRunOptions::default()
+            })
+            .with_context(|| format!("running program {name} on a frame of {} bytes", frame.len()))?;
+        out.truncate(result.data_size_out as usize);
+        Ok(TestRun { verdict: result.return_value as i32, frame: out, duration: result.duration })
     }
 
     /// Removes every pin below `directory`: programs detach, maps go. Nothing there is not an error.
-    pub fn purge(directory: &std::path::Path) -> Result<()> {
-        bail!("not built: {}", directory.display())
+    pub fn purge(directory: &Path) -> Result<()> {
+        pins::purge(directory)
     }
+}
+
+/// A program of the object.
+fn program<'a>(programs: &'a mut Ebpf, name: &str) -> Result<&'a mut SchedClassifier> {
+    Ok(programs
+        .program_mut(name)
+        .with_context(|| format!("the eBPF object has no program {name}"))?
+        .try_into()?)
+}
+
+/// An address as the maps hold it.
+fn v4(address: Ipv4Addr) -> V4 {
+    V4::new(address.octets())
+}
+
+/// All keys, read before anything is removed: a removal under an iteration would start it over.
+fn keys<K>(keys: impl Iterator<Item = Result<K, MapError>>, what: &'static str) -> Result<Vec<K>> {
+    keys.collect::<Result<_, _>>().context(what)
+}
+
+/// A removal, for which it is fine that there was nothing.
+fn gone(result: Result<(), MapError>, what: &'static str) -> Result<()> {
+    match result {
+        Ok(()) | Err(MapError::KeyNotFound) => Ok(()),
+        Err(MapError::SyscallError(error)) if error.io_error.raw_os_error() == Some(libc::ENOENT) => Ok(()),
+        Err(error) => Err(error).context(what),
+    }
+}
+
+fn full_map(map: &str, endpoint: &Endpoint) -> String {
+    format!("writing endpoint {} to map {map} (is it full?)", endpoint.address)
+}
+
+/// An error with its causes, in one line.
+fn full(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    text
+}
+
+/// Why the verifier refused a program: its last words, in one line.
+fn refusal(error: &ProgramError) -> String {
+    if let ProgramError::LoadError { io_error, verifier_log } = error {
+        let log = verifier_log.to_string();
+        let words: Vec<&str> = log.lines().rev().filter(|line| !line.is_empty()).take(3).collect();
+        return format!("{io_error}: {}", words.into_iter().rev().collect::<Vec<_>>().join("; "));
+    }
+    full(error)
+}
+
+/// What is wrong with an option, said before anything is changed.
+fn check(options: &Options) -> Result<()> {
+    if options.max_flows == 0 || options.max_flows > 1 << 24 {
+        bail!("nat.max-flows is {}: it must be between 1 and 16777216", options.max_flows);
+    }
+    Ok(())
 }

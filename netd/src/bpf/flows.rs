@@ -1,0 +1,121 @@
+//! The flow table from user space: it reads, and lets the `flow_gc` program remove.
+
+use std::{collections::HashSet, net::Ipv4Addr};
+
+use anyhow::{Context as _, Result};
+use aya::programs::{SchedClassifier, TestRun as _, TestRunOptions};
+use netd_common::{
+    V4,
+    abi::{Flow, FlowList, Tuple},
+    flow::{State, TICK_SHIFT, Ticks},
+};
+
+use super::{Datapath, FLOW_GC, batch, v4};
+
+/// A flow of the table: its inbound entry.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Record {
+    pub(super) seen: Ticks,
+    pub(super) state: u32,
+    pub(super) slot: u32,
+    pub(super) address: V4,
+}
+
+impl Datapath {
+    /// Removes flows that have timed out; called every few seconds. Where the table or an endpoint's quota is more than half
+    /// used up, connections that are closed go too. Returns how many.
+    pub fn expire_flows(&mut self) -> Result<usize> {
+        let counts = self.flow_counts()?;
+        let all: u64 = counts.iter().map(|count| u64::from(*count)).sum();
+        if all == 0 {
+            return Ok(0);
+        }
+        let table_is_filling = all > u64::from(self.maps.max_flows) / 2;
+        let quota = self.config.map_or(u32::MAX, |config| config.max_flows_per_endpoint);
+        let pressed: HashSet<u32> = (0u32..)
+            .zip(&counts)
+            .filter(|(_, count)| table_is_filling || **count > quota / 2)
+            .map(|(slot, _)| slot)
+            .collect();
+        let now = now();
+        let (mut expired, mut reclaimed) = (Vec::new(), Vec::new());
+        self.each_flow(|tuple, flow| {
+            // A first look; whether the flow may go is for the program to say, which sees its other direction too.
+            let idle = now.wrapping_sub(flow.seen);
+            let may_go = |limit| idle > limit && idle < Ticks::MAX / 2;
+            if may_go(State::timeout(flow.state, tuple.protocol, tuple.source_port)) {
+                expired.push(*tuple);
+            } else if pressed.contains(&flow.slot)
+                && may_go(State::reuse(flow.state, tuple.protocol, tuple.source_port))
+            {
+                reclaimed.push(*tuple);
+            }
+        })?;
+        Ok(self.run_gc(&expired, FlowList::EXPIRE)? + self.run_gc(&reclaimed, FlowList::RECLAIM)?)
+    }
+
+    /// Removes all flows of an address, an endpoint's or one that the uplink no longer has. Returns how many.
+    pub fn flush_flows(&mut self, address: Ipv4Addr) -> Result<usize> {
+        let address = v4(address);
+        self.remove_flows(|tuple, flow| flow.address == address || tuple.destination == address)
+    }
+
+    /// Removes the flows for which `which` says so.
+    pub(super) fn remove_flows(&mut self, which: impl Fn(&Tuple<V4>, &Record) -> bool) -> Result<usize> {
+        let mut list = Vec::new();
+        self.each_flow(|tuple, flow| {
+            if which(tuple, flow) {
+                list.push(*tuple);
+            }
+        })?;
+        self.run_gc(&list, FlowList::REMOVE)
+    }
+
+    /// How many flows each slot has.
+    pub(super) fn flow_counts(&self) -> Result<Vec<u32>> {
+        self.maps.flow_counts.iter().collect::<Result<_, _>>().context("reading map FLOW_COUNTS")
+    }
+
+    fn each_flow(&self, mut each: impl FnMut(&Tuple<V4>, &Record)) -> Result<()> {
+        // Words, because a map's value is to be read as what it is for any bit pattern.
+        type Words = [u32; size_of::<Flow<V4>>() / 4];
+        batch::for_each::<[u32; 4], Words>(&self.maps.flows, |key, value| {
+            // SAFETY: a Tuple<V4> is words and bytes for which any bit pattern is valid, of the same size.
+            let tuple: Tuple<V4> = unsafe { std::mem::transmute(*key) };
+            if tuple.direction == Tuple::<V4>::IN {
+                let [state, seen, slot, address, _] = *value;
+                each(&tuple, &Record { seen, state, slot, address: V4(address) });
+            }
+        })
+        .context("reading map FLOWS4")
+    }
+
+    fn run_gc(&self, tuples: &[Tuple<V4>], what: u32) -> Result<usize> {
+        let program: &SchedClassifier =
+            self.programs.program(FLOW_GC).context("no program flow_gc")?.try_into()?;
+        let mut removed = 0;
+        for chunk in tuples.chunks(FlowList::MAX) {
+            let mut list = Vec::with_capacity(size_of::<FlowList>() + size_of_val(chunk));
+            for word in [what, chunk.len() as u32, 0, 0] {
+                list.extend_from_slice(&word.to_ne_bytes());
+            }
+            for tuple in chunk {
+                // SAFETY: a Tuple<V4> has no padding (asserted where it is defined), so all its bytes are defined.
+                let bytes: [u8; size_of::<Tuple<V4>>()] = unsafe { std::mem::transmute(*tuple) };
+                list.extend_from_slice(&bytes);
+            }
+            let result = program
+                .test_run(TestRunOptions { data_in: Some(&list), ..TestRunOptions::default() })
+                .context("running program flow_gc")?;
+            removed += result.return_value as usize;
+        }
+        Ok(removed)
+    }
+}
+
+/// The time as the programs tell it: coarse, since boot without suspend.
+fn now() -> Ticks {
+    let time = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC_COARSE);
+    let nanoseconds = time.map_or(0, |time| time.tv_sec() as u64 * 1_000_000_000 + time.tv_nsec() as u64);
+    (nanoseconds >> TICK_SHIFT) as Ticks
+}

@@ -1,0 +1,113 @@
+//! What is pinned where: `DIRECTORY/vN/maps/NAME` and `DIRECTORY/vN/links/IFINDEX-HOOK`, N being the version of the maps'
+//! types. A program needs no pin: its links hold it.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context as _, Result};
+use aya::programs::links::{FdLink, PinnedLink};
+use netd_common::abi::ABI_VERSION;
+
+use super::links::Hook;
+
+/// The pins of this version.
+pub(super) struct Pins {
+    directory: PathBuf,
+    version: PathBuf,
+}
+
+impl Pins {
+    /// Makes the directories.
+    pub(super) fn open(directory: &Path) -> Result<Self> {
+        let version = directory.join(format!("v{ABI_VERSION}"));
+        for path in [version.join("maps"), version.join("links")] {
+            fs::create_dir_all(&path).with_context(|| {
+                format!("creating {} (is a bpf file system mounted there?)", path.display())
+            })?;
+        }
+        Ok(Self { directory: directory.to_owned(), version })
+    }
+
+    /// Where a map is pinned.
+    pub(super) fn map(&self, name: &str) -> PathBuf {
+        self.version.join("maps").join(name)
+    }
+
+    /// Where a link is pinned.
+    pub(super) fn link(&self, ifindex: u32, hook: Hook) -> PathBuf {
+        self.version.join("links").join(format!("{ifindex}-{}", hook.label()))
+    }
+
+    /// All links.
+    pub(super) fn links(&self) -> Result<Vec<(u32, Hook)>> {
+        Ok(names(&self.version.join("links"))?
+            .iter()
+            .filter_map(|name| {
+                let (ifindex, hook) = name.split_once('-')?;
+                Some((ifindex.parse().ok()?, Hook::from_label(hook)?))
+            })
+            .collect())
+    }
+
+    /// Removes a link: its program is detached. One that is not there is fine.
+    pub(super) fn remove_link(&self, ifindex: u32, hook: Hook) -> Result<()> {
+        let path = self.link(ifindex, hook);
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(error).with_context(|| format!("removing {}", path.display()))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Moves the links of other versions here, so that their programs run until ours replace them, and removes the rest of
+    /// those versions: their flows cannot be read by this one.
+    pub(super) fn adopt_links(&self) -> Result<()> {
+        for name in names(&self.directory)? {
+            let other = self.directory.join(&name);
+            if other == self.version || !name.starts_with('v') {
+                continue;
+            }
+            tracing::warn!(
+                "taking over from a netd with another version of the tables ({name}, now v{ABI_VERSION}): endpoints go on, \
+                 connections through NAT have to be made anew"
+            );
+            for link in names(&other.join("links"))? {
+                let from = other.join("links").join(&link);
+                let to = self.version.join("links").join(&link);
+                let pinned =
+                    PinnedLink::from_pin(&from).with_context(|| format!("opening {}", from.display()))?;
+                if !to.exists() {
+                    FdLink::from(pinned).pin(&to).with_context(|| format!("pinning {}", to.display()))?;
+                }
+                fs::remove_file(&from).with_context(|| format!("removing {}", from.display()))?;
+            }
+            purge(&other)?;
+        }
+        Ok(())
+    }
+}
+
+/// Removes a directory of pins with all that is in it. One that is not there is fine.
+pub(super) fn purge(directory: &Path) -> Result<()> {
+    match fs::remove_dir_all(directory) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("removing {}", directory.display()))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The names in a directory; none if there is no such directory.
+fn names(directory: &Path) -> Result<Vec<String>> {
+    let entries = match fs::read_dir(directory) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        other => other.with_context(|| format!("reading {}", directory.display()))?,
+    };
+    entries
+        .map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()))
+        .collect::<io::Result<_>>()
+        .with_context(|| format!("reading {}", directory.display()))
+}

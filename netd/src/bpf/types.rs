@@ -1,0 +1,141 @@
+//! What the daemon says to the datapath and hears from it.
+
+use std::{net::Ipv4Addr, path::PathBuf, time::Duration};
+
+use ipnet::Ipv4Net;
+use serde::{Deserialize, Serialize};
+
+/// A link-layer address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Mac(pub [u8; 6]);
+
+/// What sizes the maps and says where they are pinned.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The pin directory, on a bpffs, e.g. `/sys/fs/bpf/netd`.
+    pub directory: PathBuf,
+    /// Flows that can exist at once (`nat.max-flows`).
+    pub max_flows: u32,
+    /// Endpoints that can exist at once.
+    pub max_endpoints: u32,
+}
+
+/// What the programs know of this node; may change while they run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NodeConfig {
+    /// The interface that leads to the world, if there is one.
+    pub uplink: Option<Uplink>,
+    /// The ports that masqueraded flows take, inclusive (`nat.ports`).
+    pub ports: (u16, u16),
+    /// `nat.max-flows-per-endpoint`.
+    pub max_flows_per_endpoint: u32,
+}
+
+/// The node's uplink.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Uplink {
+    /// Its interface index in the daemon's network namespace.
+    pub ifindex: u32,
+    /// The address that masqueraded packets take.
+    pub address: Ipv4Addr,
+}
+
+/// An endpoint as the programs know it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Endpoint {
+    /// Index of its counters and quota; unique among live endpoints, below [`Options::max_endpoints`].
+    pub slot: u32,
+    /// The number of its network; endpoints of different networks do not reach each other.
+    pub network: u32,
+    /// Host side of its link, in the daemon's network namespace.
+    pub ifindex: u32,
+    /// Its address and the prefix of its network.
+    pub address: Ipv4Addr,
+    /// The network's subnet, all of which is on-link for the endpoint.
+    pub subnet: Ipv4Net,
+    /// The network's gateway address: the host, seen from the endpoint.
+    pub gateway: Ipv4Addr,
+    /// MAC of the container's side.
+    pub mac: Mac,
+    /// MAC of the host's side: what the endpoint sends every frame to.
+    pub host_mac: Mac,
+    /// Whether what it sends to the uplink takes the uplink's address. Without it the network is a routed one: its
+    /// packets leave as they are, and packets that the host forwards may reach it.
+    pub masquerade: bool,
+}
+
+/// Where packets for a prefix go (longest prefix first).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Route {
+    /// The host itself: one of its addresses.
+    Host,
+    /// A network of netd's; reachable only for its own endpoints.
+    Network(u32),
+    /// The world behind the uplink; masquerade is a property of the endpoint that sends.
+    Uplink,
+}
+
+/// Packets and bytes of one endpoint, seen from the container.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EndpointCounters {
+    /// Packets that the container sent and that were forwarded.
+    pub tx_packets: u64,
+    /// Bytes of them, Ethernet header included.
+    pub tx_bytes: u64,
+    /// Packets delivered to the container.
+    pub rx_packets: u64,
+    /// Bytes of them, Ethernet header included.
+    pub rx_bytes: u64,
+    /// Packets from the container that were dropped.
+    pub dropped: u64,
+}
+
+/// A counter with its name, e.g. a drop reason.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Counter {
+    /// The number of the reason or path, stable over versions.
+    pub number: u32,
+    /// Its short name, e.g. `spoofed-address`.
+    pub name: String,
+    /// What it means, in a few words.
+    pub meaning: String,
+    /// Packets.
+    pub packets: u64,
+    /// Bytes, Ethernet header included.
+    pub bytes: u64,
+}
+
+/// How full a map is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MapFill {
+    /// The map's name.
+    pub name: String,
+    /// Entries in it.
+    pub entries: u64,
+    /// Entries it can hold.
+    pub capacity: u64,
+}
+
+/// A program and where it is attached.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProgramStatus {
+    /// The program's name.
+    pub name: String,
+    /// Its hook: `tcx` or `clsact`.
+    pub hook: String,
+    /// Its id in the kernel.
+    pub id: u32,
+    /// Links that run it.
+    pub attached: u32,
+}
+
+/// What a program did with a frame that it was run on without any interface (`BPF_PROG_TEST_RUN`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TestRun {
+    /// The program's return code: `TC_ACT_*`.
+    pub verdict: i32,
+    /// The frame afterwards.
+    pub frame: Vec<u8>,
+    /// Mean time of one run.
+    pub duration: Duration,
+}
