@@ -5,7 +5,7 @@ use crate::{
     addr::{Addr, V4},
     packet::Packet,
     reason::Drop,
-    wire::{Be16, Ethernet, Ipv4, icmp, protocol, tcp},
+    wire::{Be16, Ethernet, Ipv4, icmp, protocol, tcp, udp},
 };
 
 /// What the network header says.
@@ -76,18 +76,24 @@ pub fn transport<P: Packet, A: Addr>(packet: &P, ip: &Headers<A>, inward: bool) 
         return Err(Drop::Fragment);
     }
     match ip.protocol {
+        // Whole headers, though little of them is used: one check, and nothing is cut short in what is rewritten later.
         protocol::TCP => {
-            let ports: [Be16; 2] = packet.get(ip.l4).ok_or(Drop::Malformed)?;
-            let [_, tcp_flags]: [u8; 2] = packet.get(ip.l4 + tcp::FLAGS - 1).ok_or(Drop::Malformed)?;
-            Ok(Transport { source: ports[0], destination: ports[1], tcp_flags })
+            let header: [u16; tcp::LEN as usize / 2] = packet.get(ip.l4).ok_or(Drop::Malformed)?;
+            let [_, tcp_flags] = header[tcp::FLAGS as usize / 2].to_ne_bytes();
+            Ok(Transport {
+                source: Be16::from_raw(header[0]),
+                destination: Be16::from_raw(header[1]),
+                tcp_flags,
+            })
         }
         protocol::UDP => {
-            let ports: [Be16; 2] = packet.get(ip.l4).ok_or(Drop::Malformed)?;
-            Ok(Transport { source: ports[0], destination: ports[1], tcp_flags: 0 })
+            let header: [Be16; udp::LEN as usize / 2] = packet.get(ip.l4).ok_or(Drop::Malformed)?;
+            Ok(Transport { source: header[0], destination: header[1], tcp_flags: 0 })
         }
         protocol::ICMP if !A::V6 => {
-            let [kind, _]: [u8; 2] = packet.get(ip.l4).ok_or(Drop::Malformed)?;
-            let id = packet.get(ip.l4 + icmp::IDENTIFIER).ok_or(Drop::Malformed)?;
+            let header: [u16; icmp::LEN as usize / 2] = packet.get(ip.l4).ok_or(Drop::Malformed)?;
+            let [kind, _] = header[0].to_ne_bytes();
+            let id = Be16::from_raw(header[icmp::IDENTIFIER as usize / 2]);
             match (inward, kind) {
                 (false, icmp::ECHO_REQUEST) => {
                     Ok(Transport { source: id, destination: Be16::ZERO, tcp_flags: 0 })

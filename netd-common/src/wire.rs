@@ -34,6 +34,12 @@ impl Be16 {
         Self(host.to_be())
     }
 
+    /// From a word as it lies in memory.
+    #[inline(always)]
+    pub const fn from_raw(raw: u16) -> Self {
+        Self(raw)
+    }
+
     /// To host byte order.
     #[inline(always)]
     pub const fn host(self) -> u16 {

@@ -1,0 +1,136 @@
+//! Frames from their parts, with checksums computed from scratch: what expectations are made of.
+
+use crate::wire::protocol;
+
+/// An Ethernet address.
+pub type MacBytes = [u8; 6];
+
+/// What varies in an IPv4 packet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ip {
+    /// Source.
+    pub source: [u8; 4],
+    /// Destination.
+    pub destination: [u8; 4],
+    /// Time to live.
+    pub ttl: u8,
+    /// Flags and fragment offset.
+    pub fragment: u16,
+    /// Options, a multiple of four bytes.
+    pub options: Vec<u8>,
+}
+
+impl Ip {
+    /// From here to there, 64 hops, neither fragment nor options.
+    pub fn new(source: [u8; 4], destination: [u8; 4]) -> Self {
+        Self { source, destination, ttl: 64, fragment: 0, options: Vec::new() }
+    }
+}
+
+/// What follows the network header.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Body {
+    /// UDP: source port, destination port, payload.
+    Udp(u16, u16, Vec<u8>),
+    /// UDP without a checksum.
+    UdpUnchecked(u16, u16, Vec<u8>),
+    /// TCP: source port, destination port, flags, payload.
+    Tcp(u16, u16, u8, Vec<u8>),
+    /// ICMP: type, code, identifier (or the second word), payload.
+    Icmp(u8, u8, u16, Vec<u8>),
+    /// Another protocol, with its bytes.
+    Other(u8, Vec<u8>),
+}
+
+/// A whole frame.
+pub fn frame(destination: MacBytes, source: MacBytes, ip: &Ip, body: &Body) -> Vec<u8> {
+    let (protocol, l4) = transport(ip, body);
+    ethernet(destination, source, 0x0800, &ipv4(ip, protocol, &l4))
+}
+
+/// An Ethernet header and what follows.
+pub fn ethernet(destination: MacBytes, source: MacBytes, ethertype: u16, payload: &[u8]) -> Vec<u8> {
+    [&destination[..], &source[..], &ethertype.to_be_bytes()[..], payload].concat()
+}
+
+/// An IPv4 packet.
+pub fn ipv4(ip: &Ip, protocol: u8, payload: &[u8]) -> Vec<u8> {
+    let header = 20 + ip.options.len();
+    let mut bytes = vec![0x40 | (header / 4) as u8, 0];
+    bytes.extend(((header + payload.len()) as u16).to_be_bytes());
+    bytes.extend([0x12, 0x34]);
+    bytes.extend(ip.fragment.to_be_bytes());
+    bytes.extend([ip.ttl, protocol, 0, 0]);
+    bytes.extend(ip.source);
+    bytes.extend(ip.destination);
+    bytes.extend(&ip.options);
+    let sum = internet_checksum(&[&bytes]);
+    bytes[10..12].copy_from_slice(&sum.to_be_bytes());
+    bytes.extend(payload);
+    bytes
+}
+
+/// An ARP message: operation, sender, target.
+pub fn arp(operation: u16, sender: (MacBytes, [u8; 4]), target: (MacBytes, [u8; 4])) -> Vec<u8> {
+    let head = [0, 1, 8, 0, 6, 4];
+    [&head[..], &operation.to_be_bytes(), &sender.0, &sender.1, &target.0, &target.1].concat()
+}
+
+/// The internet checksum of bytes (RFC 1071), the plain way.
+pub fn internet_checksum(parts: &[&[u8]]) -> u16 {
+    let bytes = parts.concat();
+    let mut sum: u64 = 0;
+    for pair in bytes.chunks(2) {
+        sum += u64::from(u16::from_be_bytes([pair[0], pair.get(1).copied().unwrap_or(0)]));
+    }
+    while sum > 0xffff {
+        sum = (sum & 0xffff) + (sum >> 16);
+    }
+    !(sum as u16)
+}
+
+fn transport(ip: &Ip, body: &Body) -> (u8, Vec<u8>) {
+    let pseudo = |protocol: u8, length: usize| {
+        let tail = [0, protocol, (length >> 8) as u8, length as u8];
+        [&ip.source[..], &ip.destination[..], &tail[..]].concat()
+    };
+    match body {
+        Body::Udp(source, destination, payload) | Body::UdpUnchecked(source, destination, payload) => {
+            let length = 8 + payload.len();
+            let mut l4 = Vec::new();
+            l4.extend(source.to_be_bytes());
+            l4.extend(destination.to_be_bytes());
+            l4.extend((length as u16).to_be_bytes());
+            l4.extend([0, 0]);
+            l4.extend(payload);
+            if matches!(body, Body::Udp(..)) {
+                let sum = match internet_checksum(&[&pseudo(protocol::UDP, length), &l4]) {
+                    0 => 0xffff,
+                    sum => sum,
+                };
+                l4[6..8].copy_from_slice(&sum.to_be_bytes());
+            }
+            (protocol::UDP, l4)
+        }
+        Body::Tcp(source, destination, flags, payload) => {
+            let mut l4 = Vec::new();
+            l4.extend(source.to_be_bytes());
+            l4.extend(destination.to_be_bytes());
+            l4.extend([0, 0, 0, 1, 0, 0, 0, 2, 0x50, *flags, 0xff, 0xff, 0, 0, 0, 0]);
+            l4.extend(payload);
+            let sum = internet_checksum(&[&pseudo(protocol::TCP, l4.len()), &l4]);
+            l4[16..18].copy_from_slice(&sum.to_be_bytes());
+            (protocol::TCP, l4)
+        }
+        Body::Icmp(kind, code, identifier, payload) => {
+            let mut l4 = vec![*kind, *code, 0, 0];
+            l4.extend(identifier.to_be_bytes());
+            l4.extend([0, 7]);
+            l4.extend(payload);
+            let sum = internet_checksum(&[&l4]);
+            l4[2..4].copy_from_slice(&sum.to_be_bytes());
+            (protocol::ICMP, l4)
+        }
+        Body::Other(protocol, bytes) => (*protocol, bytes.clone()),
+    }
+}

@@ -1,0 +1,565 @@
+//! A small world, and what is to become of packets in it: verdict, bytes, counters. The same table is run through the core
+//! on the host and through the loaded programs in the kernel.
+
+use std::rc::Rc;
+
+use super::{
+    Frame, Memory,
+    build::{Body, Ip, MacBytes, arp, ethernet, frame},
+};
+use crate::{
+    Drop, Hook, To, V4, Verdict, Way,
+    abi::{Config, Endpoint, Interface, Route},
+    wire::{Mac, MacPair, tcp},
+};
+
+/// An endpoint of the world.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Member {
+    /// Its link.
+    pub ifindex: u32,
+    /// Its address.
+    pub address: [u8; 4],
+    /// Its MAC.
+    pub mac: MacBytes,
+    /// MAC of the host's side.
+    pub host_mac: MacBytes,
+    /// Its network: number, subnet, prefix length, gateway, masquerade.
+    pub network: Network,
+    /// Its slot.
+    pub slot: u32,
+}
+
+/// A network of the world.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Network {
+    /// Its number.
+    pub number: u32,
+    /// First address of the subnet.
+    pub subnet: [u8; 4],
+    /// Length of its prefix, bits.
+    pub prefix: u8,
+    /// The gateway's address.
+    pub gateway: [u8; 4],
+    /// Whether it is masqueraded.
+    pub masquerade: bool,
+}
+
+/// A node with an uplink, a masqueraded network of two endpoints and a routed one of one.
+#[derive(Clone, Copy, Debug)]
+pub struct World {
+    /// 10.88.0.2 of network 1.
+    pub a: Member,
+    /// 10.88.0.3 of network 1.
+    pub b: Member,
+    /// 10.99.0.2 of network 2, which is routed.
+    pub c: Member,
+    /// The uplink.
+    pub uplink: u32,
+    /// An interface that is no endpoint's.
+    pub stranger: u32,
+}
+
+/// Ports of masqueraded flows.
+pub const PORTS: (u16, u16) = (49152, 65535);
+/// Flows that an endpoint may have: few, to reach the limit.
+pub const QUOTA: u32 = 4;
+/// The node's address on the uplink.
+pub const NODE: [u8; 4] = [192, 0, 2, 10];
+/// A server in the world.
+pub const SERVER: [u8; 4] = [198, 51, 100, 7];
+/// MACs on the uplink: the node's and the router's.
+pub const UPLINK_MACS: (MacBytes, MacBytes) = ([2, 0, 0, 0, 0, 0x10], [2, 0, 0, 0, 0, 0xfe]);
+
+impl World {
+    /// The world with these interface indices: of a, b, c, the uplink, and of no endpoint.
+    pub const fn new(ifindex: [u32; 5]) -> Self {
+        const ONE: Network = Network {
+            number: 1,
+            subnet: [10, 88, 0, 0],
+            prefix: 16,
+            gateway: [10, 88, 0, 1],
+            masquerade: true,
+        };
+        const TWO: Network = Network {
+            number: 2,
+            subnet: [10, 99, 0, 0],
+            prefix: 24,
+            gateway: [10, 99, 0, 1],
+            masquerade: false,
+        };
+        const fn member(ifindex: u32, network: Network, last: u8, slot: u32) -> Member {
+            let [n0, n1, n2, _] = network.subnet;
+            let g = network.gateway;
+            Member {
+                ifindex,
+                address: [n0, n1, n2, last],
+                mac: [0x02, 0x6e, n0, n1, n2, last],
+                host_mac: [0x02, 0x6e, g[0], g[1], g[2], g[3]],
+                network,
+                slot,
+            }
+        }
+        Self {
+            a: member(ifindex[0], ONE, 2, 0),
+            b: member(ifindex[1], ONE, 3, 1),
+            c: member(ifindex[2], TWO, 2, 2),
+            uplink: ifindex[3],
+            stranger: ifindex[4],
+        }
+    }
+
+    /// The tables of the world.
+    pub fn tables(&self) -> Memory<V4> {
+        let mut tables = Memory {
+            config: Some(Rc::new(Config {
+                uplink: self.uplink,
+                address: V4::new(NODE),
+                first_port: PORTS.0,
+                last_port: PORTS.1,
+                quota: QUOTA,
+            })),
+            ..Memory::default()
+        };
+        for member in [self.a, self.b, self.c] {
+            let macs = MacPair::new(member.mac, member.host_mac);
+            let network = member.network;
+            tables.interfaces.insert(
+                member.ifindex,
+                Rc::new(Interface {
+                    address: V4::new(member.address),
+                    subnet: V4::new(network.subnet),
+                    mask: mask(network.prefix),
+                    gateway: V4::new(network.gateway),
+                    mac: Mac::new(member.mac),
+                    flags: if network.masquerade { Interface::<V4>::MASQUERADE } else { 0 },
+                    macs,
+                    network: network.number,
+                    slot: member.slot,
+                }),
+            );
+            tables.endpoints.insert(
+                V4::new(member.address),
+                Rc::new(Endpoint {
+                    ifindex: member.ifindex,
+                    macs,
+                    network: network.number,
+                    slot: member.slot,
+                }),
+            );
+        }
+        for (prefix, bits, kind, network) in self.routes() {
+            tables.routes.push((V4::new(prefix), mask(bits), Rc::new(Route { kind, network })));
+        }
+        tables
+    }
+
+    /// The routes, longest first: prefix, bits, kind, network.
+    pub fn routes(&self) -> [([u8; 4], u8, u32, u32); 5] {
+        let (one, two) = (self.a.network, self.c.network);
+        [
+            (NODE, 32, Route::HOST, 0),
+            ([192, 0, 2, 11], 32, 99, 0),
+            (two.subnet, two.prefix, Route::NETWORK, two.number),
+            (one.subnet, one.prefix, Route::NETWORK, one.number),
+            ([0; 4], 0, Route::UPLINK, 0),
+        ]
+    }
+}
+
+fn mask(bits: u8) -> V4 {
+    V4::new((u32::MAX.checked_shl(32 - u32::from(bits)).unwrap_or(0)).to_be_bytes())
+}
+
+/// Which program a packet meets, and where.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum At {
+    /// `from_container` of an interface.
+    FromContainer(u32),
+    /// `from_uplink`.
+    FromUplink,
+    /// `to_container` of an interface; forwarded from another one, or not (0).
+    ToContainer(u32, u32),
+}
+
+/// What becomes of a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fate {
+    /// It goes there, counted for this way.
+    Goes(To, Way),
+    /// It goes to the host's stack and is counted nowhere.
+    Passes,
+    /// It is dropped for this reason.
+    Dropped(Drop),
+}
+
+/// A packet and its fate.
+#[derive(Clone, Debug)]
+pub struct Step {
+    /// The program.
+    pub at: At,
+    /// The frame before.
+    pub frame: Vec<u8>,
+    /// What becomes of it.
+    pub fate: Fate,
+    /// The frame after.
+    pub after: Vec<u8>,
+}
+
+/// Packets one after the other, from empty flow tables.
+#[derive(Clone, Debug)]
+pub struct Case {
+    /// What it shows.
+    pub name: &'static str,
+    /// The packets.
+    pub steps: Vec<Step>,
+}
+
+/// Runs a packet through the core on the host.
+pub fn run(world: &World, tables: &Memory<V4>, at: At, frame: &mut Frame) -> Verdict {
+    let hook = |ifindex, forwarded| Hook { ifindex, vlan: false, forwarded };
+    match at {
+        At::FromContainer(ifindex) => crate::from_container(frame, tables, hook(ifindex, false)),
+        At::FromUplink => crate::from_uplink(frame, tables, hook(world.uplink, false)),
+        At::ToContainer(ifindex, from) => crate::to_container(frame, tables, hook(ifindex, from != 0)),
+    }
+}
+
+/// The table.
+pub fn cases(world: &World) -> Vec<Case> {
+    [forwarding(world), translation(world), refusals(world), limits(world)].concat()
+}
+
+fn case(name: &'static str, steps: Vec<Step>) -> Case {
+    Case { name, steps }
+}
+
+/// A packet that stays as it is.
+fn unchanged(at: At, frame: Vec<u8>, fate: Fate) -> Step {
+    Step { at, after: frame.clone(), frame, fate }
+}
+
+fn forwarding(world: &World) -> Vec<Case> {
+    let (a, b, c) = (world.a, world.b, world.c);
+    let from_a = At::FromContainer(a.ifindex);
+    let udp = Body::Udp(1000, 2000, b"hello".to_vec());
+    let sent = |destination, body: &Body| frame(a.host_mac, a.mac, &Ip::new(a.address, destination), body);
+    let local = |ip: &Ip, body: &Body| Step {
+        at: from_a,
+        frame: frame(a.host_mac, a.mac, ip, body),
+        fate: Fate::Goes(To::Peer, Way::Local),
+        after: frame(b.mac, b.host_mac, ip, body),
+    };
+    let to_b = Ip::new(a.address, b.address);
+    let request = |target| ethernet([0xff; 6], a.mac, 0x0806, &arp(1, (a.mac, a.address), ([0; 6], target)));
+    let reply =
+        |target, asker| ethernet(a.mac, a.host_mac, 0x0806, &arp(2, (a.host_mac, target), (a.mac, asker)));
+    let arp_step = |target| Step {
+        at: from_a,
+        frame: request(target),
+        fate: Fate::Goes(To::Reflect, Way::Arp),
+        after: reply(target, a.address),
+    };
+    let probe = ethernet([0xff; 6], a.mac, 0x0806, &arp(1, (a.mac, [0; 4]), ([0; 6], b.address)));
+    let to_host =
+        |destination| unchanged(from_a, sent(destination, &udp), Fate::Goes(To::Stack, Way::ToHost));
+    let routed = Ip::new(c.address, SERVER);
+    let from_c = At::FromContainer(c.ifindex);
+    vec![
+        case("udp to a neighbour", vec![local(&to_b, &udp)]),
+        case("tcp to a neighbour", vec![local(&to_b, &Body::Tcp(1, 2, tcp::SYN, vec![]))]),
+        case("ping to a neighbour", vec![local(&to_b, &Body::Icmp(8, 0, 9, vec![1, 2, 3]))]),
+        case("sctp to a neighbour", vec![local(&to_b, &Body::Other(132, vec![0; 12]))]),
+        case("options to a neighbour", vec![local(&Ip { options: vec![1; 8], ..to_b.clone() }, &udp)]),
+        case("a fragment to a neighbour", vec![local(&Ip { fragment: 0x2000, ..to_b.clone() }, &udp)]),
+        case("the last hop counts nothing down", vec![local(&Ip { ttl: 1, ..to_b.clone() }, &udp)]),
+        case("arp for the gateway", vec![arp_step(a.network.gateway)]),
+        case("arp for a neighbour", vec![arp_step(b.address)]),
+        case("arp for nobody in the subnet", vec![arp_step([10, 88, 200, 200])]),
+        case(
+            "an arp probe for another's address finds the conflict",
+            vec![Step {
+                at: from_a,
+                frame: probe,
+                fate: Fate::Goes(To::Reflect, Way::Arp),
+                after: reply(b.address, [0; 4]),
+            }],
+        ),
+        case("to the gateway", vec![to_host(a.network.gateway)]),
+        case("to the node's address", vec![to_host(NODE)]),
+        case(
+            "a fragment to the node's address",
+            vec![unchanged(
+                from_a,
+                frame(a.host_mac, a.mac, &Ip { fragment: 0x2000, ..Ip::new(a.address, NODE) }, &udp),
+                Fate::Goes(To::Stack, Way::ToHost),
+            )],
+        ),
+        case(
+            "a routed network to the world",
+            vec![Step {
+                at: from_c,
+                frame: frame(c.host_mac, c.mac, &routed, &udp),
+                fate: Fate::Goes(To::Neighbour, Way::Routed),
+                after: frame(c.host_mac, c.mac, &Ip { ttl: 63, ..routed.clone() }, &udp),
+            }],
+        ),
+        case(
+            "a routed network to the node",
+            vec![unchanged(
+                from_c,
+                frame(c.host_mac, c.mac, &Ip::new(c.address, NODE), &udp),
+                Fate::Goes(To::Stack, Way::ToHost),
+            )],
+        ),
+        case(
+            "the host to a container",
+            vec![unchanged(
+                At::ToContainer(a.ifindex, 0),
+                frame(a.mac, a.host_mac, &Ip::new(NODE, a.address), &udp),
+                Fate::Goes(To::Stack, Way::FromHost),
+            )],
+        ),
+        case(
+            "forwarded by the host into a routed network",
+            vec![unchanged(
+                At::ToContainer(c.ifindex, world.uplink),
+                frame(c.mac, c.host_mac, &Ip::new(SERVER, c.address), &udp),
+                Fate::Goes(To::Stack, Way::FromHost),
+            )],
+        ),
+        case(
+            "arp to a container",
+            vec![unchanged(At::ToContainer(a.ifindex, a.ifindex), reply(b.address, a.address), Fate::Passes)],
+        ),
+    ]
+}
+
+/// Out through the masquerade, and the answer back.
+fn translation(world: &World) -> Vec<Case> {
+    let a = world.a;
+    // Within the range, so that the port is kept.
+    const PORT: u16 = 50_000;
+    let out = |ip: &Ip, body: &Body| Step {
+        at: At::FromContainer(a.ifindex),
+        frame: frame(a.host_mac, a.mac, ip, body),
+        fate: Fate::Goes(To::Neighbour, Way::Masquerade),
+        // The kernel writes the Ethernet header later.
+        after: frame(a.host_mac, a.mac, &Ip { source: NODE, ttl: ip.ttl - 1, ..ip.clone() }, body),
+    };
+    let (node, router) = UPLINK_MACS;
+    let back = |ip: &Ip, body: &Body| Step {
+        at: At::FromUplink,
+        frame: frame(node, router, ip, body),
+        fate: Fate::Goes(To::Peer, Way::Reply),
+        after: frame(a.mac, a.host_mac, &Ip { destination: a.address, ttl: ip.ttl - 1, ..ip.clone() }, body),
+    };
+    let pass = |ip: &Ip, body: &Body| unchanged(At::FromUplink, frame(node, router, ip, body), Fate::Passes);
+    let (there, here) = (Ip::new(a.address, SERVER), Ip::new(SERVER, NODE));
+    let data = b"some data, of an odd length".to_vec();
+    let tcp = |flags| Body::Tcp(PORT, 443, flags, vec![]);
+    let answer = |flags| Body::Tcp(443, PORT, flags, vec![7; 31]);
+    let udp = Body::Udp(PORT, 53, data.clone());
+    let udp_answer = Body::Udp(53, PORT, data.clone());
+    vec![
+        case("udp and its answer", vec![out(&there, &udp), back(&here, &udp_answer), out(&there, &udp)]),
+        case(
+            "udp without a checksum stays without",
+            vec![
+                out(&there, &Body::UdpUnchecked(PORT, 53, data.clone())),
+                back(&here, &Body::UdpUnchecked(53, PORT, data.clone())),
+            ],
+        ),
+        case(
+            "a tcp connection from SYN to the last ACK",
+            vec![
+                out(&there, &tcp(tcp::SYN)),
+                back(&here, &answer(tcp::SYN | tcp::ACK)),
+                out(&there, &tcp(tcp::ACK)),
+                back(&here, &answer(tcp::ACK)),
+                out(&there, &tcp(tcp::FIN | tcp::ACK)),
+                back(&here, &answer(tcp::FIN | tcp::ACK)),
+                out(&there, &tcp(tcp::ACK)),
+                out(&there, &tcp(tcp::SYN)),
+            ],
+        ),
+        case(
+            "ping and its answer",
+            vec![
+                out(&there, &Body::Icmp(8, 0, PORT, data.clone())),
+                back(&here, &Body::Icmp(0, 0, PORT, data.clone())),
+            ],
+        ),
+        case(
+            "options move the transport header",
+            vec![
+                out(&Ip { options: vec![1; 40], ..there.clone() }, &tcp(tcp::SYN)),
+                back(&Ip { options: vec![1; 4], ..here.clone() }, &answer(tcp::SYN | tcp::ACK)),
+            ],
+        ),
+        case("an answer to no flow is the host's", vec![pass(&here, &udp_answer)]),
+        case(
+            "an answer from another port is the host's",
+            vec![out(&there, &udp), pass(&here, &Body::Udp(54, PORT, data.clone()))],
+        ),
+        case("a ping to the node is the host's", vec![pass(&here, &Body::Icmp(8, 0, PORT, data.clone()))]),
+        case(
+            "a packet to another address is the host's",
+            vec![out(&there, &udp), pass(&Ip::new(SERVER, [192, 0, 2, 99]), &udp_answer)],
+        ),
+        case(
+            "arp on the uplink is the host's",
+            vec![unchanged(
+                At::FromUplink,
+                ethernet([0xff; 6], router, 0x0806, &arp(1, (router, SERVER), ([0; 6], NODE))),
+                Fate::Passes,
+            )],
+        ),
+        case(
+            "a truncated packet on the uplink is the host's",
+            vec![unchanged(
+                At::FromUplink,
+                frame(node, router, &here, &udp_answer)[..30].to_vec(),
+                Fate::Passes,
+            )],
+        ),
+        case(
+            "an answer whose time is up",
+            vec![
+                out(&there, &udp),
+                unchanged(
+                    At::FromUplink,
+                    frame(node, router, &Ip { ttl: 1, ..here.clone() }, &udp_answer),
+                    Fate::Dropped(Drop::TtlExpired),
+                ),
+            ],
+        ),
+    ]
+}
+
+fn refusals(world: &World) -> Vec<Case> {
+    let (a, b, c) = (world.a, world.b, world.c);
+    let at = At::FromContainer(a.ifindex);
+    let udp = Body::Udp(50_000, 2000, b"hello".to_vec());
+    let good = Ip::new(a.address, b.address);
+    let drop = |frame: Vec<u8>, reason| vec![unchanged(at, frame, Fate::Dropped(reason))];
+    let ip = |ip: &Ip| frame(a.host_mac, a.mac, ip, &udp);
+    let to = |destination| ip(&Ip::new(a.address, destination));
+    let patched = |offset: usize, value: u8| {
+        let mut frame = ip(&good);
+        frame[offset] = value;
+        frame
+    };
+    let ask = |sender, target| ethernet([0xff; 6], a.mac, 0x0806, &arp(1, sender, ([0; 6], target)));
+    let me = (a.mac, a.address);
+    let tagged = [&ip(&good)[..12], &[0x81, 0, 0, 5], &ip(&good)[12..]].concat();
+    let server = Ip::new(a.address, SERVER);
+    vec![
+        case("no version 4", drop(patched(14, 0x65), Drop::Malformed)),
+        case("a header too short", drop(patched(14, 0x44), Drop::Malformed)),
+        case("a header longer than the packet", drop(patched(14, 0x4f), Drop::Malformed)),
+        case("a total length beyond the frame", drop(patched(17, 200), Drop::Malformed)),
+        case("a total length of zero", drop(patched(17, 0), Drop::Malformed)),
+        case("cut in the network header", drop(ip(&good)[..33].to_vec(), Drop::Malformed)),
+        case(
+            "cut in the transport header",
+            drop(frame(a.host_mac, a.mac, &server, &Body::Other(6, vec![1; 12])), Drop::Malformed),
+        ),
+        case(
+            "arp of another kind",
+            drop(
+                {
+                    let mut frame = ask(me, b.address);
+                    frame[15] = 6;
+                    frame
+                },
+                Drop::Malformed,
+            ),
+        ),
+        case("an ipv6 packet", drop(ethernet(a.host_mac, a.mac, 0x86dd, &[0x60; 60]), Drop::EtherType)),
+        case("a vlan tag in the frame", drop(tagged, Drop::EtherType)),
+        case("another's mac", drop(frame(a.host_mac, b.mac, &good, &udp), Drop::SpoofedMac)),
+        case("another's address", drop(ip(&Ip::new(b.address, SERVER)), Drop::SpoofedAddress)),
+        case("the host's address", drop(ip(&Ip::new(NODE, SERVER)), Drop::SpoofedAddress)),
+        case(
+            "arp with another's address",
+            drop(ask((a.mac, b.address), a.network.gateway), Drop::SpoofedArp),
+        ),
+        case("arp with another's mac", drop(ask((b.mac, a.address), a.network.gateway), Drop::SpoofedArp)),
+        case("arp for the own address", drop(ask(me, a.address), Drop::Arp)),
+        case("arp outside the subnet", drop(ask(me, SERVER), Drop::Arp)),
+        case(
+            "an arp reply",
+            drop(
+                ethernet(a.host_mac, a.mac, 0x0806, &arp(2, me, (a.host_mac, a.network.gateway))),
+                Drop::Arp,
+            ),
+        ),
+        case("another network", drop(to(c.address), Drop::Isolated)),
+        case("nobody in the subnet", drop(to([10, 88, 7, 7]), Drop::NoEndpoint)),
+        case("itself", drop(to(a.address), Drop::Destination)),
+        case("loopback", drop(to([127, 0, 0, 1]), Drop::Destination)),
+        case("multicast", drop(to([224, 0, 0, 251]), Drop::Destination)),
+        case("broadcast", drop(to([255; 4]), Drop::Destination)),
+        case("a route of an unknown kind", drop(to([192, 0, 2, 11]), Drop::NoRoute)),
+        case("a fragment to the world", drop(ip(&Ip { fragment: 0x2000, ..server.clone() }), Drop::Fragment)),
+        case(
+            "a later fragment to the world",
+            drop(ip(&Ip { fragment: 3, ..server.clone() }), Drop::Fragment),
+        ),
+        case(
+            "sctp to the world",
+            drop(frame(a.host_mac, a.mac, &server, &Body::Other(132, vec![0; 12])), Drop::Protocol),
+        ),
+        case(
+            "an icmp error to the world",
+            drop(frame(a.host_mac, a.mac, &server, &Body::Icmp(3, 3, 0, vec![0; 28])), Drop::Protocol),
+        ),
+        case("time up", drop(ip(&Ip { ttl: 1, ..server.clone() }), Drop::TtlExpired)),
+        case(
+            "forwarded by the host into a masqueraded network",
+            vec![unchanged(
+                At::ToContainer(a.ifindex, world.uplink),
+                frame(a.mac, a.host_mac, &Ip::new(SERVER, a.address), &udp),
+                Fate::Dropped(Drop::Unsolicited),
+            )],
+        ),
+        case(
+            "from an interface that is no endpoint's",
+            vec![unchanged(
+                At::FromContainer(world.stranger),
+                ip(&good),
+                Fate::Dropped(Drop::UnknownInterface),
+            )],
+        ),
+        case(
+            "to an interface that is no endpoint's",
+            vec![unchanged(
+                At::ToContainer(world.stranger, 0),
+                ip(&good),
+                Fate::Dropped(Drop::UnknownInterface),
+            )],
+        ),
+    ]
+}
+
+/// More flows than an endpoint may have: its own new ones are refused, those that there are go on, and another's too.
+fn limits(world: &World) -> Vec<Case> {
+    let (a, b) = (world.a, world.b);
+    let out = |from: Member, port, fate| {
+        let ip = Ip::new(from.address, SERVER);
+        let body = Body::Udp(port, 53, vec![1, 2, 3]);
+        let before = frame(from.host_mac, from.mac, &ip, &body);
+        let after = match fate {
+            Fate::Dropped(_) => before.clone(),
+            _ => frame(from.host_mac, from.mac, &Ip { source: NODE, ttl: 63, ..ip }, &body),
+        };
+        Step { at: At::FromContainer(from.ifindex), frame: before, fate, after }
+    };
+    let goes = Fate::Goes(To::Neighbour, Way::Masquerade);
+    let mut steps: Vec<_> = (0..QUOTA as u16).map(|n| out(a, 50_000 + n, goes)).collect();
+    steps.push(out(a, 51_000, Fate::Dropped(Drop::FlowQuota)));
+    steps.push(out(a, 50_000, goes));
+    steps.push(out(b, 52_000, goes));
+    vec![case("a quota used up", steps)]
+}

@@ -1,0 +1,50 @@
+//! A packet in memory.
+
+use crate::{Packet, checksum, wire::Wire};
+
+/// A frame.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Frame {
+    /// Its bytes, from the Ethernet header on.
+    pub bytes: Vec<u8>,
+    /// The transport checksum is left to the device: its field holds the pseudo-header's sum (CHECKSUM_PARTIAL).
+    pub partial: bool,
+}
+
+impl Frame {
+    /// A frame with all its checksums.
+    pub fn new(bytes: impl Into<Vec<u8>>) -> Self {
+        Self { bytes: bytes.into(), partial: false }
+    }
+}
+
+impl Packet for Frame {
+    fn len(&self) -> u32 {
+        self.bytes.len() as u32
+    }
+
+    fn get<T: Wire>(&self, offset: u32) -> Option<T> {
+        let bytes = self.bytes.get(offset as usize..)?.get(..size_of::<T>())?;
+        // SAFETY: as many bytes as a `T` has, and any bytes are a valid one (Wire).
+        Some(unsafe { bytes.as_ptr().cast::<T>().read_unaligned() })
+    }
+
+    fn set<T: Wire>(&mut self, offset: u32, value: T) -> Option<()> {
+        let bytes = self.bytes.get_mut(offset as usize..)?.get_mut(..size_of::<T>())?;
+        // SAFETY: as many bytes as a `T` has, none of which is padding (Wire).
+        unsafe { bytes.as_mut_ptr().cast::<T>().write_unaligned(value) };
+        Some(())
+    }
+
+    fn l4_checksum(&mut self, offset: u32, pseudo: u32, data: u32, udp: bool, _v6: bool) -> Option<()> {
+        let field: u16 = self.get(offset)?;
+        if self.partial {
+            return self.set(offset, checksum::fold(checksum::add(u32::from(field), pseudo)));
+        }
+        if udp && field == 0 {
+            return Some(());
+        }
+        let new = checksum::update(field, checksum::add(pseudo, data));
+        self.set(offset, if udp && new == 0 { 0xffff } else { new })
+    }
+}

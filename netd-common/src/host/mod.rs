@@ -1,0 +1,10 @@
+//! Packets and tables in memory: what the core runs on in tests on the host, without a kernel. And what such tests share
+//! with those of the loaded programs: [`build`] makes frames, [`cases`] says what is to become of them.
+
+pub mod build;
+pub mod cases;
+mod frame;
+mod memory;
+
+pub use frame::Frame;
+pub use memory::Memory;

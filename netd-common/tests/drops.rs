@@ -1,0 +1,132 @@
+//! Drop reasons that need more than a packet to be provoked.
+
+use std::rc::Rc;
+
+use netd_common::{
+    Drop, Hook, Packet, To, V4,
+    abi::Config,
+    flow::When,
+    from_container,
+    host::{
+        Frame, Memory,
+        build::{Body, Ip, frame},
+        cases::{At, NODE, PORTS, SERVER, UPLINK_MACS, World, run},
+    },
+    wire::Wire,
+};
+
+const WORLD: World = World::new([11, 12, 13, 20, 30]);
+
+/// A packet of `a`'s to a server's port.
+fn to_server(source: u16, server: [u8; 4], port: u16) -> Frame {
+    let a = WORLD.a;
+    Frame::new(frame(a.host_mac, a.mac, &Ip::new(a.address, server), &Body::Udp(source, port, vec![1])))
+}
+
+fn send(tables: &Memory<V4>, mut frame: Frame) -> To {
+    run(&WORLD, tables, At::FromContainer(WORLD.a.ifindex), &mut frame).to
+}
+
+fn with_config(tables: &mut Memory<V4>, change: impl FnOnce(&mut Config<V4>)) {
+    let mut config = **tables.config.as_ref().expect("the world has a node");
+    change(&mut config);
+    tables.config = Some(Rc::new(config));
+}
+
+#[test]
+fn a_vlan_tag_beside_the_packet() {
+    let tables = WORLD.tables();
+    let hook = Hook { ifindex: WORLD.a.ifindex, vlan: true, forwarded: false };
+    let verdict = from_container(&mut to_server(50_000, SERVER, 53), &tables, hook);
+    assert_eq!((verdict.to, tables.dropped(Drop::Vlan)), (To::Drop, 1));
+}
+
+#[test]
+fn a_reply_to_an_endpoint_that_is_gone() {
+    let mut tables = WORLD.tables();
+    assert_eq!(send(&tables, to_server(50_000, SERVER, 53)), To::Neighbour);
+    tables.endpoints.clear();
+    let (node, router) = UPLINK_MACS;
+    let mut reply = Frame::new(frame(node, router, &Ip::new(SERVER, NODE), &Body::Udp(53, 50_000, vec![2])));
+    assert_eq!(run(&WORLD, &tables, At::FromUplink, &mut reply).to, To::Drop);
+    assert_eq!(tables.dropped(Drop::NoEndpoint), 1);
+}
+
+#[test]
+fn no_uplink() {
+    let mut tables = WORLD.tables();
+    with_config(&mut tables, |config| config.uplink = 0);
+    assert_eq!(send(&tables, to_server(50_000, SERVER, 53)), To::Drop);
+    assert_eq!(tables.dropped(Drop::NoRoute), 1);
+    tables.config = None;
+    assert_eq!(send(&tables, to_server(50_000, SERVER, 53)), To::Drop);
+    assert_eq!(tables.dropped(Drop::NoRoute), 2);
+}
+
+#[test]
+fn a_full_table_refuses_new_flows_and_keeps_the_old() {
+    let mut tables = WORLD.tables();
+    // One flow, and half of another.
+    tables.max_flows = 3;
+    assert_eq!(send(&tables, to_server(50_000, SERVER, 53)), To::Neighbour);
+    assert_eq!(send(&tables, to_server(50_001, SERVER, 53)), To::Drop);
+    assert_eq!(tables.dropped(Drop::FlowTableFull), 1);
+    assert_eq!(tables.flows.borrow().len(), 2, "a half-made flow was left behind");
+    assert_eq!(send(&tables, to_server(50_000, SERVER, 53)), To::Neighbour);
+}
+
+#[test]
+fn no_port_left_towards_one_destination() {
+    let mut tables = WORLD.tables();
+    with_config(&mut tables, |config| {
+        (config.first_port, config.last_port, config.quota) = (PORTS.0, PORTS.0 + 1, 100);
+    });
+    assert_eq!(send(&tables, to_server(1, SERVER, 53)), To::Neighbour);
+    assert_eq!(send(&tables, to_server(2, SERVER, 53)), To::Neighbour);
+    assert_eq!(send(&tables, to_server(3, SERVER, 53)), To::Drop);
+    assert_eq!(tables.dropped(Drop::PortsExhausted), 1);
+    // Another destination has ports of its own, and the flows that there are go on.
+    assert_eq!(send(&tables, to_server(3, SERVER, 54)), To::Neighbour);
+    assert_eq!(send(&tables, to_server(1, SERVER, 53)), To::Neighbour);
+    // With time, ports come free.
+    tables.time.set(netd_common::flow::UDP + 1);
+    assert_eq!(send(&tables, to_server(3, SERVER, 53)), To::Neighbour);
+    assert!(tables.collect(When::TimedOut) > 0);
+}
+
+#[test]
+fn an_empty_range_has_no_ports() {
+    let mut tables = WORLD.tables();
+    with_config(&mut tables, |config| (config.first_port, config.last_port) = (50_001, 50_000));
+    assert_eq!(send(&tables, to_server(1, SERVER, 53)), To::Drop);
+    assert_eq!(tables.dropped(Drop::PortsExhausted), 1);
+}
+
+/// A packet that can be read but not written, as one whose headers the kernel cannot make writable.
+struct ReadOnly(Frame);
+
+impl Packet for ReadOnly {
+    fn len(&self) -> u32 {
+        self.0.len()
+    }
+
+    fn get<T: Wire>(&self, offset: u32) -> Option<T> {
+        self.0.get(offset)
+    }
+
+    fn set<T: Wire>(&mut self, _: u32, _: T) -> Option<()> {
+        None
+    }
+
+    fn l4_checksum(&mut self, _: u32, _: u32, _: u32, _: bool, _: bool) -> Option<()> {
+        None
+    }
+}
+
+#[test]
+fn a_packet_that_cannot_be_written() {
+    let tables = WORLD.tables();
+    let hook = Hook { ifindex: WORLD.a.ifindex, vlan: false, forwarded: false };
+    let verdict = from_container(&mut ReadOnly(to_server(50_000, SERVER, 53)), &tables, hook);
+    assert_eq!((verdict.to, tables.dropped(Drop::Rewrite)), (To::Drop, 1));
+}
