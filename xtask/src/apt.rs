@@ -47,9 +47,9 @@ impl Apt {
         Ok(found)
     }
 
-    /// Whether there is a package for each name.
-    pub(crate) fn has_all(&mut self, packages: &[&str]) -> Result<bool> {
-        Ok(!self.candidates(packages)?.contains(&None))
+    /// Whether there is such a package.
+    pub(crate) fn has(&mut self, package: &str) -> Result<bool> {
+        Ok(self.candidates(&[package])?[0].is_some())
     }
 
     /// Those of `packages` that there are.
@@ -91,7 +91,11 @@ impl Apt {
     }
 
     fn try_install(&self, packages: &[&str]) -> Result<()> {
-        let what = format!("apt-get install {}", packages.join(" "));
+        // A progress line has to fit a line; longer lists have been printed before.
+        let what = match packages {
+            [_, _, _, _, ..] => format!("apt-get install ({} packages)", packages.len()),
+            _ => format!("apt-get install {}", packages.join(" ")),
+        };
         progress::run(
             &what,
             apt_get()

@@ -1,5 +1,7 @@
 //! bpf-linker, which turns the compiler's bitcode into one eBPF object.
 
+use std::fs::File;
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -17,32 +19,59 @@ const VERSION: Version = Version(0, 13, 0);
 /// The newest LLVM that this version can be built against.
 const NEWEST_LLVM: u32 = 23;
 
-/// What linking against Debian's LLVM needs besides the LLVM package itself.
-const LIBRARIES: [&str; 2] = ["libzstd-dev", "zlib1g-dev"];
+/// How much of the program is searched for the name of the LLVM library, which is near its start.
+const NAMES: u64 = 1 << 20;
 
-/// Finds bpf-linker; installs it if it is missing, too old or does not start.
-pub(crate) fn ensure(toolchain: &Toolchain, apt: &mut Apt) -> Result<PathBuf> {
-    let found = find();
-    if let Some((path, version)) = &found
-        && *version >= VERSION
-    {
-        return Ok(path.clone());
+/// A bpf-linker that was found.
+struct Linker {
+    path: PathBuf,
+    version: Version,
+    /// The major version of the LLVM library that it loads; `None` if LLVM is inside it.
+    llvm: Option<u32>,
+}
+
+impl Linker {
+    fn find() -> Option<Self> {
+        let path = system::find("bpf-linker")?;
+        let text = system::output_of(Command::new(&path).arg("--version"))?;
+        let mut start = Vec::new();
+        File::open(&path).ok()?.take(NAMES).read_to_end(&mut start).ok()?;
+        Some(Self { version: parse(&text)?, llvm: loaded_llvm(&start), path })
     }
-    let state = found.map_or_else(|| "it is missing".into(), |(_, version)| format!("{version} is too old"));
-    eprintln!("set-up: bpf-linker {VERSION}, which links the eBPF programs: {state}");
-    install(toolchain, apt).with_context(|| {
-        format!("bpf-linker {VERSION} is needed; its prebuilt program for this machine, put into PATH, will do as well")
-    })?;
-    match find() {
-        Some((path, version)) if version >= VERSION => Ok(path),
-        _ => bail!("bpf-linker was installed but is not found: add cargo's bin directory to PATH"),
+
+    /// Why this one will not do.
+    fn defect(&self, toolchain: &Toolchain) -> Option<String> {
+        if self.version < VERSION {
+            return Some(format!("{} is too old", self.version));
+        }
+        let llvm = self.llvm.filter(|llvm| *llvm < toolchain.llvm)?;
+        Some(format!("the installed one has LLVM {llvm}, too old for {toolchain}"))
     }
 }
 
-fn find() -> Option<(PathBuf, Version)> {
-    let path = system::find("bpf-linker")?;
-    let text = system::output_of(Command::new(&path).arg("--version"))?;
-    Some((path, parse(&text)?))
+/// Finds bpf-linker; installs it if it is missing, too old or does not start.
+pub(crate) fn ensure(toolchain: &Toolchain, apt: &mut Apt) -> Result<PathBuf> {
+    let defect = match Linker::find() {
+        None => "it is missing".into(),
+        Some(linker) => match linker.defect(toolchain) {
+            None => return Ok(linker.path),
+            Some(defect) => defect,
+        },
+    };
+    eprintln!("set-up: bpf-linker {VERSION}, which links the eBPF programs: {defect}");
+    install(toolchain, apt).with_context(|| {
+        let llvm = toolchain.llvm;
+        format!(
+            "bpf-linker {VERSION} for LLVM {llvm} is needed; put its prebuilt program into PATH, or mend this"
+        )
+    })?;
+    match Linker::find().map(|linker| (linker.defect(toolchain), linker)) {
+        Some((None, linker)) => Ok(linker.path),
+        Some((Some(defect), linker)) => {
+            bail!("bpf-linker was installed, but {} is in its way: {defect}", linker.path.display())
+        }
+        None => bail!("bpf-linker was installed but is not found: add cargo's bin directory to PATH"),
+    }
 }
 
 /// Reads `bpf-linker 0.13.0`.
@@ -50,42 +79,54 @@ fn parse(text: &str) -> Option<Version> {
     Version::parse(text.trim().strip_prefix("bpf-linker ")?)
 }
 
-fn install(toolchain: &Toolchain, apt: &mut Apt) -> Result<()> {
-    let llvm = ensure_llvm(toolchain.llvm, apt)?;
-    let mut command = workspace::cargo();
-    command.args(["install", "bpf-linker", "--locked", "--force", "--version", &VERSION.to_string()]);
-    let what = if let Some(major) = llvm {
-        command.args(["--no-default-features", "--features", &format!("llvm-{major}")]);
-        command.env("LLVM_PREFIX", prefix(major));
-        format!("cargo install bpf-linker {VERSION} (LLVM {major}, a minute or two)")
-    } else {
-        // Where LLVM is not Debian's, bpf-linker's build looks for llvm-config and says what it wants.
-        format!("cargo install bpf-linker {VERSION} (a minute or two)")
-    };
-    progress::run(&what, &mut command)
+/// The major version in the name of the LLVM library that a program loads: `libLLVM.so.22.1`, or `libLLVM-17.so`.
+fn loaded_llvm(program: &[u8]) -> Option<u32> {
+    const NAME: &[u8] = b"libLLVM";
+    let at = program.windows(NAME.len()).position(|window| window == NAME)?;
+    let name = program[at + NAME.len()..].split(|byte| *byte == 0).next()?;
+    let name = str::from_utf8(name).ok()?;
+    Some(Version::parse(name.trim_start_matches(|c: char| !c.is_ascii_digit()))?.0)
 }
 
-/// The LLVM to build against, with its files installed. bpf-linker has to understand the compiler's bitcode: its LLVM
-/// may be newer than the compiler's, not older.
-fn ensure_llvm(compiler: u32, apt: &mut Apt) -> Result<Option<u32>> {
+fn install(toolchain: &Toolchain, apt: &mut Apt) -> Result<()> {
+    let (major, prefix) = ensure_llvm(toolchain.llvm, apt)?;
+    progress::run(
+        &format!("cargo install bpf-linker {VERSION} (LLVM {major}, about a minute)"),
+        workspace::cargo()
+            .args(["install", "bpf-linker", "--locked", "--force", "--version", &VERSION.to_string()])
+            .args(["--no-default-features", "--features", &format!("llvm-{major}")])
+            .env("LLVM_PREFIX", prefix),
+    )
+}
+
+/// The major version and the place of an LLVM to build against, installed if it must be. Its library has to understand the
+/// compiler's bitcode: it may be newer than the compiler's own, not older.
+fn ensure_llvm(compiler: u32, apt: &mut Apt) -> Result<(u32, String)> {
     for major in compiler..=NEWEST_LLVM {
-        let (dev, polly) = (format!("llvm-{major}-dev"), format!("libpolly-{major}-dev"));
-        let packages: Vec<&str> = [dev.as_str(), polly.as_str()].into_iter().chain(LIBRARIES).collect();
-        // Whoever is not root may still have what it takes.
-        if !apt.usable() && Path::new(&prefix(major)).join("lib/libLLVM.so").exists() {
-            return Ok(Some(major));
+        let prefix = format!("/usr/lib/llvm-{major}");
+        if Path::new(&prefix).join("lib/libLLVM.so").exists() {
+            return Ok((major, prefix));
         }
-        if apt.has_all(&packages)? {
-            eprintln!("  {}: the LLVM that bpf-linker is built against", packages.join(", "));
-            apt.install(&packages)?;
-            return Ok(Some(major));
+        let package = format!("llvm-{major}-dev");
+        if apt.has(&package)? {
+            eprintln!("  {package}: the LLVM that bpf-linker is built against");
+            apt.install(&[&package])?;
+            return Ok((major, prefix));
         }
     }
-    Ok(None)
-}
-
-fn prefix(llvm: u32) -> String {
-    format!("/usr/lib/llvm-{llvm}")
+    // Where there is no such package, LLVM says itself where it is.
+    let ask = |option| system::output_of(Command::new("llvm-config").arg(option));
+    let (Some(version), Some(prefix)) = (ask("--version"), ask("--prefix")) else {
+        bail!(
+            "there is no LLVM {compiler} with development files: no package of it, and no llvm-config in PATH"
+        );
+    };
+    match Version::parse(&version) {
+        Some(Version(major, ..)) if (compiler..=NEWEST_LLVM).contains(&major) => {
+            Ok((major, prefix.trim().into()))
+        }
+        _ => bail!("LLVM {compiler} to {NEWEST_LLVM} is needed, and llvm-config is of {}", version.trim()),
+    }
 }
 
 #[cfg(test)]
@@ -98,5 +139,12 @@ mod tests {
         assert!(parse("bpf-linker 0.9.15\n").expect("a version") < VERSION);
         assert!(parse("bpf-linker 0.14.1").expect("a version") > VERSION);
         assert_eq!(parse("ld 2.40"), None);
+    }
+
+    #[test]
+    fn the_llvm_library_is_found_by_its_name() {
+        assert_eq!(loaded_llvm(b"\x7fELF\0libc.so.6\0libLLVM.so.22.1\0_start\0"), Some(22));
+        assert_eq!(loaded_llvm(b"\0libLLVM-17.so.1\0"), Some(17));
+        assert_eq!(loaded_llvm(b"\0libc.so.6\0"), None);
     }
 }

@@ -18,8 +18,8 @@ const QUIET: u64 = 15;
 /// Lines of a failed command's output that are shown.
 const TAIL: usize = 30;
 
-/// Columns of a command's output that are shown while it runs.
-const WIDTH: usize = 70;
+/// The columns of the progress line: a longer one would wrap, and could not be redrawn.
+const WIDTH: usize = 78;
 
 /// Runs `command` to its end; `what` names it in the progress line and in the error.
 pub(crate) fn run(what: &str, command: &mut Command) -> Result<()> {
@@ -93,12 +93,14 @@ impl<'a> Display<'a> {
 
     fn tick(&mut self, last: &str) {
         let seconds = self.start.elapsed().as_secs();
-        let last: String = last.trim().chars().filter(|c| !c.is_control()).take(WIDTH).collect();
+        let last: String = last.trim().chars().filter(|c| !c.is_control()).collect();
         if self.terminal {
             if self.shown.elapsed() >= Duration::from_millis(100) {
                 self.shown = Instant::now();
                 let spinner = ['|', '/', '-', '\\'][(self.start.elapsed().as_millis() / 200 % 4) as usize];
-                eprint!("\r\x1b[K{spinner} {} ({seconds} s) {last}", self.what);
+                let line: String =
+                    format!("{spinner} {} ({seconds} s) {last}", self.what).chars().take(WIDTH).collect();
+                eprint!("\r\x1b[K{line}");
                 // A progress line that cannot be written is no reason to stop.
                 let _ = io::stderr().flush();
             }

@@ -24,6 +24,9 @@ use crate::workspace;
 pub(crate) const TARGET: &str =
     if cfg!(target_endian = "big") { "bpfeb-unknown-none" } else { "bpfel-unknown-none" };
 
+/// The channel of rustup's that can build core.
+const NIGHTLY: &str = "nightly";
+
 /// The variable with which a user picks the kind of toolchain.
 const WISH: &str = "NETD_EBPF_TOOLCHAIN";
 
@@ -110,7 +113,7 @@ impl Toolchain {
                 command.env("RUSTC_BOOTSTRAP", "aya_ebpf,netd_common,netd_ebpf");
             }
             Kind::Nightly => {
-                command.args(["run", "nightly", "cargo", subcommand, "-Zbuild-std=core"]);
+                command.args(["run", NIGHTLY, "cargo", subcommand, "-Zbuild-std=core"]);
             }
         }
         command.args(["--target", TARGET]).current_dir(workspace::root());
@@ -245,7 +248,7 @@ fn find(kind: Kind) -> Option<Compiler> {
             system::find("rustup")?;
             let rustc = || {
                 let mut command = rustup();
-                command.args(["run", "nightly", "rustc"]);
+                command.args(["run", NIGHTLY, "rustc"]);
                 command
             };
             let (version, llvm) = describe(rustc())?;
@@ -286,10 +289,10 @@ fn install_nightly() -> Result<()> {
     eprintln!("  rustup's nightly with {}", Kind::Nightly.core());
     let mut command = rustup();
     if find(Kind::Nightly).is_some() {
-        command.args(["component", "add", "rust-src", "--toolchain", "nightly"]);
+        command.args(["component", "add", "rust-src", "--toolchain", NIGHTLY]);
     } else {
         // rustup itself is the user's, and stays as it is.
-        command.args(["toolchain", "install", "nightly", "--profile", "minimal", "--no-self-update"]);
+        command.args(["toolchain", "install", NIGHTLY, "--profile", "minimal", "--no-self-update"]);
         command.args(["--component", "rust-src"]);
     }
     progress::run("rustup: nightly with rust-src", &mut command)
@@ -308,7 +311,7 @@ pub(crate) fn ensure_clippy(toolchain: &Toolchain, apt: &mut Apt) -> Result<()> 
             eprintln!("set-up: {package}, to lint the eBPF programs with the compiler that builds them");
             apt.install(&[package])
         }
-        Kind::Nightly => ensure_component("nightly", "clippy", "cargo-clippy"),
+        Kind::Nightly => ensure_component(NIGHTLY, "clippy", "cargo-clippy"),
     }
 }
 
