@@ -7,6 +7,7 @@
 pub mod bpf;
 pub mod cli;
 pub mod config;
+pub mod demo;
 pub mod ipam;
 pub mod lab;
 pub mod mac;

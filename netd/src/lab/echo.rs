@@ -34,7 +34,8 @@ pub fn serve(namespace: &Namespace, address: SocketAddrV4) -> Result<[Service; 2
         // The client went away: its affair.
         let _ = answer_stream(stream);
     })?;
-    let udp = Service::udp(namespace, address, |data, peer| Some([greeting(peer).as_bytes(), data].concat()))?;
+    let udp =
+        Service::udp(namespace, address, |data, peer| Some([greeting(peer).as_bytes(), data].concat()))?;
     Ok([tcp, udp])
 }
 
@@ -79,7 +80,8 @@ pub fn exchange(mut stream: TcpStream, data: &[u8], timeout: Duration) -> Result
     let mut received = Vec::new();
     // At the same time: neither side could take more than its buffers hold otherwise.
     std::thread::scope(|scope| {
-        let sent = scope.spawn(move || sender.write_all(data).and_then(|()| sender.shutdown(Shutdown::Write)));
+        let sent =
+            scope.spawn(move || sender.write_all(data).and_then(|()| sender.shutdown(Shutdown::Write)));
         stream.read_to_end(&mut received).context("cannot receive")?;
         sent.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)).context("cannot send")
     })?;

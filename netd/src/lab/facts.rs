@@ -56,7 +56,8 @@ pub fn netfilter_rules(namespace: &Namespace) -> Result<Count> {
     }
     let text = namespace.output("nft", ["--json", "list", "ruleset"])?;
     let ruleset: Value = serde_json::from_str(&text).context("nft list ruleset: not JSON")?;
-    let rules = ruleset["nftables"].as_array().into_iter().flatten().filter(|item| item.get("rule").is_some());
+    let rules =
+        ruleset["nftables"].as_array().into_iter().flatten().filter(|item| item.get("rule").is_some());
     Ok(Count { number: (rules.count() + tables) as u64, how: format!("nft list ruleset; {legacy}") })
 }
 

@@ -303,13 +303,15 @@ impl Container {
 pub fn binary() -> Result<PathBuf> {
     if let Some(path) = env::var_os("NETD_BIN") {
         // The working directory of a test is not that of who set the variable.
-        return fs::canonicalize(&path).with_context(|| format!("NETD_BIN: no {}", Path::new(&path).display()));
+        return fs::canonicalize(&path)
+            .with_context(|| format!("NETD_BIN: no {}", Path::new(&path).display()));
     }
     let own = env::current_exe().context("cannot find this program's file")?;
     if own.file_name().is_some_and(|name| name == "netd") {
         return Ok(own);
     }
-    let built = own.ancestors().skip(1).take(2).map(|directory| directory.join("netd")).find(|path| path.is_file());
+    let built =
+        own.ancestors().skip(1).take(2).map(|directory| directory.join("netd")).find(|path| path.is_file());
     built.context("no netd binary: build it (cargo build -p netd) or name it with NETD_BIN")
 }
 

@@ -59,8 +59,10 @@ fn answer(mut stream: TcpStream) -> std::io::Result<()> {
             continue;
         };
         stream.write_all(
-            format!("HTTP/1.1 200 OK\r\nContent-Type: application/octet-stream\r\nContent-Length: {bytes}\r\n\r\n")
-                .as_bytes(),
+            format!(
+                "HTTP/1.1 200 OK\r\nContent-Type: application/octet-stream\r\nContent-Length: {bytes}\r\n\r\n"
+            )
+            .as_bytes(),
         )?;
         for chunk in Content::new(bytes) {
             stream.write_all(&chunk)?;

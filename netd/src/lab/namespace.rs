@@ -175,7 +175,8 @@ impl Namespace {
     /// # Errors
     /// `ip` fails, or prints no JSON.
     pub fn ip_json(&self, arguments: &str) -> Result<serde_json::Value> {
-        let text = self.output("ip", ["-json", "-details"].into_iter().chain(arguments.split_whitespace()))?;
+        let text =
+            self.output("ip", ["-json", "-details"].into_iter().chain(arguments.split_whitespace()))?;
         // Nothing at all is how some versions of ip print an empty list.
         if text.trim().is_empty() {
             return Ok(serde_json::Value::Array(Vec::new()));
@@ -190,7 +191,8 @@ impl Namespace {
     pub fn sysctl(&self, name: &str) -> Result<String> {
         let path = sysctl_path(name)?;
         self.run(|| {
-            let value = std::fs::read_to_string(&path).with_context(|| format!("cannot read sysctl {name}"))?;
+            let value =
+                std::fs::read_to_string(&path).with_context(|| format!("cannot read sysctl {name}"))?;
             Ok(value.trim().to_owned())
         })
     }
@@ -201,7 +203,9 @@ impl Namespace {
     /// There is none of that name, it is not one of a network namespace, or it does not take the value.
     pub fn set_sysctl(&self, name: &str, value: &str) -> Result<()> {
         let path = sysctl_path(name)?;
-        self.run(|| std::fs::write(&path, value).with_context(|| format!("cannot set sysctl {name} to {value}")))
+        self.run(|| {
+            std::fs::write(&path, value).with_context(|| format!("cannot set sysctl {name} to {value}"))
+        })
     }
 }
 
@@ -213,7 +217,11 @@ fn sysctl_path(name: &str) -> Result<PathBuf> {
 
 fn checked(output: &Output, what: &str, namespace: &str) -> Result<String> {
     if !output.status.success() {
-        bail!("{what} (in {namespace}): {}: {}", output.status, String::from_utf8_lossy(&output.stderr).trim());
+        bail!(
+            "{what} (in {namespace}): {}: {}",
+            output.status,
+            String::from_utf8_lossy(&output.stderr).trim()
+        );
     }
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }

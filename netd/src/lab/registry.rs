@@ -210,7 +210,9 @@ fn kill_inside(namespaces: &[Namespace]) {
         namespaces.iter().filter_map(|namespace| identity(&namespace.path())).collect();
     let own = identity(Path::new("/proc/self/ns/net"));
     for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
-        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else { continue };
+        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else {
+            continue;
+        };
         let found = identity(&entry.path().join("ns/net"));
         if found != own && found.is_some_and(|found| inside.contains(&found)) {
             let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
@@ -229,7 +231,10 @@ fn write_owner(directory: &Path) -> Result<()> {
 fn owner_lives(directory: &Path) -> bool {
     let Ok(text) = fs::read_to_string(directory.join(OWNER)) else {
         // Being made at this moment, or a leftover: too young to tell for a while.
-        let age = fs::metadata(directory).and_then(|data| data.modified()).ok().and_then(|time| time.elapsed().ok());
+        let age = fs::metadata(directory)
+            .and_then(|data| data.modified())
+            .ok()
+            .and_then(|time| time.elapsed().ok());
         return age.is_none_or(|age| age.as_secs() < 10);
     };
     let mut words = text.split_whitespace().map(str::parse::<u64>);

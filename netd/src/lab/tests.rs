@@ -66,7 +66,8 @@ fn tools_fail_when_nothing_answers() {
 #[test]
 fn fresh_namespaces_have_no_bridge_rule_or_connection() {
     let Some((_lab, _world, client)) = world("facts") else { return };
-    for count in [facts::bridges(&client), facts::netfilter_rules(&client), facts::conntrack_entries(&client)] {
+    for count in [facts::bridges(&client), facts::netfilter_rules(&client), facts::conntrack_entries(&client)]
+    {
         let count = count.expect("a count");
         assert_eq!(count.number, 0, "{}", count.how);
     }

@@ -1,0 +1,165 @@
+//! One exchange between two places.
+
+use std::{
+    net::{IpAddr, Ipv4Addr, SocketAddrV4},
+    time::Duration,
+};
+
+use anyhow::Result;
+
+use super::report::{Check, Protocol, What};
+use crate::lab::{Namespace, echo, http, icmp};
+
+/// How long a step of an exchange may take that must succeed.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// How long an answer is waited for that must not come. On a network like this one takes well below a millisecond.
+const SILENCE: Duration = Duration::from_millis(400);
+/// What is sent by TCP: more than one segment, also one of 64 KiB.
+const TCP_BYTES: usize = 100_000;
+/// What is sent by UDP, in one datagram: less than the smallest MTU.
+const UDP_BYTES: usize = 1_000;
+
+/// From where to where, and what is expected of it.
+#[derive(Clone, Debug)]
+pub(super) struct Pair {
+    /// The row and the column.
+    pub(super) from: String,
+    pub(super) to: String,
+    /// Where the client is.
+    pub(super) namespace: Namespace,
+    /// Whom it asks.
+    pub(super) address: Ipv4Addr,
+    pub(super) expect: Expect,
+    /// The size of the download.
+    pub(super) bytes: u64,
+}
+
+/// What must come of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Expect {
+    /// It succeeds, and the server sees the client with this address.
+    Reach { seen: Ipv4Addr, masquerade: bool },
+    /// Nothing comes back.
+    Blocked,
+}
+
+/// What an exchange that succeeded showed.
+struct Seen {
+    time: Duration,
+    client: Option<IpAddr>,
+    detail: String,
+}
+
+impl Pair {
+    /// Tries all protocols and returns a check for each, and one for masquerade where that is expected.
+    pub(super) fn probe(&self) -> Vec<Check> {
+        match self.expect {
+            Expect::Reach { seen, masquerade } => {
+                let mut clients = Vec::new();
+                let mut checks: Vec<Check> = Protocol::ALL
+                    .iter()
+                    .map(|&protocol| {
+                        let result = self.exchange(protocol, PATIENCE);
+                        if let Ok(Seen { client: Some(client), .. }) = result {
+                            clients.push((protocol, client));
+                        }
+                        self.reached(protocol, result, seen, masquerade)
+                    })
+                    .collect();
+                if masquerade {
+                    checks.push(self.masquerade(&clients, seen));
+                }
+                checks
+            }
+            Expect::Blocked => {
+                let tries = [Protocol::Icmp, Protocol::Tcp, Protocol::Udp];
+                std::thread::scope(|scope| {
+                    let tries = tries
+                        .map(|protocol| scope.spawn(move || (protocol, self.exchange(protocol, SILENCE))));
+                    tries
+                        .into_iter()
+                        .map(|thread| {
+                            let (protocol, result) =
+                                thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+                            self.blocked(protocol, result)
+                        })
+                        .collect()
+                })
+            }
+        }
+    }
+
+    fn exchange(&self, protocol: Protocol, patience: Duration) -> Result<Seen> {
+        let at = |port| SocketAddrV4::new(self.address, port);
+        self.namespace.run(|| match protocol {
+            Protocol::Icmp => {
+                // The first finds addresses and makes flows; the second shows the way as it is then.
+                icmp::ping(self.address, 56, patience)?;
+                let time = icmp::ping(self.address, 56, patience)?;
+                Ok(Seen { time, client: None, detail: "echo reply".to_owned() })
+            }
+            Protocol::Tcp => {
+                let answer = echo::tcp(at(echo::PORT), &[b't'; TCP_BYTES], patience)?;
+                Ok(Seen {
+                    time: answer.time,
+                    client: Some(answer.seen.ip()),
+                    detail: format!("{TCP_BYTES} bytes there and back, seen as {}", answer.seen),
+                })
+            }
+            Protocol::Udp => {
+                let answer = echo::udp(at(echo::PORT), &[b'u'; UDP_BYTES], patience)?;
+                Ok(Seen {
+                    time: answer.time,
+                    client: Some(answer.seen.ip()),
+                    detail: format!("{UDP_BYTES} bytes there and back, seen as {}", answer.seen),
+                })
+            }
+            Protocol::Http => {
+                let download = http::download(at(http::PORT), self.bytes, patience)?;
+                Ok(Seen {
+                    time: download.time,
+                    client: None,
+                    detail: format!("{} bytes, SHA-256 right, in {:.1?}", download.bytes, download.time),
+                })
+            }
+        })
+    }
+
+    fn reached(
+        &self,
+        protocol: Protocol,
+        result: Result<Seen>,
+        expected: Ipv4Addr,
+        masquerade: bool,
+    ) -> Check {
+        let (passed, detail, time) = match result {
+            // Masquerade has a check of its own.
+            Ok(seen) if !masquerade && seen.client.is_some_and(|client| client != expected) => {
+                (false, format!("{}; expected {expected}", seen.detail), Some(seen.time))
+            }
+            Ok(seen) => (true, seen.detail, Some(seen.time)),
+            Err(error) => (false, format!("{error:#}"), None),
+        };
+        self.check(What::Reach(protocol), passed, detail, time)
+    }
+
+    fn blocked(&self, protocol: Protocol, result: Result<Seen>) -> Check {
+        let (passed, detail) = match result {
+            Ok(seen) => (false, format!("reached, but must not be: {}", seen.detail)),
+            Err(error) => (true, format!("{error:#}")),
+        };
+        self.check(What::Blocked(protocol), passed, detail, None)
+    }
+
+    fn masquerade(&self, clients: &[(Protocol, IpAddr)], expected: Ipv4Addr) -> Check {
+        let passed = !clients.is_empty() && clients.iter().all(|(_, client)| *client == expected);
+        let seen: Vec<String> =
+            clients.iter().map(|(protocol, client)| format!("{} from {client}", protocol.name())).collect();
+        let detail = if seen.is_empty() { "nothing arrived".to_owned() } else { seen.join(", ") };
+        self.check(What::Masquerade, passed, format!("the server saw {detail}; expected {expected}"), None)
+    }
+
+    fn check(&self, what: What, passed: bool, detail: String, time: Option<Duration>) -> Check {
+        Check { from: self.from.clone(), to: self.to.clone(), what, passed, detail, time }
+    }
+}
