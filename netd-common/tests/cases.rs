@@ -55,7 +55,7 @@ const ELSEWHERE: [(Drop, &str); 6] = [
     (Drop::NoEndpoint, "in the table; here as a reply to an endpoint that is gone: drops.rs"),
     (Drop::FlowTableFull, "drops.rs and a program test with a small table"),
     (Drop::PortsExhausted, "drops.rs and a program test with a small range"),
-    (Drop::NoRoute, "in the table; without an uplink: drops.rs"),
+    (Drop::NoRoute, "drops.rs and a program test without an uplink"),
     (Drop::Rewrite, "drops.rs, with a packet that refuses to be written"),
 ];
 

@@ -155,11 +155,10 @@ impl World {
     }
 
     /// The routes, longest first: prefix, bits, kind, network.
-    pub fn routes(&self) -> [([u8; 4], u8, u32, u32); 5] {
+    pub fn routes(&self) -> [([u8; 4], u8, u32, u32); 4] {
         let (one, two) = (self.a.network, self.c.network);
         [
             (NODE, 32, Route::HOST, 0),
-            ([192, 0, 2, 11], 32, 99, 0),
             (two.subnet, two.prefix, Route::NETWORK, two.number),
             (one.subnet, one.prefix, Route::NETWORK, one.number),
             ([0; 4], 0, Route::UPLINK, 0),
@@ -501,7 +500,6 @@ fn refusals(world: &World) -> Vec<Case> {
         case("loopback", drop(to([127, 0, 0, 1]), Drop::Destination)),
         case("multicast", drop(to([224, 0, 0, 251]), Drop::Destination)),
         case("broadcast", drop(to([255; 4]), Drop::Destination)),
-        case("a route of an unknown kind", drop(to([192, 0, 2, 11]), Drop::NoRoute)),
         case("a fragment to the world", drop(ip(&Ip { fragment: 0x2000, ..server.clone() }), Drop::Fragment)),
         case(
             "a later fragment to the world",

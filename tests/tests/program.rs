@@ -1,0 +1,192 @@
+//! The loaded programs, run by the kernel on frames of ours (`BPF_PROG_TEST_RUN`): the table of cases that the core goes
+//! through on the host too, and what only the real maps can show.
+
+#[path = "program/world.rs"]
+mod world;
+
+use std::time::Duration;
+
+use netd::bpf::{Counter, NodeConfig};
+use netd_common::{
+    Drop, To,
+    host::{
+        build::{Body, Ip, frame},
+        cases::{self, At, Case, Fate, NODE, SERVER, World},
+    },
+};
+use world::{Loaded, in_a_world};
+
+/// Return codes of a TC program (linux/pkt_cls.h).
+const fn code(to: To) -> i32 {
+    match to {
+        To::Drop => 2,
+        To::Stack => -1,
+        To::Peer | To::Neighbour | To::Reflect => 7,
+    }
+}
+
+/// Packets and bytes of each counter that is not zero, by name.
+fn moved(before: &[Counter], after: &[Counter]) -> Vec<(String, u64, u64)> {
+    before
+        .iter()
+        .zip(after)
+        .map(|(before, after)| {
+            (after.name.clone(), after.packets - before.packets, after.bytes - before.bytes)
+        })
+        .filter(|(_, packets, bytes)| (*packets, *bytes) != (0, 0))
+        .collect()
+}
+
+fn check(loaded: &mut Loaded, case: &Case) {
+    for (number, step) in case.steps.iter().enumerate() {
+        let what = format!("{}, packet {}", case.name, number + 1);
+        let before = loaded.datapath.counters().expect("counters");
+        let run = loaded.run(step.at, &step.frame);
+        let after = loaded.datapath.counters().expect("counters");
+        let bytes = step.frame.len() as u64;
+        let (verdict, ways, drops) = match step.fate {
+            Fate::Goes(to, way) => (code(to), vec![(way.label().to_owned(), 1, bytes)], vec![]),
+            Fate::Passes => (code(To::Stack), vec![], vec![]),
+            Fate::Dropped(reason) => (code(To::Drop), vec![], vec![(reason.label().to_owned(), 1, bytes)]),
+        };
+        assert_eq!(moved(&before.1, &after.1), drops, "{what}: drops");
+        assert_eq!(moved(&before.0, &after.0), ways, "{what}: ways");
+        assert_eq!(run.verdict, verdict, "{what}: verdict");
+        assert_eq!(run.frame, step.after, "{what}: bytes");
+    }
+}
+
+#[test]
+fn every_case_goes_as_the_table_says() {
+    in_a_world("every_case_goes_as_the_table_says", |loaded| {
+        for case in cases::cases(&loaded.world) {
+            // TEST_RUN takes no frame that is cut before the end of an IP header (EINVAL): those cases are the host's.
+            if case.steps.iter().all(|step| step.frame.len() >= 34) {
+                check(loaded, &case);
+                loaded.flush();
+            }
+        }
+    });
+}
+
+/// A packet of `a`'s to a server's port.
+fn to_server(world: &World, source: u16, port: u16) -> Vec<u8> {
+    let a = world.a;
+    frame(a.host_mac, a.mac, &Ip::new(a.address, SERVER), &Body::Udp(source, port, vec![1]))
+}
+
+/// Sends it; the reason if it is dropped.
+fn send(loaded: &Loaded, source: u16, port: u16) -> Option<String> {
+    let before = loaded.datapath.counters().expect("counters");
+    let run = loaded.run(At::FromContainer(loaded.world.a.ifindex), &to_server(&loaded.world, source, port));
+    let after = loaded.datapath.counters().expect("counters");
+    let reason = moved(&before.1, &after.1).first().map(|(name, ..)| name.clone());
+    assert_eq!(run.verdict, code(if reason.is_some() { To::Drop } else { To::Neighbour }));
+    reason
+}
+
+fn label(reason: Drop) -> Option<String> {
+    Some(reason.label().to_owned())
+}
+
+#[test]
+fn without_an_uplink_nothing_leaves() {
+    in_a_world("without_an_uplink_nothing_leaves", |loaded| {
+        let config = loaded.config;
+        loaded.datapath.configure(&NodeConfig { uplink: None, ..config }).expect("configure");
+        assert_eq!(send(loaded, 50_000, 53), label(Drop::NoRoute));
+    });
+}
+
+#[test]
+fn a_full_table_refuses_new_flows_and_keeps_the_old() {
+    in_a_world("a_full_table_refuses_new_flows_and_keeps_the_old", |loaded| {
+        loaded.configure(|config| config.max_flows_per_endpoint = 1 << 20);
+        for n in 0..world::MAX_FLOWS as u16 {
+            assert_eq!(send(loaded, 49_152 + n, 53), None, "flow {n}");
+        }
+        assert_eq!(send(loaded, 65_000, 53), label(Drop::FlowTableFull));
+        assert_eq!(send(loaded, 49_152, 53), None);
+        let fill = loaded.datapath.maps().expect("maps");
+        assert!(fill.iter().any(|map| map.name == "flows" && map.entries == u64::from(world::MAX_FLOWS)));
+        assert_eq!(loaded.flush(), world::MAX_FLOWS as usize);
+        assert_eq!(send(loaded, 65_000, 53), None);
+    });
+}
+
+#[test]
+fn no_port_left_towards_one_destination() {
+    in_a_world("no_port_left_towards_one_destination", |loaded| {
+        loaded.configure(|config| {
+            config.ports = (50_000, 50_003);
+            config.max_flows_per_endpoint = 100;
+        });
+        // Random probing finds the last of four ports in 256 tries.
+        for source in 1..=4 {
+            assert_eq!(send(loaded, source, 53), None);
+        }
+        assert_eq!(send(loaded, 5, 53), label(Drop::PortsExhausted));
+        assert_eq!(send(loaded, 5, 54), None, "another destination has ports of its own");
+        assert_eq!(send(loaded, 1, 53), None, "a flow that there is goes on");
+    });
+}
+
+#[test]
+fn flows_that_have_timed_out_go_and_others_stay() {
+    in_a_world("flows_that_have_timed_out_go_and_others_stay", |loaded| {
+        assert_eq!(send(loaded, 50_000, 53), None);
+        assert_eq!(loaded.datapath.expire_flows().expect("expire"), 0, "a flow just made");
+        assert_eq!(loaded.datapath.flush_flows(SERVER.into()).expect("flush"), 0, "no address of ours");
+        assert_eq!(loaded.datapath.flush_flows(loaded.world.b.address.into()).expect("flush"), 0);
+        assert_eq!(loaded.datapath.flush_flows(loaded.world.a.address.into()).expect("flush"), 1);
+        assert_eq!(send(loaded, 50_000, 53), None);
+        assert_eq!(loaded.datapath.flush_flows(NODE.into()).expect("flush"), 1, "the uplink's address");
+    });
+}
+
+#[test]
+fn closed_connections_go_when_the_quota_is_pressed() {
+    in_a_world("closed_connections_go_when_the_quota_is_pressed", |loaded| {
+        let a = loaded.world.a;
+        let ip = Ip::new(a.address, SERVER);
+        for port in 50_000..50_000 + cases::QUOTA as u16 {
+            for flags in [0x02, 0x14] {
+                let packet = frame(a.host_mac, a.mac, &ip, &Body::Tcp(port, 80, flags, vec![]));
+                assert_eq!(loaded.run(At::FromContainer(a.ifindex), &packet).verdict, code(To::Neighbour));
+            }
+        }
+        assert_eq!(send(loaded, 60_000, 53), label(Drop::FlowQuota));
+        std::thread::sleep(Duration::from_millis(1700));
+        assert_eq!(loaded.datapath.expire_flows().expect("expire"), cases::QUOTA as usize);
+        assert_eq!(send(loaded, 60_000, 53), None);
+    });
+}
+
+/// Not a test of anything: what a run of each program costs, with the kernel's own timer.
+#[test]
+#[ignore = "a measurement"]
+fn nanoseconds_per_run() {
+    in_a_world("nanoseconds_per_run", |loaded| {
+        let (a, b) = (loaded.world.a, loaded.world.b);
+        loaded.configure(|config| config.max_flows_per_endpoint = 1000);
+        let body = Body::Udp(50_000, 53, vec![0; 64]);
+        let local = frame(a.host_mac, a.mac, &Ip::new(a.address, b.address), &body);
+        let host = frame(a.host_mac, a.mac, &Ip::new(a.address, NODE), &body);
+        for (name, frame, at) in [
+            ("to the host", &host, At::FromContainer(a.ifindex)),
+            (
+                "host to container",
+                &frame(a.mac, a.host_mac, &Ip::new(NODE, a.address), &body),
+                At::ToContainer(a.ifindex, 0),
+            ),
+        ] {
+            let times: Vec<_> =
+                (0..5).map(|_| loaded.repeat(at, frame, 1_000_000).duration.as_nanos()).collect();
+            println!("{name}: {times:?} ns");
+        }
+        // The first run rewrites the MACs, so those after it would be spoofed: one run at a time.
+        let total: u128 =
+            (0..20_000).map(|_| loaded.run(At::FromContainer(a.ifindex), &local).duration.as_nanos()).sum();
+        println!("to a neighbour, cold: {} ns", total / 20_000);
+    });
+}

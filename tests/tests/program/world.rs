@@ -1,0 +1,146 @@
+//! The world of the cases with real interfaces and loaded programs, in a network namespace of a thread's own.
+
+use std::{
+    fs,
+    process::Command,
+    sync::atomic::{AtomicU32, Ordering},
+    thread,
+};
+
+use netd::bpf::{Datapath, Endpoint, Mac, NodeConfig, Options, Route, TestRun, Uplink};
+use netd_common::{
+    abi,
+    host::cases::{At, Member, NODE, PORTS, QUOTA, World},
+};
+use nix::{
+    mount::{MsFlags, mount},
+    sched::{CloneFlags, unshare},
+    sys::statfs::{BPF_FS_MAGIC, statfs},
+};
+
+/// Flows that the table has room for.
+pub(crate) const MAX_FLOWS: u32 = 64;
+
+/// The world, loaded.
+pub(crate) struct Loaded {
+    pub(crate) world: World,
+    pub(crate) datapath: Datapath,
+    pub(crate) config: NodeConfig,
+}
+
+impl Loaded {
+    /// Runs a packet through the program that it meets there.
+    pub(crate) fn run(&self, at: At, frame: &[u8]) -> TestRun {
+        self.repeat(at, frame, 1)
+    }
+
+    /// The same many times over, on what the run before left.
+    pub(crate) fn repeat(&self, at: At, frame: &[u8], times: u32) -> TestRun {
+        let (program, ifindex, from) = match at {
+            At::FromContainer(ifindex) => ("from_container", ifindex, 0),
+            At::FromUplink => ("from_uplink", self.world.uplink, 0),
+            At::ToContainer(ifindex, from) => ("to_container", ifindex, from),
+        };
+        self.datapath.test_run(program, frame, ifindex, from, times).expect("a test run")
+    }
+
+    /// Changes what the programs know of the node.
+    pub(crate) fn configure(&mut self, change: impl FnOnce(&mut NodeConfig)) {
+        change(&mut self.config);
+        self.datapath.configure(&self.config).expect("configure");
+    }
+
+    /// Removes all flows. Returns how many.
+    pub(crate) fn flush(&mut self) -> usize {
+        let (a, b) = (self.world.a.address, self.world.b.address);
+        [a, b].into_iter().map(|address| self.datapath.flush_flows(address.into()).expect("flush")).sum()
+    }
+}
+
+/// Builds the world, runs the test in it, and leaves nothing of it. SKIPs where there is no root.
+pub(crate) fn in_a_world(test: &str, body: impl FnOnce(&mut Loaded) + Send) {
+    if !nix::unistd::geteuid().is_root() {
+        eprintln!("SKIP {test}: needs root, to load programs");
+        return;
+    }
+    static NUMBER: AtomicU32 = AtomicU32::new(0);
+    let name = format!("nd-program-{}-{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
+    mount_bpffs();
+    let directory = format!("/sys/fs/bpf/{name}");
+    // A namespace of its own that goes with the thread, and the links in it with the namespace.
+    let result = thread::scope(|scope| {
+        let thread = scope.spawn(|| {
+            unshare(CloneFlags::CLONE_NEWNET).expect("a network namespace");
+            let world = World::new([link("a"), link("b"), link("c"), link("uplink"), link("stranger")]);
+            body(&mut load(world, &directory));
+        });
+        thread.join()
+    });
+    let removed = fs::remove_dir_all(&directory);
+    if let Err(panic) = result {
+        std::panic::resume_unwind(panic);
+    }
+    removed.expect("the pins are there to be removed");
+}
+
+fn load(world: World, directory: &str) -> Loaded {
+    let options = Options { directory: directory.into(), max_flows: MAX_FLOWS, max_endpoints: 16 };
+    let mut datapath = Datapath::open(&options).expect("the programs load");
+    let config = NodeConfig {
+        uplink: Some(Uplink { ifindex: world.uplink, address: NODE.into() }),
+        ports: PORTS,
+        max_flows_per_endpoint: QUOTA,
+    };
+    datapath.configure(&config).expect("configure");
+    for member in [world.a, world.b, world.c] {
+        datapath.attach_endpoint(&endpoint(&member)).expect("attach");
+    }
+    let routes: Vec<_> = world
+        .routes()
+        .into_iter()
+        .map(|(prefix, bits, kind, network)| {
+            let route = match kind {
+                abi::Route::HOST => Route::Host,
+                abi::Route::NETWORK => Route::Network(network),
+                _ => Route::Uplink,
+            };
+            (ipnet::Ipv4Net::new(prefix.into(), bits).expect("a prefix"), route)
+        })
+        .collect();
+    datapath.set_routes(&routes).expect("routes");
+    Loaded { world, datapath, config }
+}
+
+fn endpoint(member: &Member) -> Endpoint {
+    let network = member.network;
+    Endpoint {
+        slot: member.slot,
+        network: network.number,
+        ifindex: member.ifindex,
+        address: member.address.into(),
+        subnet: ipnet::Ipv4Net::new(network.subnet.into(), network.prefix).expect("a prefix"),
+        gateway: network.gateway.into(),
+        mac: Mac(member.mac),
+        host_mac: Mac(member.host_mac),
+        masquerade: network.masquerade,
+    }
+}
+
+/// Makes sure that there is a bpf file system to pin to.
+fn mount_bpffs() {
+    let is_bpffs = statfs("/sys/fs/bpf").is_ok_and(|found| found.filesystem_type() == BPF_FS_MAGIC);
+    if !is_bpffs {
+        let none = None::<&str>;
+        mount(Some("bpf"), "/sys/fs/bpf", Some("bpf"), MsFlags::empty(), none).expect("mounting a bpffs");
+    }
+}
+
+/// Makes an interface in the calling thread's namespace; its index.
+fn link(name: &str) -> u32 {
+    let made = Command::new("ip")
+        .args(["link", "add", "name", name, "type", "veth", "peer", "name", &format!("{name}-peer")])
+        .status()
+        .expect("ip runs");
+    assert!(made.success(), "making link {name}");
+    nix::net::if_::if_nametoindex(name).expect("the link that was just made")
+}
