@@ -2,6 +2,8 @@
 
 use std::{
     fs,
+    io::ErrorKind,
+    path::{Path, PathBuf},
     process::Command,
     sync::atomic::{AtomicU32, Ordering},
     thread,
@@ -24,6 +26,7 @@ pub(crate) const MAX_FLOWS: u32 = 64;
 /// The world, loaded.
 pub(crate) struct Loaded {
     pub(crate) world: World,
+    pub(crate) directory: PathBuf,
     pub(crate) datapath: Datapath,
     pub(crate) config: NodeConfig,
 }
@@ -66,7 +69,7 @@ pub(crate) fn in_a_world(test: &str, body: impl FnOnce(&mut Loaded) + Send) {
     static NUMBER: AtomicU32 = AtomicU32::new(0);
     let name = format!("nd-program-{}-{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
     mount_bpffs();
-    let directory = format!("/sys/fs/bpf/{name}");
+    let directory = Path::new("/sys/fs/bpf").join(name);
     // A namespace of its own that goes with the thread, and the links in it with the namespace.
     let result = thread::scope(|scope| {
         let thread = scope.spawn(|| {
@@ -80,11 +83,18 @@ pub(crate) fn in_a_world(test: &str, body: impl FnOnce(&mut Loaded) + Send) {
     if let Err(panic) = result {
         std::panic::resume_unwind(panic);
     }
-    removed.expect("the pins are there to be removed");
+    if let Err(error) = removed {
+        assert_eq!(error.kind(), ErrorKind::NotFound, "removing {}: {error}", directory.display());
+    }
 }
 
-fn load(world: World, directory: &str) -> Loaded {
-    let options = Options { directory: directory.into(), max_flows: MAX_FLOWS, max_endpoints: 16 };
+/// The options that the world is loaded with.
+pub(crate) fn options(directory: &Path) -> Options {
+    Options { directory: directory.to_owned(), max_flows: MAX_FLOWS, max_endpoints: 16 }
+}
+
+fn load(world: World, directory: &Path) -> Loaded {
+    let options = options(directory);
     let mut datapath = Datapath::open(&options).expect("the programs load");
     let config = NodeConfig {
         uplink: Some(Uplink { ifindex: world.uplink, address: NODE.into() }),
@@ -108,10 +118,11 @@ fn load(world: World, directory: &str) -> Loaded {
         })
         .collect();
     datapath.set_routes(&routes).expect("routes");
-    Loaded { world, datapath, config }
+    Loaded { world, directory: directory.to_owned(), datapath, config }
 }
 
-fn endpoint(member: &Member) -> Endpoint {
+/// An endpoint of the world as the datapath wants it.
+pub(crate) fn endpoint(member: &Member) -> Endpoint {
     let network = member.network;
     Endpoint {
         slot: member.slot,
