@@ -63,9 +63,7 @@ impl Apt {
         Ok(pairs.filter(|(_, version)| version.is_some()).map(|(name, _)| name).collect())
     }
 
-    /// Installs `packages`; what is there already is left as it is.
-    ///
-    /// Never removes a package: where one that the user has is in the way, this fails.
+    /// Installs `packages`. Never removes one: where a package that the user has is in the way, this fails.
     pub(crate) fn install(&mut self, packages: &[&str]) -> Result<()> {
         if packages.is_empty() {
             return Ok(());
@@ -98,9 +96,7 @@ impl Apt {
         };
         progress::run(
             &what,
-            apt_get()
-                .args(["install", "--yes", "--no-install-recommends", "--no-remove", "--no-upgrade"])
-                .args(packages),
+            apt_get().args(["install", "--yes", "--no-install-recommends", "--no-remove"]).args(packages),
         )
     }
 

@@ -9,8 +9,10 @@
 pub(crate) struct Totals {
     passed: usize,
     failed: usize,
-    /// Ignored by the harness.
+    /// Not run by the harness.
     ignored: usize,
+    /// Which those are, and why.
+    ignored_lines: Vec<String>,
     /// The skips, one line a test.
     skips: Vec<String>,
     /// The names of the failed tests.
@@ -29,6 +31,7 @@ impl Totals {
         self.passed += other.passed;
         self.failed += other.failed;
         self.ignored += other.ignored;
+        self.ignored_lines.extend(other.ignored_lines);
         self.skips.extend(other.skips);
         self.failures.extend(other.failures);
     }
@@ -43,14 +46,14 @@ impl Totals {
         self.passed + self.failed + self.ignored > 0
     }
 
-    /// The lines that tell why tests were skipped.
-    pub(crate) fn skips(&self) -> &[String] {
-        &self.skips
+    /// What was skipped, and why.
+    pub(crate) fn skipped(&self) -> impl Iterator<Item = &str> {
+        self.skips.iter().chain(&self.ignored_lines).map(String::as_str)
     }
 
     /// The names of what failed.
-    pub(crate) fn failures(&self) -> &[String] {
-        &self.failures
+    pub(crate) fn failures(&self) -> impl Iterator<Item = &str> {
+        self.failures.iter().map(String::as_str)
     }
 
     /// `N passed, N failed, N skipped`.
@@ -114,6 +117,10 @@ impl Reader {
                 self.skip(skip);
             }
             return true;
+        } else if self.section == Section::Tests
+            && let Some(ignored) = ignored(line)
+        {
+            self.totals.ignored_lines.push(ignored);
         } else if self.section == Section::Failures
             && let Some(name) = line.strip_prefix("    ")
         {
@@ -171,6 +178,13 @@ fn skip(line: &str) -> Option<&str> {
         None => line,
     };
     line.starts_with("SKIP ").then_some(line)
+}
+
+/// What `test NAME ... ignored, WHY` says.
+fn ignored(line: &str) -> Option<String> {
+    let (name, outcome) = line.strip_prefix("test ")?.split_once(" ... ")?;
+    let why = outcome.strip_prefix("ignored")?;
+    Some(format!("{name} is ignored{}", why.replacen(", ", ": ", 1)))
 }
 
 /// `line` without its colours.
@@ -256,8 +270,8 @@ error: 1 target failed:
     fn results_of_all_programs_are_added_up() {
         let (totals, _) = read(OUTPUT, false);
         assert_eq!(totals.line(), "3 passed, 1 failed, 2 skipped");
-        assert_eq!(totals.failures(), ["x"]);
-        assert_eq!(totals.skips(), ["SKIP ipam::b: needs netkit"]);
+        assert!(totals.failures().eq(["x"]));
+        assert!(totals.skipped().eq(["SKIP ipam::b: needs netkit", "c is ignored: slow"]));
     }
 
     #[test]
@@ -285,7 +299,7 @@ error: 1 target failed:
                       \x20    Running two (y)\ntest result: ok. 1 passed; 0 failed; 0 ignored; 0 measured\n";
         let (totals, _) = read(output, false);
         assert_eq!(totals.line(), "1 passed, 1 failed, 0 skipped");
-        assert_eq!(totals.failures(), ["one (x) ended without a result"]);
+        assert!(totals.failures().eq(["one (x) ended without a result"]));
     }
 
     #[test]

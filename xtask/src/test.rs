@@ -134,7 +134,7 @@ impl Stages<'_> {
         for line in &self.lines {
             println!("{line}");
         }
-        list("skipped", self.totals.skips());
+        list("skipped", self.totals.skipped());
         list("failed", self.totals.failures());
         println!("{}", self.totals.line());
         if self.totals.any_failed() { ExitCode::FAILURE } else { ExitCode::SUCCESS }
@@ -160,11 +160,11 @@ fn describe(outcome: &str, name: &str, time: Duration, results: &str) -> String 
     line.trim_end().to_owned()
 }
 
-fn list(title: &str, lines: &[String]) {
-    if !lines.is_empty() {
-        println!("{title}:");
-        for line in lines {
-            println!("  {line}");
+fn list<'a>(title: &str, lines: impl Iterator<Item = &'a str>) {
+    for (i, line) in lines.enumerate() {
+        if i == 0 {
+            println!("{title}:");
         }
+        println!("  {line}");
     }
 }
