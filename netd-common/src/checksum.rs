@@ -17,7 +17,7 @@ pub const fn diff(old: u32, new: u32) -> u32 {
 /// A checksum field (the complement of the sum) after the sum changed by `diff`: `HC' = ~(~HC + diff)`.
 #[inline(always)]
 pub const fn update(field: u16, diff: u32) -> u16 {
-    !fold(add(!field as u16 as u32, diff))
+    !fold(add(!field as u32, diff))
 }
 
 /// A sum in 16 bits.

@@ -264,7 +264,8 @@ fn states_of_a_connection() {
     use netd_common::flow::{TCP_CLOSED_REUSE, TCP_ESTABLISHED, TCP_RESET_REUSE, TCP_TRANSITORY};
     const OUT: bool = false;
     const IN: bool = true;
-    let table: &[(&str, &[(bool, u8)], Ticks, Ticks)] = &[
+    type Packets = &'static [(bool, u8)];
+    let table: &[(&str, Packets, Ticks, Ticks)] = &[
         ("half open", &[(OUT, tcp::SYN)], TCP_TRANSITORY, TCP_TRANSITORY),
         (
             "established",

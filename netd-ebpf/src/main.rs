@@ -2,6 +2,7 @@
 //! and turn its verdict into the hook's return code; what happens to a packet is written there.
 #![no_std]
 #![no_main]
+#![expect(clippy::needless_pass_by_value, reason = "the classifier macro passes the context by value")]
 
 mod flow_gc;
 mod maps;
@@ -19,7 +20,7 @@ use crate::{maps::Maps, skb::Skb};
 
 /// The host side of a container's link, ingress: what the container sends.
 #[classifier]
-pub fn from_container(ctx: TcContext) -> i32 {
+fn from_container(ctx: TcContext) -> i32 {
     let mut skb = Skb::new(&ctx);
     let hook = skb.hook();
     verdict(netd_common::from_container(&mut skb, &Maps, hook), hook.ifindex)
@@ -27,7 +28,7 @@ pub fn from_container(ctx: TcContext) -> i32 {
 
 /// The uplink, ingress: what comes from the world.
 #[classifier]
-pub fn from_uplink(ctx: TcContext) -> i32 {
+fn from_uplink(ctx: TcContext) -> i32 {
     let mut skb = Skb::new(&ctx);
     let hook = skb.hook();
     verdict(netd_common::from_uplink(&mut skb, &Maps, hook), hook.ifindex)
@@ -35,7 +36,7 @@ pub fn from_uplink(ctx: TcContext) -> i32 {
 
 /// The host side of a container's link, egress: what the host's own stack sends to the container.
 #[classifier]
-pub fn to_container(ctx: TcContext) -> i32 {
+fn to_container(ctx: TcContext) -> i32 {
     let skb = Skb::new(&ctx);
     let hook = skb.hook();
     verdict(netd_common::to_container(&skb, &Maps, hook), hook.ifindex)
@@ -44,7 +45,7 @@ pub fn to_container(ctx: TcContext) -> i32 {
 /// Removes flows from a list that the daemon hands over as a packet (BPF_PROG_TEST_RUN); attached to nothing. Returns how
 /// many it removed.
 #[classifier]
-pub fn flow_gc(ctx: TcContext) -> i32 {
+fn flow_gc(ctx: TcContext) -> i32 {
     flow_gc::run(&Skb::new(&ctx)) as i32
 }
 
