@@ -5,6 +5,7 @@
 //! `api` offers it on a unix socket, and [`cli`] is what people type.
 
 pub mod api;
+pub mod bench;
 pub mod bpf;
 pub mod cli;
 pub mod config;

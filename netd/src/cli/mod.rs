@@ -4,6 +4,7 @@
 //! an error, and 2 for a command line that is not understood.
 
 mod attach;
+mod bench;
 mod completions;
 pub mod demo;
 mod detach;
@@ -66,6 +67,7 @@ enum Command {
     Status(status::Status),
     /// Show the configurations that netd is for, with real traffic, in networks made for the purpose
     Demo(demo::Demo),
+    Bench(bench::Bench),
     Completions(completions::Completions),
 }
 
@@ -89,6 +91,7 @@ impl Cli {
         match self.command {
             Command::Run(run) => run.run(self.socket)?,
             Command::Demo(demo) => return demo.run(),
+            Command::Bench(bench) => return bench.run(),
             Command::Completions(completions) => completions.run()?,
             Command::Attach(attach) => block_on(attach.run(&client))?,
             Command::Detach(detach) => block_on(detach.run(&client))?,
