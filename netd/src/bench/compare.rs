@@ -41,6 +41,7 @@ pub(super) fn compare(
     progress: &mut Progress,
 ) -> Result<Report> {
     let allowed = cpus::allowed()?;
+    let machine = Machine::here();
     progress.step("making the world outside");
     let lab = interruption.lab("bench")?;
     let world = World::new(&lab)?;
@@ -77,7 +78,7 @@ pub(super) fn compare(
     drop((built, world, lab));
     progress.clear();
     Ok(Report {
-        machine: Machine::here(),
+        machine,
         outcomes: plans.into_iter().map(|plan| plan.outcome).collect(),
         unavailable,
         evidence,

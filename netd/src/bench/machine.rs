@@ -19,7 +19,12 @@ pub(super) struct Machine {
     pub(super) iptables: Option<String>,
     /// Whether frames on a bridge can meet the rules of iptables at all.
     pub(super) br_netfilter: bool,
+    /// How many threads have run or waited for a CPU, on average over the minute before the first sample.
+    pub(super) load: Option<f64>,
 }
+
+/// From this load on, what else runs is likely to be seen in the figures.
+const BUSY: f64 = 0.5;
 
 impl Machine {
     pub(super) fn here() -> Self {
@@ -34,7 +39,16 @@ impl Machine {
             netd: env!("CARGO_PKG_VERSION"),
             iptables: iptables(),
             br_netfilter: fs::exists("/proc/sys/net/bridge/bridge-nf-call-iptables").unwrap_or(false),
+            load: fs::read_to_string("/proc/loadavg").ok().and_then(|text| load(&text)),
         }
+    }
+
+    /// What speaks against the figures.
+    pub(super) fn warning(&self) -> Option<String> {
+        let load = self.load.filter(|load| *load >= BUSY)?;
+        Some(format!(
+            "WARNING: other work was running (load {load:.1} in the minute before): the figures are less certain"
+        ))
     }
 
     /// In one line.
@@ -59,6 +73,11 @@ fn iptables() -> Option<String> {
     (output.status.success() && !text.trim().is_empty()).then(|| text.trim().to_owned())
 }
 
+/// The first of the three averages: that of one minute.
+fn load(loadavg: &str) -> Option<f64> {
+    loadavg.split(' ').next()?.parse().ok()
+}
+
 /// The first value of a field in `/proc/cpuinfo`.
 fn cpu_field<'a>(cpuinfo: &'a str, name: &str) -> Option<&'a str> {
     cpuinfo
@@ -79,6 +98,15 @@ mod tests {
         assert_eq!(cpu_field(text, "model name"), Some("A CPU @ 2.0GHz"));
         assert_eq!(cpu_field(text, "processor"), Some("0"));
         assert_eq!(cpu_field(text, "model"), None);
+    }
+
+    #[test]
+    fn a_busy_machine_is_warned_of() {
+        assert_eq!(load("0.25 1.00 2.00 1/100 4711\n"), Some(0.25));
+        for (load, busy) in [(None, false), (Some(0.1), false), (Some(2.0), true)] {
+            let machine = Machine { load, ..Machine::default() };
+            assert_eq!(machine.warning().is_some(), busy, "{load:?}");
+        }
     }
 
     #[test]

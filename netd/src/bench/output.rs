@@ -18,6 +18,9 @@ const MANY: usize = 20;
 /// Everything, as text.
 pub(super) fn text(report: &Report) -> String {
     let mut text = format!("{}\n", report.machine.line());
+    if let Some(warning) = report.machine.warning() {
+        let _ = writeln!(text, "{warning}");
+    }
     if report.outcomes.iter().any(|outcome| !outcome.series.is_empty()) {
         let _ = writeln!(text, "{}", table(&report.outcomes));
     }

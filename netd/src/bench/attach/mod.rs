@@ -49,6 +49,7 @@ pub(super) const LEGEND: &str =
 /// # Errors
 /// The lab cannot be made. What a variant fails at is in the report.
 pub(super) fn compare(count: usize, interruption: &Interruption, progress: &mut Progress) -> Result<Report> {
+    let machine = Machine::here();
     progress.step("making the world outside");
     let lab = interruption.lab("attach")?;
     let world = World::new(&lab)?;
@@ -93,7 +94,7 @@ pub(super) fn compare(count: usize, interruption: &Interruption, progress: &mut 
     drop((built, world, lab));
     progress.clear();
     Ok(Report {
-        machine: Machine::here(),
+        machine,
         outcomes: vec![attach, detach],
         unavailable,
         evidence: Vec::new(),
