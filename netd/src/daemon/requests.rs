@@ -11,7 +11,7 @@ use crate::{
     config::parse_subnet,
     endpoint::{Endpoint, NetnsRef},
     names,
-    netlink::Netns,
+    netlink::{Netns, is_gone},
     network::{Definition, Network, check_mtu},
     node::Occupied,
     reconcile::{delete_link, free_interface, network_of},
@@ -63,13 +63,15 @@ impl Owner {
     async fn place(&self, request: &AttachRequest) -> Result<Place, Refusal> {
         // A relative path would be relative to the daemon's directory, which nobody means.
         if request.netns.contains('/') && !request.netns.starts_with('/') {
-            return Err(Refusal::Invalid(format!("netns: {} is not an absolute path", request.netns)));
+            return Err(Refusal::Invalid(format!("the path of a namespace must be absolute, not {}", request.netns)));
         }
-        let netns =
-            Netns::open(&request.netns).map_err(|error| Refusal::Invalid(format!("netns: {error:#}")))?;
+        let netns = Netns::open(&request.netns).map_err(|error| {
+            // That a file does not exist is said in better words than the kernel's already.
+            Refusal::Invalid(if is_gone(&error) { error.to_string() } else { format!("{error:#}") })
+        })?;
         if netns.id()? == self.netns {
             return Err(Refusal::Invalid(format!(
-                "netns: {} is the daemon's own network namespace: a container needs one of its own",
+                "{} is the daemon's own network namespace: a container needs one of its own",
                 request.netns
             )));
         }

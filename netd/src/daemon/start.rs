@@ -16,7 +16,7 @@ use crate::{
     node::{HostView, Occupied, is_own, log_uplink},
     reconcile::Reconciler,
     state::{Facts, MAX_ENDPOINTS, State},
-    store::{RedbStore, Store},
+    store::{Kind, RedbStore, Store},
 };
 
 /// A daemon that is ready to serve.
@@ -64,9 +64,7 @@ pub(super) async fn start(options: &Options) -> Result<Started> {
         .flatten()
         .map(|facts| facts.ports)
         .filter(|ports| *ports != config.nat.ports);
-    let stored = records.iter().filter(|record| record.kind == crate::store::Kind::Endpoint).count();
     let (mut state, mut changes) = State::load(&records, facts, alive)?;
-    let freed = stored - state.endpoints().len();
 
     let occupied = Occupied::observe(&nl, &state.facts().identity).await?;
     let (removed, configured) = state.configure(config.networks.values(), &occupied)?;
@@ -90,8 +88,9 @@ pub(super) async fn start(options: &Options) -> Result<Started> {
         kernel.remove_gateway(network).await?;
     }
     store.commit(changes).await?;
-    if freed > 0 {
-        info!("{freed} endpoints are gone with their containers");
+    let stored = records.iter().filter(|record| record.kind == Kind::Endpoint);
+    for gone in stored.filter(|record| state.endpoint(&record.name).is_none()) {
+        info!("endpoint {}: its namespace is gone", gone.name);
     }
     if let Some((lo, hi)) = old_ports {
         release_ports(lo, hi)?;
