@@ -55,15 +55,15 @@ impl Datapath {
     /// The pin directory is not usable, a pinned map has another shape than this build expects, or the kernel refuses a
     /// program.
     pub fn open(options: &Options) -> Result<Self> {
-        Self::open_with(options, Attachment::of_this_kernel())
+        Self::open_with(options, Attachment::Clsact, Attachment::of_this_kernel())
     }
 
-    /// The same with another attachment than the kernel's best.
+    /// The same with a choice of how programs are attached to endpoints' links and to all others.
     ///
     /// # Errors
     /// As [`Datapath::open`].
-    pub fn open_with(options: &Options, attachment: Attachment) -> Result<Self> {
-        let pins = Pins::open(&options.directory, attachment)?;
+    pub fn open_with(options: &Options, endpoints: Attachment, others: Attachment) -> Result<Self> {
+        let pins = Pins::open(&options.directory, [endpoints, others])?;
         let mut programs = maps::loader(options, &pins)?
             .load(OBJECT)
             .map_err(|error| anyhow!("loading the eBPF object: {}", full(&error)))?;
@@ -94,7 +94,7 @@ impl Datapath {
 
     /// Attaches the uplink's program, or replaces what is attached. Idempotent. Detaches from any other uplink.
     pub fn attach_uplink(&mut self, ifindex: u32) -> Result<()> {
-        links::attach(&mut self.programs, FROM_UPLINK, &self.pins, ifindex, Hook::Uplink)?;
+        links::attach(&mut self.programs, &self.pins, ifindex, Hook::Uplink)?;
         for (other, hook) in self.pins.links()? {
             if hook == Hook::Uplink && other != ifindex {
                 self.pins.remove_link(other, hook)?;
@@ -123,8 +123,8 @@ impl Datapath {
             .interfaces
             .insert(endpoint.ifindex, interface, 0)
             .with_context(|| full_map("INTERFACES4", endpoint))?;
-        links::attach(&mut self.programs, FROM_CONTAINER, &self.pins, endpoint.ifindex, Hook::Ingress)?;
-        links::attach(&mut self.programs, TO_CONTAINER, &self.pins, endpoint.ifindex, Hook::Egress)?;
+        links::attach(&mut self.programs, &self.pins, endpoint.ifindex, Hook::Ingress)?;
+        links::attach(&mut self.programs, &self.pins, endpoint.ifindex, Hook::Egress)?;
         // Last: from here on others reach it.
         self.maps
             .endpoints
@@ -214,14 +214,13 @@ impl Datapath {
     pub fn programs(&self) -> Result<Vec<ProgramStatus>> {
         let links = self.pins.links()?;
         let mut all = Vec::new();
-        for (name, hook) in
-            [(FROM_CONTAINER, Hook::Ingress), (TO_CONTAINER, Hook::Egress), (FROM_UPLINK, Hook::Uplink)]
-        {
+        for hook in Hook::ALL {
+            let name = hook.program();
             let program: &SchedClassifier =
                 self.programs.program(name).context("a program is missing")?.try_into()?;
             all.push(ProgramStatus {
                 name: name.to_owned(),
-                hook: self.pins.attachment.label().to_owned(),
+                hook: self.pins.attachment(hook).label().to_owned(),
                 id: program.info().with_context(|| format!("asking for program {name}"))?.id(),
                 attached: links.iter().filter(|(_, at)| *at == hook).count() as u32,
             });
@@ -261,7 +260,7 @@ impl Datapath {
 
     /// Removes every pin below `directory`: programs detach, maps go. Nothing there is not an error.
     pub fn purge(directory: &Path) -> Result<()> {
-        pins::purge(directory, Attachment::of_this_kernel())
+        pins::purge(directory)
     }
 }
 
