@@ -1,9 +1,8 @@
 //! `netd run --purge`: nothing of netd is left.
 
-use std::{fs, io, net::IpAddr, path::Path};
+use std::{fs, io, path::Path};
 
 use anyhow::{Context, Error, Result, anyhow, bail};
-use ipnet::IpNet;
 use tracing::{info, warn};
 
 use super::{Options, bpffs, identity, lock, privileges, socket};
@@ -13,8 +12,8 @@ use crate::{
     ipam::gateway,
     netlink::{Netlink, release_ports},
     network::Network,
-    node::{LOOPBACK, is_own},
-    reconcile::delete_link,
+    node::is_own,
+    reconcile::{delete_link, remove_gateway},
     state::State,
     store::{Kind, REDB_FILE, Record, RedbStore, Store},
 };
@@ -44,8 +43,7 @@ pub async fn purge(options: &Options) -> Result<()> {
     let stored = stored.filter_map(|record| record.read::<Network>().ok()).map(|network| network.subnet);
     let configured = config.iter().flat_map(|config| config.networks.values().map(|network| network.subnet));
     for subnet in stored.chain(configured) {
-        let removed = nl.del_address(LOOPBACK, IpNet::from(IpAddr::V4(gateway(subnet)))).await;
-        errors.extend(removed.err());
+        errors.extend(remove_gateway(&nl, gateway(subnet)).await.err());
     }
     if bpffs::is_on_bpffs(&options.bpffs_dir)? {
         errors.extend(Datapath::purge(&options.bpffs_dir).err());

@@ -14,7 +14,7 @@ use crate::{
     netlink::{Netns, is_gone},
     network::{Definition, Network, check_mtu},
     node::Occupied,
-    reconcile::{delete_link, free_interface, network_of},
+    reconcile::{add_gateway, delete_link, free_interface, network_of, remove_gateway},
     request::{AttachRequest, EndpointView, NetworkRequest, NetworkView, Refusal},
     state::Place,
 };
@@ -63,7 +63,10 @@ impl Owner {
     async fn place(&self, request: &AttachRequest) -> Result<Place, Refusal> {
         // A relative path would be relative to the daemon's directory, which nobody means.
         if request.netns.contains('/') && !request.netns.starts_with('/') {
-            return Err(Refusal::Invalid(format!("the path of a namespace must be absolute, not {}", request.netns)));
+            return Err(Refusal::Invalid(format!(
+                "the path of a namespace must be absolute, not {}",
+                request.netns
+            )));
         }
         let netns = Netns::open(&request.netns).map_err(|error| {
             // That a file does not exist is said in better words than the kernel's already.
@@ -134,14 +137,14 @@ impl Owner {
             self.state.remove_network(&network.name);
             return Err(Refusal::Failed(error.context("cannot keep the network")));
         }
-        let added = match self.kernel.add_gateway(&network).await {
+        let added = match add_gateway(self.kernel.netlink(), network.gateway()).await {
             Ok(()) => self.kernel.set_routes(&self.state, &self.view),
             Err(error) => Err(error),
         };
         if let Err(error) = added {
             self.pending.extend(self.state.remove_network(&network.name));
             let _ = self.commit(Vec::new()).await;
-            let _ = self.kernel.remove_gateway(&network).await;
+            let _ = remove_gateway(self.kernel.netlink(), network.gateway()).await;
             return Err(Refusal::Failed(error.context(format!("cannot create network `{}`", network.name))));
         }
         info!("network {} created: {}", network.name, network.subnet);
@@ -151,7 +154,7 @@ impl Owner {
     async fn remove_network(&mut self, name: &str) -> Result<(), Refusal> {
         let network = self.state.check_removable(name)?.clone();
         // Before the commit: a gateway that is missing is put back at the next start, one too many would stay.
-        self.kernel.remove_gateway(&network).await?;
+        remove_gateway(self.kernel.netlink(), network.gateway()).await?;
         let changes = self.state.remove_network(name);
         if let Err(error) = self.commit(changes).await {
             self.restore(network).await;
@@ -163,7 +166,7 @@ impl Owner {
     }
 
     async fn restore(&mut self, network: Network) {
-        if let Err(error) = self.kernel.add_gateway(&network).await {
+        if let Err(error) = add_gateway(self.kernel.netlink(), network.gateway()).await {
             warn!("network {}: {error:#}", network.name);
         }
         self.state.restore_network(network);

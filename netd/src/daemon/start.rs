@@ -14,7 +14,7 @@ use crate::{
     endpoint::Endpoint,
     netlink::{Event, Netlink, Netns, find_uplink, monitor, release_ports, reserve_ports},
     node::{HostView, Occupied, is_own, log_uplink},
-    reconcile::Reconciler,
+    reconcile::{Reconciler, remove_gateway},
     state::{Facts, MAX_ENDPOINTS, State},
     store::{Kind, RedbStore, Store},
 };
@@ -72,11 +72,22 @@ pub(super) async fn start(options: &Options) -> Result<Started> {
     // Here an uplink that is not as it is configured is an error, unlike later.
     find_uplink(&nl, config.node.uplink.as_deref(), config.node.address).await?;
     let view = HostView::observe(&nl, &config.node).await?;
-    // A disk that is full shows here, while nothing is changed yet.
-    store.commit(Vec::new()).await?;
-    log_uplink(&view);
 
-    // From here on things are changed.
+    // From here on things are changed. What goes with the old configuration goes before that is forgotten.
+    for network in &removed {
+        info!("network {} is no longer configured", network.name);
+        remove_gateway(&nl, network.gateway()).await?;
+    }
+    if let Some((lo, hi)) = old_ports {
+        release_ports(lo, hi)?;
+    }
+    // Before anything is made: a full disk shows here.
+    store.commit(changes).await?;
+    log_uplink(&view);
+    let stored = records.iter().filter(|record| record.kind == Kind::Endpoint);
+    for gone in stored.filter(|record| state.endpoint(&record.name).is_none()) {
+        info!("endpoint {}: its namespace is gone", gone.name);
+    }
     let datapath = Datapath::open(&bpf::Options {
         directory: options.bpffs_dir.clone(),
         max_flows: config.nat.max_flows,
@@ -85,18 +96,6 @@ pub(super) async fn start(options: &Options) -> Result<Started> {
     .context("cannot load the datapath")?;
     debug!("datapath loaded");
     let mut kernel = Reconciler::new(nl, datapath, &state.facts().identity, config.nat);
-    for network in &removed {
-        info!("network {} is no longer configured", network.name);
-        kernel.remove_gateway(network).await?;
-    }
-    store.commit(changes).await?;
-    let stored = records.iter().filter(|record| record.kind == Kind::Endpoint);
-    for gone in stored.filter(|record| state.endpoint(&record.name).is_none()) {
-        info!("endpoint {}: its namespace is gone", gone.name);
-    }
-    if let Some((lo, hi)) = old_ports {
-        release_ports(lo, hi)?;
-    }
     let (lo, hi) = config.nat.ports;
     reserve_ports(lo, hi)?;
     let broken = kernel.converge(&state, &view).await?;

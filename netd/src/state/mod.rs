@@ -3,26 +3,22 @@
 //! Nothing in here talks to the kernel or the store. Whatever changes the state also says what to commit, so that the
 //! owner can commit first and carry out then.
 
+mod endpoints;
+mod networks;
 mod slots;
 
-use std::{
-    collections::{BTreeMap, HashSet},
-    net::{IpAddr, Ipv4Addr},
-};
+use std::collections::{BTreeMap, HashSet};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
 
 use self::slots::Slots;
 use crate::{
-    config::DEFAULT_NETWORK,
-    endpoint::{Endpoint, LinkKind, NetnsRef, host_interface},
+    endpoint::{Endpoint, NetnsRef},
     ipam::Pool,
-    names,
-    network::{Definition, Network, Origin, overlap},
-    node::Occupied,
-    request::{AttachRequest, Refusal},
+    network::Network,
+    request::Refusal,
     store::{Change, Kind, Record},
 };
 
@@ -161,279 +157,10 @@ impl State {
         Ok(())
     }
 
-    /// Makes the networks of the configuration file those of the file. Returns the networks that go, and what to commit.
-    ///
-    /// # Errors
-    /// A network would be taken from endpoints that use it, or overlaps another one or the host's own network. The state
-    /// is of no use then.
-    pub fn configure<'a>(
-        &mut self,
-        definitions: impl Iterator<Item = &'a Definition>,
-        occupied: &Occupied,
-    ) -> Result<(Vec<Network>, Vec<Change>)> {
-        let wanted: BTreeMap<&str, &Definition> = definitions.map(|d| (d.name.as_str(), d)).collect();
-        let (mut removed, mut changes) = (Vec::new(), Vec::new());
-
-        let configured: Vec<Network> = self
-            .networks
-            .values()
-            .map(|state| &state.network)
-            .filter(|network| network.origin == Origin::Config)
-            .cloned()
-            .collect();
-        for network in configured {
-            let name = &network.name;
-            match wanted.get(name.as_str()) {
-                None => {
-                    self.check_unused(name, "put it back into the configuration file, or detach them first")?;
-                    changes.extend(self.remove_network(name));
-                    removed.push(network);
-                }
-                Some(definition) if definition.subnet != network.subnet => {
-                    let mend =
-                        format!("leave networks.{name}.subnets at {}, or detach them first", network.subnet);
-                    self.check_unused(name, &mend)?;
-                    changes.extend(self.remove_network(name));
-                    removed.push(network);
-                }
-                Some(_) => {}
-            }
-        }
-
-        for (name, definition) in wanted {
-            let number = match self.networks.get(name).map(|state| &state.network) {
-                Some(network) if network.origin == Origin::Command => bail!(
-                    "networks.{name}: `netd network create` has made a network of that name: \
-                     remove it with `netd network rm {name}`, or choose another name"
-                ),
-                Some(network) => Some(network.number),
-                None => None,
-            };
-            if number.is_none() {
-                self.check_subnet(definition, occupied)
-                    .with_context(|| format!("networks.{name}.subnets"))?;
-            }
-            let number = number.unwrap_or_else(|| self.next_number());
-            let network = Network::new(definition.clone(), number, Origin::Config);
-            match self.networks.get_mut(name) {
-                Some(state) if state.network == network => continue,
-                Some(state) => state.network = network.clone(),
-                None => drop(self.networks.insert(name.to_owned(), NetworkState::new(network.clone()))),
-            }
-            changes.push(Change::put(Kind::Network, name, &network)?);
-        }
-        changes.push(self.put_facts()?);
-        Ok((removed, changes))
-    }
-
-    fn check_unused(&self, network: &str, mend: &str) -> Result<()> {
-        let users = self.users(network);
-        if !users.is_empty() {
-            bail!("network `{network}` is in use by {}: {mend}", enumerate(&users));
-        }
-        Ok(())
-    }
-
-    fn check_subnet(&self, definition: &Definition, occupied: &Occupied) -> Result<()> {
-        let subnet = definition.subnet;
-        let mut others = self.networks.values().map(|state| &state.network);
-        if let Some(other) = others.find(|other| overlap(other.subnet, subnet)) {
-            bail!("{subnet} overlaps {} of network `{}`", other.subnet, other.name);
-        }
-        if let Some(holder) = occupied.holder(subnet) {
-            bail!("{subnet} overlaps {holder}: choose a subnet that this host does not use");
-        }
-        Ok(())
-    }
-
-    fn next_number(&mut self) -> u32 {
-        let number = self.facts.next_network;
-        self.facts.next_network += 1;
-        number
-    }
-
-    fn put_facts(&self) -> Result<Change> {
-        Change::put(Kind::Node, FACTS, &self.facts)
-    }
-
-    /// Adds a network.
-    ///
-    /// # Errors
-    /// The name is taken, or the subnet overlaps another network or the host's own.
-    pub fn create_network(
-        &mut self,
-        definition: Definition,
-        occupied: &Occupied,
-    ) -> Result<(Network, Vec<Change>), Refusal> {
-        let name = definition.name.clone();
-        if let Some(existing) = self.networks.get(&name) {
-            let subnet = existing.network.subnet;
-            return Err(Refusal::Conflict(format!("network `{name}` exists already ({subnet})")));
-        }
-        self.check_subnet(&definition, occupied).map_err(|error| Refusal::Conflict(error.to_string()))?;
-        let network = Network::new(definition, self.next_number(), Origin::Command);
-        let changes = vec![Change::put(Kind::Network, &name, &network)?, self.put_facts()?];
-        self.networks.insert(name, NetworkState::new(network.clone()));
-        Ok((network, changes))
-    }
-
-    /// Whether a network can be removed.
-    ///
-    /// # Errors
-    /// It does not exist, is in use, or is the configuration file's.
-    pub fn check_removable(&self, name: &str) -> Result<&Network, Refusal> {
-        let network = self.network(name)?;
-        if network.origin == Origin::Config {
-            return Err(Refusal::Conflict(format!(
-                "network `{name}` is defined in the configuration file: remove it there and restart netd"
-            )));
-        }
-        let users = self.users(name);
-        if !users.is_empty() {
-            let users = enumerate(&users);
-            return Err(Refusal::Conflict(format!(
-                "network `{name}` is in use by {users}: detach them first"
-            )));
-        }
-        Ok(network)
-    }
-
-    /// Removes a network, and returns what to commit.
-    pub fn remove_network(&mut self, name: &str) -> Vec<Change> {
-        self.networks.remove(name);
-        vec![Change::delete(Kind::Network, name), Change::delete(Kind::Cursor, name)]
-    }
-
-    /// Puts a network back that could not be removed, or removed in the store.
-    pub fn restore_network(&mut self, network: Network) {
-        self.networks.insert(network.name.clone(), NetworkState::new(network));
-    }
-
-    /// Names of the endpoints of a network. Walks over all endpoints: for errors only.
-    fn users(&self, network: &str) -> Vec<&str> {
-        if self.networks.get(network).is_none_or(|state| state.endpoints() == 0) {
-            return Vec::new();
-        }
-        self.endpoints.values().filter(|e| e.network == network).map(|e| e.name.as_str()).collect()
-    }
-
-    /// Checks what can be checked of a request before its namespace is looked at.
-    ///
-    /// # Errors
-    /// The name cannot be one or is taken, there is no such network, or the address is not free.
-    pub fn check_attach(&self, request: &AttachRequest) -> Result<(), Refusal> {
-        names::check(&request.name).map_err(|error| Refusal::Invalid(format!("endpoint name: {error}")))?;
-        if let Some(existing) = self.endpoints.get(&request.name) {
-            return Err(Refusal::Conflict(format!(
-                "endpoint `{}` exists already ({} in network `{}`): detach it first, or choose another name",
-                existing.name, existing.address, existing.network
-            )));
-        }
-        let network = self.network(self.network_of(request))?;
-        if let Some(address) = chosen(request)? {
-            self.check_address(network, address)?;
-        }
-        Ok(())
-    }
-
-    fn check_address(&self, network: &Network, address: Ipv4Addr) -> Result<(), Refusal> {
-        let pool = &self.networks[&network.name].pool;
-        if let Err(error) = pool.usable(address) {
-            return Err(Refusal::Invalid(format!("{error} (network `{}`)", network.name)));
-        }
-        match pool.holder(address) {
-            Some(holder) => Err(Refusal::Conflict(format!("{address} is in use by endpoint `{holder}`"))),
-            None => Ok(()),
-        }
-    }
-
-    /// Makes the endpoint that was asked for. Returns it with what to commit; [`Self::remove`] takes it back.
-    ///
-    /// # Errors
-    /// As [`Self::check_attach`]; and there may be no address or no room left.
-    pub fn attach(
-        &mut self,
-        request: &AttachRequest,
-        place: Place,
-    ) -> Result<(Endpoint, Vec<Change>), Refusal> {
-        self.check_attach(request)?;
-        let name = &request.name;
-        let slot = self.slots.take().ok_or_else(|| {
-            Refusal::Conflict(format!("this node has {MAX_ENDPOINTS} endpoints: there is room for no more"))
-        })?;
-        let network_name = self.network_of(request).to_owned();
-        let state = self.networks.get_mut(&network_name).context("the network is gone")?;
-        let address = match chosen(request)? {
-            Some(address) => state.pool.take(address, name).map(|()| address),
-            None => state.pool.take_next(name),
-        };
-        let address = match address {
-            Ok(address) => address,
-            Err(error) => {
-                self.slots.free(slot);
-                return Err(Refusal::Conflict(format!("{error} (network `{network_name}`)")));
-            }
-        };
-        let endpoint = Endpoint {
-            name: name.clone(),
-            network: network_name.clone(),
-            address,
-            gateway: state.network.gateway(),
-            netns: place.netns,
-            link: LinkKind::choose(request.link.unwrap_or(state.network.link)),
-            interface: place.interface,
-            host_interface: place.host_interface,
-            slot,
-        };
-        let changes = vec![
-            Change::put(Kind::Endpoint, name, &endpoint)?,
-            Change::put(Kind::Cursor, &network_name, &state.pool.cursor())?,
-        ];
-        self.host_interfaces.insert(endpoint.host_interface.clone());
-        self.endpoints.insert(name.clone(), endpoint.clone());
-        Ok((endpoint, changes))
-    }
-
-    /// Frees an endpoint with all it has. Returns it with what to commit.
-    pub fn remove(&mut self, name: &str) -> Option<(Endpoint, Vec<Change>)> {
-        let endpoint = self.endpoints.remove(name)?;
-        self.host_interfaces.remove(&endpoint.host_interface);
-        self.slots.free(endpoint.slot);
-        let mut changes = vec![Change::delete(Kind::Endpoint, name)];
-        if let Some(state) = self.networks.get_mut(&endpoint.network) {
-            let before = state.pool.cursor();
-            state.pool.free(endpoint.address);
-            if state.pool.cursor() != before {
-                changes.extend(Change::put(Kind::Cursor, &endpoint.network, &state.pool.cursor()));
-            }
-        }
-        Some((endpoint, changes))
-    }
-
-    /// Takes an endpoint back whose removal could not be committed.
-    ///
-    /// # Errors
-    /// Something of it has been given away since.
-    pub fn restore(&mut self, endpoint: Endpoint) -> Result<()> {
-        self.insert(endpoint)
-    }
-
-    /// Names that an endpoint's host side can have, best first, without those of other endpoints.
-    pub fn host_interfaces<'a>(&'a self, endpoint: &'a str) -> impl Iterator<Item = String> + 'a {
-        (0..8)
-            .map(|attempt| host_interface(endpoint, attempt))
-            .filter(|name| !self.host_interfaces.contains(name))
-    }
-
     /// The node's facts.
     #[must_use]
     pub fn facts(&self) -> &Facts {
         &self.facts
-    }
-
-    /// The network of an attachment.
-    fn network_of<'a>(&self, request: &'a AttachRequest) -> &'a str {
-        request.network.as_deref().unwrap_or(DEFAULT_NETWORK)
     }
 
     /// A network by its name.
@@ -471,18 +198,6 @@ impl State {
     /// The subnets of all networks, with their numbers.
     pub fn subnets(&self) -> impl Iterator<Item = (Ipv4Net, u32)> {
         self.networks.values().map(|state| (state.network.subnet, state.network.number))
-    }
-}
-
-/// The address that was asked for.
-fn chosen(request: &AttachRequest) -> Result<Option<Ipv4Addr>, Refusal> {
-    match request.addresses[..] {
-        [] => Ok(None),
-        [IpAddr::V4(address)] => Ok(Some(address)),
-        [IpAddr::V6(address)] => {
-            Err(Refusal::Invalid(format!("not supported yet: the IPv6 address {address}")))
-        }
-        [..] => Err(Refusal::Invalid("not supported yet: more than one address".to_owned())),
     }
 }
 

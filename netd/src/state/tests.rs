@@ -1,10 +1,12 @@
-use std::path::PathBuf;
+use std::{net::Ipv4Addr, path::PathBuf};
 
 use super::*;
 use crate::{
+    endpoint::host_interface,
     netlink::NetnsId,
-    network::LinkChoice,
-    store::{Kind, Record},
+    network::{Definition, LinkChoice, Origin},
+    node::Occupied,
+    request::AttachRequest,
 };
 
 fn facts() -> Facts {

@@ -3,22 +3,24 @@
 //! All steps can be repeated: what is there already, and right, is left alone. So the same code attaches an endpoint,
 //! completes one that a crash left half done, and rebuilds one whose link was deleted.
 
-use std::{
-    collections::{BTreeMap, HashMap, HashSet},
-    net::{IpAddr, Ipv4Addr},
-};
+mod carrier;
+mod host;
+
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use anyhow::{Context, Error, Result, bail, ensure};
 use ipnet::{IpNet, Ipv4Net};
-use tracing::{debug, info, instrument, warn};
+use tracing::{debug, info, instrument};
+
+pub use self::host::{add_gateway, remove_gateway};
 
 use crate::{
-    bpf::{self, Datapath, NodeConfig, Uplink},
+    bpf::{self, Datapath},
     config::NatConfig,
     endpoint::{Endpoint, alias},
     netlink::{ContainerSide, Link, Netlink, Netns, Route, VethSpec, is_gone},
     network::Network,
-    node::{HostRoutes, HostView, LOOPBACK, host_routes, is_own},
+    node::{HostView, LOOPBACK, host_routes, is_own},
     state::State,
 };
 
@@ -131,8 +133,8 @@ impl Reconciler {
         let ifindex = self.ensure_link(endpoint, network, mtu, &netns).await?;
         debug!("link {} has index {ifindex}", endpoint.host_interface);
 
-        // Programs before the first packet; and the host's end before the container's, so that the container can send
-        // at once: an end whose carrier comes later than its own "up" waits for a kernel thread.
+        // Programs before the first packet; and the host's end before the container's, so that it is only the host's end
+        // that gets its carrier late: see `carrier`.
         self.enter(endpoint, network, ifindex)?;
         debug!("in the datapath");
         self.nl.set_up(ifindex).await?;
@@ -146,34 +148,9 @@ impl Reconciler {
         debug!("container's side configured");
         self.add_route(&endpoint.entry(network, ifindex)).await?;
         debug!("host's side configured");
+        carrier::wait(&self.nl, &endpoint.host_interface, ifindex).await?;
+        debug!("ready");
         Ok(())
-    }
-
-    /// Makes the host itself reach an endpoint.
-    async fn add_route(&self, entry: &bpf::Endpoint) -> Result<()> {
-        self.nl.add_neighbour(entry.ifindex, entry.address.into(), entry.mac.0).await?;
-        self.nl.add_route(&host_route(entry)).await
-    }
-
-    /// Puts routes to endpoints back that are not there: the kernel drops them when their link is set down, or when the
-    /// gateway's address goes, and some network managers drop what they do not know.
-    ///
-    /// # Errors
-    /// The kernel refuses one; the others are there then all the same.
-    pub async fn restore_routes(&self, routes: &HostRoutes) -> Result<()> {
-        let mut result = Ok(());
-        for (name, entry) in &self.live {
-            if routes.contains(&(entry.address, entry.ifindex)) {
-                continue;
-            }
-            match self.add_route(entry).await {
-                Ok(()) => debug!("the host's route to endpoint {name} is there again"),
-                // Its link has gone since the routes were read; that is announced on its own.
-                Err(error) if is_gone(&error) => {}
-                Err(error) => result = result.and(Err(error)),
-            }
-        }
-        result
     }
 
     /// The endpoint's link: as it is, or made.
@@ -290,73 +267,6 @@ impl Reconciler {
             .collect())
     }
 
-    /// Puts a network's gateway on the host.
-    ///
-    /// # Errors
-    /// The kernel refuses.
-    pub async fn add_gateway(&self, network: &Network) -> Result<()> {
-        self.nl.add_address(LOOPBACK, gateway_address(network)).await
-    }
-
-    /// Takes a network's gateway from the host.
-    ///
-    /// # Errors
-    /// The kernel refuses.
-    pub async fn remove_gateway(&self, network: &Network) -> Result<()> {
-        self.nl.del_address(LOOPBACK, gateway_address(network)).await.map(drop)
-    }
-
-    /// Tells the datapath about the host and the networks, and puts gateways back that are not there.
-    ///
-    /// # Errors
-    /// The kernel refuses something.
-    pub async fn apply_view(&mut self, state: &State, view: &HostView) -> Result<()> {
-        for network in state.networks().map(|state| &state.network) {
-            if !view.addresses.contains(&network.gateway()) {
-                self.add_gateway(network).await?;
-            }
-        }
-        let uplink = view
-            .uplink
-            .as_ref()
-            .map(|uplink| Uplink { ifindex: uplink.ifindex, address: uplink.address.addr() });
-        self.datapath.configure(&NodeConfig {
-            uplink,
-            ports: self.nat.ports,
-            max_flows_per_endpoint: self.nat.max_flows_per_endpoint,
-        })?;
-        if let Some(uplink) = uplink {
-            self.datapath.attach_uplink(uplink.ifindex)?;
-        }
-        self.set_routes(state, view)
-    }
-
-    /// Tells the datapath where packets go.
-    ///
-    /// # Errors
-    /// The kernel refuses.
-    pub fn set_routes(&mut self, state: &State, view: &HostView) -> Result<()> {
-        let mut routes: BTreeMap<Ipv4Net, bpf::Route> =
-            state.subnets().map(|(subnet, number)| (subnet, bpf::Route::Network(number))).collect();
-        let gateways = state.networks().map(|state| state.network.gateway());
-        for address in view.addresses.iter().copied().chain(gateways) {
-            routes.insert(address.into(), bpf::Route::Host);
-        }
-        if view.uplink.is_some() {
-            routes.insert(Ipv4Net::default(), bpf::Route::Uplink);
-        }
-        let routes: Vec<_> = routes.into_iter().collect();
-        self.datapath.set_routes(&routes).context("cannot set the datapath's routes")
-    }
-
-    /// Forgets the flows of an address that the host no longer has.
-    pub fn forget_address(&mut self, address: Ipv4Addr) {
-        match self.datapath.flush_flows(address) {
-            Ok(flows) => info!("{address} is gone from the uplink, and {flows} flows with it"),
-            Err(error) => warn!("cannot remove the flows of {address}: {error:#}"),
-        }
-    }
-
     /// Removes flows that have timed out.
     ///
     /// # Errors
@@ -406,19 +316,4 @@ pub fn network_of<'a>(state: &'a State, endpoint: &Endpoint) -> Result<&'a Netwo
 pub fn free_interface(taken: &HashSet<String>) -> String {
     let names = (0u32..).map(|n| format!("eth{n}"));
     names.into_iter().find(|name| !taken.contains(name)).unwrap_or_default()
-}
-
-fn gateway_address(network: &Network) -> IpNet {
-    IpNet::from(IpAddr::V4(network.gateway()))
-}
-
-/// How the host itself reaches an endpoint: from the gateway's address, which the container always answers to.
-fn host_route(entry: &bpf::Endpoint) -> Route {
-    Route {
-        destination: IpNet::from(IpAddr::V4(entry.address)),
-        gateway: None,
-        ifindex: entry.ifindex,
-        source: Some(entry.gateway.into()),
-        onlink: false,
-    }
 }
