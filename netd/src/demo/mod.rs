@@ -105,7 +105,7 @@ fn demonstrate(keep: bool, json: bool, interruption: &Interruption) -> Result<Ex
             // What failed, failed because the lab is being removed.
             return Ok(ExitCode::FAILURE);
         }
-        if !json {
+        if !json && configuration.built {
             output::configuration(&configuration);
         }
         report.configurations.push(configuration);
@@ -119,6 +119,7 @@ fn demonstrate(keep: bool, json: bool, interruption: &Interruption) -> Result<Ex
     if json {
         println!("{}", serde_json::to_string_pretty(&report.json()).context("cannot write JSON")?);
     } else {
+        output::not_built(&report);
         output::summary(&report);
     }
     if keep {

@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use comfy_table::{Cell, CellAlignment, Color, Table, presets::UTF8_FULL_CONDENSED};
+use comfy_table::{Cell, CellAlignment, Color, ContentArrangement, Table, presets::UTF8_FULL_CONDENSED};
 
 use super::{
     report::{Check, Configuration, Protocol, Report, What},
@@ -33,10 +33,6 @@ pub(super) fn introduction(world: &World) {
 /// One configuration: the matrix, what failed, what carried it, what is on the host.
 pub(super) fn configuration(configuration: &Configuration) {
     let title = format!("{}. {}", configuration.number, configuration.name);
-    if !configuration.built {
-        println!("\n{} {title}: not built yet", paint("·", Color::DarkGrey));
-        return;
-    }
     let mark = if configuration.passed() { paint("✓", Color::Green) } else { paint("✗", Color::Red) };
     println!("\n{mark} {title} ({:.1} s)", configuration.seconds);
     if !configuration.checks.is_empty() {
@@ -68,13 +64,20 @@ pub(super) fn configuration(configuration: &Configuration) {
     if !configuration.forwarded.is_empty() || !configuration.drops.is_empty() {
         println!("{}", indent(&carriers(configuration).to_string()));
     }
+    if !configuration.programs.is_empty() {
+        println!("  programs: {}", configuration.programs.join(", "));
+    }
     if let Some(facts) = &configuration.facts {
         let facts: Vec<String> = facts
             .checks()
             .iter()
-            .map(|(name, count)| format!("{name}: {} by {}", count.number, count.how))
+            .map(|(name, count)| {
+                let (mark, color) =
+                    if count.number == 0 { ("✓", Color::Green) } else { ("✗", Color::Red) };
+                format!("{} {name} ({})", paint(mark, color), count.number)
+            })
             .collect();
-        println!("  on the host: {}", facts.join("; "));
+        println!("  on the host: {}", facts.join(", "));
     }
     if !configuration.log.is_empty() {
         let lines: Vec<&str> = configuration.log.lines().collect();
@@ -87,10 +90,19 @@ fn check_is_of_host(check: &Check) -> bool {
     check.from == check.to
 }
 
+/// A table that fits the terminal, beside the indent.
+fn table() -> Table {
+    let mut table = Table::new();
+    table.load_style(UTF8_FULL_CONDENSED).set_content_arrangement(ContentArrangement::Dynamic);
+    if let Some(width) = table.width() {
+        table.set_width(width.saturating_sub(2));
+    }
+    table
+}
+
 /// Who reached whom.
 fn matrix(configuration: &Configuration) -> Table {
-    let mut table = Table::new();
-    table.load_style(UTF8_FULL_CONDENSED);
+    let mut table = table();
     let corner = Cell::new("from ╲ to");
     table.set_header(
         [corner].into_iter().chain(configuration.columns.iter().map(Cell::new)).collect::<Vec<_>>(),
@@ -132,8 +144,7 @@ fn cell(checks: &[&Check]) -> Cell {
 
 /// Which way took how many packets, and what was dropped.
 fn carriers(configuration: &Configuration) -> Table {
-    let mut table = Table::new();
-    table.load_style(UTF8_FULL_CONDENSED);
+    let mut table = table();
     table.set_header(["carried by netd", "packets", "bytes", "meaning"]);
     let row = |counter: &Counter, color: Option<Color>| {
         let name = Cell::new(&counter.name);
@@ -155,6 +166,15 @@ fn carriers(configuration: &Configuration) -> Table {
     table
 }
 
+/// The configurations that this version does not have.
+pub(super) fn not_built(report: &Report) {
+    println!();
+    for configuration in report.configurations.iter().filter(|configuration| !configuration.built) {
+        let mark = paint("·", Color::DarkGrey);
+        println!("{mark} {}. {}: not built yet", configuration.number, configuration.name);
+    }
+}
+
 /// The last line.
 pub(super) fn summary(report: &Report) {
     let (mark, word) = if report.passed() {
@@ -172,6 +192,10 @@ pub(super) fn summary(report: &Report) {
     };
     let checks: usize = report.built().map(|configuration| configuration.checks.len()).sum();
     let which = if report.passed() { counted(true) } else { counted(false) };
+    if let Some(facts) = report.built().find_map(|configuration| configuration.facts.as_ref()) {
+        let how: Vec<&str> = facts.checks().iter().map(|(_, count)| count.how.as_str()).collect();
+        println!("\nCounted on the host by: {}.", how.join("; "));
+    }
     println!("\n{mark} configurations that {word}: {which} ({checks} checks in {:.1} s)", report.seconds);
 }
 

@@ -119,6 +119,8 @@ pub(super) struct Configuration {
     pub(super) checks: Vec<Check>,
     pub(super) forwarded: Vec<Counter>,
     pub(super) drops: Vec<Counter>,
+    /// Which programs ran, where and how often they are attached.
+    pub(super) programs: Vec<String>,
     pub(super) facts: Option<HostFacts>,
     /// What kept it from being tried to the end.
     pub(super) error: Option<String>,
@@ -139,6 +141,7 @@ impl Configuration {
             checks: Vec::new(),
             forwarded: Vec::new(),
             drops: Vec::new(),
+            programs: Vec::new(),
             facts: None,
             error: None,
             log: String::new(),
@@ -182,6 +185,7 @@ impl Configuration {
             "checks": checks,
             "forwarded": self.forwarded,
             "drops": self.drops,
+            "programs": self.programs,
             "error": self.error,
         })
     }

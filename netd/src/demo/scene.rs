@@ -10,7 +10,7 @@ use super::{
     report::{Check, Configuration, HostFacts, What},
 };
 use crate::{
-    bpf::Counter,
+    bpf::{Counter, ProgramStatus},
     lab::{Container, Host, Lab, Namespace, Service, World, echo, http},
 };
 
@@ -127,6 +127,7 @@ impl Scene {
         progress.step(format!("configuration {number}: reading the counters"));
         result.forwarded = moved(self.host.counters("forwarded")?);
         result.drops = moved(self.host.counters("drops")?);
+        result.programs = self.programs()?;
         let facts = HostFacts::of(&self.host.namespace)?;
         for (name, count) in facts.checks() {
             result.checks.push(Check {
@@ -174,6 +175,15 @@ impl Scene {
             time: None,
         });
         Ok(())
+    }
+
+    /// The daemon's programs, with their hooks and how many interfaces run them.
+    fn programs(&self) -> Result<Vec<String>> {
+        let mut status = self.host.json(["status", "--json"])?;
+        let programs: Vec<ProgramStatus> = serde_json::from_value(status["programs"].take())
+            .context("netd status --json: no list of programs")?;
+        let attached = programs.iter().filter(|program| program.attached > 0);
+        Ok(attached.map(|one| format!("{} ({} × {})", one.name, one.attached, one.hook)).collect())
     }
 
     /// Everybody to everybody.
