@@ -105,7 +105,8 @@ fn it_passes_and_says_so_in_json() {
 #[test]
 fn interrupted_it_leaves_nothing() {
     test("interrupted_it_leaves_nothing", || {
-        let moments = [0, 30, 100, 250, 500, 900, 1500, 3000];
+        let moments = [0, 10, 30, 80, 150, 300, 500, 800];
+        let mut interrupted = 0;
         for (index, milliseconds) in moments.into_iter().enumerate() {
             let signal = [Signal::SIGINT, Signal::SIGTERM][index % 2];
             let child = demo(&["--json"])?;
@@ -120,15 +121,21 @@ fn interrupted_it_leaves_nothing() {
             let output = finish(child)?;
             let said = String::from_utf8_lossy(&output.stderr);
             let expected = 128 + signal as i32;
-            ensure!(
-                output.status.code() == Some(expected),
-                "{signal} after {milliseconds} ms: {}: {said}",
-                output.status
-            );
-            ensure!(output.stdout.is_empty(), "half a report was printed");
+            // A fast machine may be through by then.
+            if output.status.code() != Some(0) {
+                interrupted += 1;
+                let code = output.status.code();
+                ensure!(
+                    code == Some(expected),
+                    "{signal} after {milliseconds} ms: {}: {said}",
+                    output.status
+                );
+                ensure!(output.stdout.is_empty(), "half a report was printed");
+            }
             let left = remains(pid);
             ensure!(left.is_empty(), "{signal} after {milliseconds} ms: left {left:?}");
         }
+        ensure!(interrupted >= 4, "only {interrupted} of {} were interrupted", moments.len());
         Ok(())
     });
 }
