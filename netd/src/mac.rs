@@ -16,6 +16,15 @@ pub const fn of_address(address: Ipv4Addr) -> Mac {
     Mac([0x02, 0x6e, a, b, c, d])
 }
 
+/// The address that a MAC of [`of_address`] is of.
+#[must_use]
+pub const fn to_address(mac: Mac) -> Option<Ipv4Addr> {
+    match mac.0 {
+        [0x02, 0x6e, a, b, c, d] => Some(Ipv4Addr::new(a, b, c, d)),
+        _ => None,
+    }
+}
+
 impl fmt::Display for Mac {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let [a, b, c, d, e, g] = self.0;
@@ -30,6 +39,8 @@ mod tests {
     #[test]
     fn derived_from_the_address() {
         assert_eq!(of_address(Ipv4Addr::new(10, 88, 0, 2)).to_string(), "02:6e:0a:58:00:02");
+        assert_eq!(to_address(Mac([2, 0x6e, 10, 88, 0, 2])), Some(Ipv4Addr::new(10, 88, 0, 2)));
+        assert_eq!(to_address(Mac([2, 0, 10, 88, 0, 2])), None);
         // Unicast and locally administered, whatever the address.
         let Mac([first, ..]) = of_address(Ipv4Addr::BROADCAST);
         assert_eq!(first & 0b11, 0b10);

@@ -79,11 +79,35 @@ pub async fn run(options: &Options) -> Result<()> {
     }
 }
 
-/// What marks the links of a state directory. By its path, so that they are found again even when its content is lost.
+/// What marks the links of a state directory. By its path, so that they are found again even when its content is lost, or
+/// the directory itself.
 fn identity(state_dir: &Path) -> Result<String> {
-    let path = state_dir
-        .canonicalize()
-        .with_context(|| format!("cannot find the state directory {}", state_dir.display()))?;
-    let digest = Sha256::digest(path.as_os_str().as_encoded_bytes());
+    let what = || format!("cannot find the state directory {}", state_dir.display());
+    let path = std::path::absolute(state_dir).with_context(what)?;
+    let existing = path.ancestors().find(|ancestor| ancestor.exists()).unwrap_or(Path::new("/"));
+    let rest = path.strip_prefix(existing).unwrap_or(Path::new(""));
+    let mut canonical = existing.canonicalize().with_context(what)?;
+    if rest != Path::new("") {
+        canonical.push(rest);
+    }
+    let digest = Sha256::digest(canonical.as_os_str().as_encoded_bytes());
     Ok(digest.iter().take(4).map(|byte| format!("{byte:02x}")).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_identity_is_that_of_the_path() {
+        let directory = tempfile::tempdir().unwrap();
+        let state = directory.path().join("a/state");
+        let before = identity(&state).unwrap();
+        std::fs::create_dir_all(&state).unwrap();
+        assert_eq!(identity(&state).unwrap(), before, "before it exists");
+        std::os::unix::fs::symlink(&state, directory.path().join("link")).unwrap();
+        assert_eq!(identity(&directory.path().join("link")).unwrap(), before, "by another name");
+        assert_eq!(identity(&directory.path().join("a/../a/state/")).unwrap(), before);
+        assert_ne!(identity(directory.path()).unwrap(), before);
+    }
 }

@@ -198,10 +198,12 @@ impl Owner {
 
     /// What is done every few seconds.
     async fn tick(&mut self) {
+        let start = Instant::now();
         let expired = block_in_place(|| self.kernel.expire_flows());
         if let Ok(flows @ 1..) = expired {
             debug!("{flows} flows have timed out");
         }
+        debug!("looking at the flows has taken {:?}", start.elapsed());
         self.note("flows", expired.map(drop));
         self.flush_pending().await;
         if self.troubles.contains_key("host network") {

@@ -1,16 +1,17 @@
 //! `netd run --purge`: nothing of netd is left.
 
-use std::{fs, io, path::Path};
+use std::{collections::BTreeSet, fs, io, net::Ipv4Addr, path::Path};
 
 use anyhow::{Context, Error, Result, anyhow, bail};
 use tracing::{info, warn};
 
 use super::{Options, bpffs, identity, lock, privileges, socket};
 use crate::{
-    bpf::Datapath,
+    bpf::{Datapath, Mac},
     config::Config,
     ipam::gateway,
-    netlink::{Netlink, release_ports},
+    mac,
+    netlink::{Link, Netlink, release_ports},
     network::Network,
     node::is_own,
     reconcile::{delete_link, remove_gateway},
@@ -25,7 +26,7 @@ use crate::{
 pub async fn purge(options: &Options) -> Result<()> {
     privileges::check()?;
     let state_dir = &options.state_dir;
-    // Without a directory there is no lock to take, and no identity to find links by.
+    // Without a directory there is no lock to take.
     let state_lock = state_dir.is_dir().then(|| lock::state_directory(state_dir)).transpose()?;
     let pin_lock = options.bpffs_dir.is_dir().then(|| lock::pin_directory(&options.bpffs_dir)).transpose()?;
 
@@ -38,12 +39,16 @@ pub async fn purge(options: &Options) -> Result<()> {
         .inspect_err(|error| warn!("going on without the configuration: {error:#}"))
         .ok();
 
-    errors.extend(links(&nl, state_dir, facts.as_ref().map(|facts| facts.identity.clone())).await.err());
+    let mut gateways = BTreeSet::new();
+    let mut identities = BTreeSet::from([identity(state_dir)?]);
+    identities.extend(facts.as_ref().map(|facts| facts.identity.clone()));
+    errors.extend(links(&nl, &identities, &mut gateways).await.err());
     let stored = records.iter().filter(|record| record.kind == Kind::Network);
     let stored = stored.filter_map(|record| record.read::<Network>().ok()).map(|network| network.subnet);
     let configured = config.iter().flat_map(|config| config.networks.values().map(|network| network.subnet));
-    for subnet in stored.chain(configured) {
-        errors.extend(remove_gateway(&nl, gateway(subnet)).await.err());
+    gateways.extend(stored.chain(configured).map(gateway));
+    for gateway in gateways {
+        errors.extend(remove_gateway(&nl, gateway).await.err());
     }
     if bpffs::is_on_bpffs(&options.bpffs_dir)? {
         errors.extend(Datapath::purge(&options.bpffs_dir).err());
@@ -86,15 +91,14 @@ async fn records(state_dir: &Path) -> Vec<Record> {
     loaded.inspect_err(|error| warn!("going on without the state: {error:#}")).unwrap_or_default()
 }
 
-/// Deletes the links of a state directory; their routes and neighbours go with them.
-async fn links(nl: &Netlink, state_dir: &Path, stored: Option<String>) -> Result<()> {
-    let mut identities: Vec<String> = stored.into_iter().collect();
-    if state_dir.is_dir() {
-        identities.push(identity(state_dir)?);
-    }
+/// Deletes the links of a state directory; their routes and neighbours go with them. Adds the gateways of their networks
+/// to `gateways`.
+async fn links(nl: &Netlink, identities: &BTreeSet<String>, gateways: &mut BTreeSet<Ipv4Addr>) -> Result<()> {
     let links = nl.links().await?;
-    let own = links.iter().filter(|link| identities.iter().any(|identity| is_own(link, identity)));
-    let deletions = own.map(|link| {
+    let own: Vec<&Link> =
+        links.iter().filter(|link| identities.iter().any(|identity| is_own(link, identity))).collect();
+    gateways.extend(own.iter().filter_map(|link| mac::to_address(Mac(link.mac?))));
+    let deletions = own.iter().map(|link| {
         let (nl, ifindex, name) = (nl.clone(), link.ifindex, link.name.clone());
         // At once: the kernel takes tens of milliseconds for each, most of which it waits.
         tokio::spawn(async move {
