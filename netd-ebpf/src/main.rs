@@ -30,7 +30,7 @@ fn from_container(ctx: TcContext) -> i32 {
 #[classifier]
 fn from_uplink(ctx: TcContext) -> i32 {
     let mut skb = Skb::new(&ctx);
-    let hook = skb.hook();
+    let hook = skb.uplink_hook();
     verdict(netd_common::from_uplink(&mut skb, &Maps, hook), hook.ifindex)
 }
 

@@ -180,13 +180,15 @@ macro_rules! tables {
     };
 }
 
-/// Adds to a word that other CPUs add to as well; returns what it was.
+/// Adds to a word that other CPUs add to as well; returns what it was. Never below zero: should a flow outlive its endpoint,
+/// the slot's next owner is not to pay for it.
 #[inline(always)]
 fn add(count: &Shared, change: i32) -> u32 {
     let mut tries = 0;
     let mut old = count.get();
     while tries < 16 {
-        if change == 0 || count.replace(old, old.wrapping_add_signed(change)) {
+        let nothing = change == 0 || (change < 0 && old == 0);
+        if nothing || count.replace(old, old.wrapping_add_signed(change)) {
             break;
         }
         old = count.get();

@@ -54,6 +54,16 @@ impl Skb {
         }
     }
 
+    /// The same at an interface that is shared with others: a tag that only gives a priority (VLAN 0) makes no other network.
+    #[inline(always)]
+    pub(crate) fn uplink_hook(&self) -> Hook {
+        const VLAN: u32 = 0x0fff;
+        let hook = self.hook();
+        // SAFETY: a load from the context.
+        let vlan = hook.vlan && unsafe { (*self.ctx).vlan_tci } & VLAN != 0;
+        Hook { vlan, ..hook }
+    }
+
     // Volatile, and anew at each access: a pointer that is kept over a helper that may move the packet is invalid.
     #[inline(always)]
     fn data(&self) -> usize {
