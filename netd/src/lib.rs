@@ -1,8 +1,9 @@
 //! netd: container networking on eBPF, without the Linux bridge and without iptables.
 //!
-//! Floors, lowest first; a lower one never calls a higher one: [`netlink`] and [`bpf`] talk to the kernel, `store` keeps
-//! the desired state, the domain (`network`, `endpoint`, `ipam`) says what it means, `reconcile` brings the kernel to it,
-//! `api` offers it on a unix socket, and [`cli`] is what people type.
+//! Floors, lowest first; a lower one never calls a higher one: [`netlink`] and [`bpf`] talk to the kernel, [`store`] keeps
+//! the desired state, the domain ([`network`], [`endpoint`], [`node`], [`ipam`], and [`state`], which holds them together)
+//! says what it means, [`reconcile`] brings the kernel to it, [`daemon`] owns all of that, [`api`] offers it on a unix
+//! socket, and [`cli`] is what people type.
 
 pub mod api;
 pub mod bench;

@@ -34,7 +34,6 @@ const DEFAULT_SOCKET: &str = "/run/netd/netd.sock";
 #[derive(Debug, Parser)]
 #[command(
     version,
-    propagate_version = true,
     disable_help_subcommand = true,
     after_help = "Getting started, as root:
   netd demo                                see all of it work, in networks made for the purpose
@@ -49,7 +48,14 @@ const DEFAULT_SOCKET: &str = "/run/netd/netd.sock";
 )]
 struct Cli {
     /// The daemon's unix socket
-    #[arg(long, global = true, value_name = "PATH", env = "NETD_SOCKET", default_value = DEFAULT_SOCKET)]
+    #[arg(
+        long,
+        global = true,
+        value_name = "PATH",
+        env = "NETD_SOCKET",
+        hide_env_values = true,
+        default_value = DEFAULT_SOCKET
+    )]
     socket: PathBuf,
 
     #[command(subcommand)]

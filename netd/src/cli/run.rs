@@ -22,8 +22,9 @@ const WORKERS: usize = 2;
   netd run --purge                         remove everything that netd has made
 
 Without a configuration there is the network `default`, 10.88.0.0/16, masqueraded.
-Several daemons can run on one machine, each in a network namespace of its own:
-  nsenter --net=/run/netns/host-a netd run --socket /tmp/a.sock --state-dir /tmp/a --bpffs-dir /sys/fs/bpf/a")]
+Several daemons can run on one machine, each in a network namespace of its own and with a
+socket, a state directory and a bpffs directory of its own:
+  nsenter --net=/run/netns/a netd run --socket a.sock --state-dir a --bpffs-dir /sys/fs/bpf/a")]
 pub(super) struct Run {
     /// The configuration file [default: /etc/netd/netd.toml, which need not exist]
     #[arg(long, value_name = "FILE")]

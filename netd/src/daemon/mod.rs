@@ -12,6 +12,7 @@ mod start;
 mod status;
 
 use std::{
+    io::{self, Write},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -52,7 +53,8 @@ pub async fn run(options: &Options) -> Result<()> {
     let started = start::start(options).await?;
     let (listener, socket) = socket::open(&options.socket)?;
     let (handle, requests) = Handle::new();
-    println!("{}", started.owner.summary());
+    // Whether anybody reads it is not the daemon's business.
+    let _ = writeln!(io::stdout(), "{}", started.owner.summary());
     let owner = tokio::spawn(started.owner.run(requests, started.events));
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
     let server = tokio::spawn(api::serve(listener, handle, async {
