@@ -26,15 +26,18 @@ use std::{
         Arc,
         atomic::{AtomicU32, Ordering},
     },
+    time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 pub use host::{Container, Host};
 pub use namespace::Namespace;
 pub use process::Process;
 pub use registry::{Closer, clean_kept};
 pub use service::Service;
 pub use world::World;
+
+const CARRIER_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A test network, and the owner of all its parts.
 ///
@@ -123,6 +126,20 @@ impl Lab {
             let address = end.address.map(|address| format!("address add {address} dev {}", end.interface));
             let up = format!("link set {} up", end.interface);
             end.namespace.ip(address.into_iter().chain([up]))?;
+        }
+        // The end that was up first has no queue until a kernel thread (linkwatch) finds that its peer is up too, which may
+        // take a second; until then it drops what it is to send.
+        let deadline = Instant::now() + CARRIER_TIMEOUT;
+        for end in [a, b] {
+            while end.namespace.ip_json(&format!("link show {}", end.interface))?[0]["qdisc"] == "noop" {
+                ensure!(
+                    Instant::now() < deadline,
+                    "{} of {} does not come up",
+                    end.interface,
+                    end.namespace.name()
+                );
+                std::thread::sleep(Duration::from_millis(2));
+            }
         }
         Ok(())
     }
