@@ -41,6 +41,35 @@ fn an_endpoint_goes_with_its_namespace() {
 }
 
 #[test]
+fn a_namespace_without_a_name_is_as_good() {
+    // What container runtimes have: a process, and no file below /run/netns.
+    with_site("a_namespace_without_a_name_is_as_good", "", |site| {
+        let namespace = site.lab.namespace("host-unnamed")?;
+        let mut sleep = std::process::Command::new("sleep");
+        sleep.arg("1000");
+        let process = site.lab.spawn(&namespace, &sleep, &site.lab.directory().join("sleep.log"))?;
+        site.lab.remove_namespace(&namespace)?;
+        let path = format!("/proc/{}/ns/net", process.pid());
+        let output = site.host.netd(["attach", "unnamed", "--netns", &path])?;
+        ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let host = site.host.namespace.clone();
+        let address = Ipv4Addr::new(10, 88, 0, 2);
+        host.run(|| icmp::ping(address, 56, PATIENCE))?;
+
+        // A new daemon finds it again.
+        site.host.stop(nix::sys::signal::Signal::SIGKILL)?;
+        site.host.start()?;
+        ensure!(site.endpoint("unnamed")?.is_some(), "the new daemon does not know it");
+        host.run(|| icmp::ping(address, 56, PATIENCE))?;
+
+        process.kill();
+        eventually("the endpoint goes with its process", Duration::from_secs(10), || {
+            Ok(site.endpoints()?.is_empty() && snapshot::netd_links(&host)?.is_empty())
+        })
+    });
+}
+
+#[test]
 fn detached_is_gone() {
     with_site("detached_is_gone", "", |site| {
         let (a, b) = (site.container("a")?, site.container("b")?);

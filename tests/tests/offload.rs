@@ -3,7 +3,8 @@
 use std::{net::SocketAddrV4, thread, time::Duration};
 
 use anyhow::{Result, ensure};
-use netd_tests::{streams::TcpFlood, with_site};
+use netd::lab::{echo, http};
+use netd_tests::{site::PATIENCE, streams::TcpFlood, with_site};
 
 /// Far above any MTU: below it somebody has cut packets up on the way.
 const LARGE: u64 = 10_000;
@@ -39,6 +40,40 @@ fn segmentation_offloaded_packets_stay_whole() {
             let average = bytes / packets;
             ensure!(average > LARGE, "{what}: {average} bytes a packet ({bytes} in {packets})");
         }
+        Ok(())
+    });
+}
+
+#[test]
+fn checksums_are_right_where_no_hardware_is_there_to_mend_them() {
+    with_site("checksums_are_right_where_no_hardware_is_there_to_mend_them", "", |site| {
+        let (a, b) = (site.container("a")?, site.container("b")?);
+        // From now on senders write whole checksums, which translation must change rightly, and receivers verify them.
+        for (namespace, interface) in [
+            (&a.namespace, "eth0"),
+            (&b.namespace, "eth0"),
+            (&site.world.server, "eth0"),
+            (&site.world.router, "servers"),
+            (&site.world.router, "host1"),
+        ] {
+            if let Err(error) = namespace.output("ethtool", ["-K", interface, "tx", "off", "rx", "off"]) {
+                eprintln!("SKIP checksums_are_right_where_no_hardware_is_there_to_mend_them: {error:#}");
+                return Ok(());
+            }
+        }
+        for (seen, to) in [(site.host.address, site.world.address), (a.address, b.address)] {
+            let to = SocketAddrV4::new(to, echo::PORT);
+            // Odd lengths too, and one that the checksum's last byte is padded for.
+            for size in [0, 1, 2, 999, 1000, 1400] {
+                let data = vec![0xa5; size];
+                let answers = a
+                    .namespace
+                    .run(|| Ok([echo::tcp(to, &data, PATIENCE)?, echo::udp(to, &data, PATIENCE)?]))?;
+                ensure!(answers.iter().all(|answer| answer.seen.ip() == seen), "{to}: {answers:?}");
+            }
+        }
+        let web = SocketAddrV4::new(site.world.address, http::PORT);
+        a.namespace.run(|| http::download(web, 3_000_000, PATIENCE))?;
         Ok(())
     });
 }

@@ -10,12 +10,12 @@ use super::*;
 const SECOND: Duration = Duration::from_secs(1);
 
 /// A lab with a world and a plain client behind its router; `None` (and why) where labs cannot be made.
-fn world(kind: &str) -> Option<(Lab, World, Namespace)> {
+fn world(test: &str) -> Option<(Lab, World, Namespace)> {
     if !nix::unistd::geteuid().is_root() {
-        eprintln!("SKIP {kind}: not root");
+        eprintln!("SKIP lab::tests::{test}: network namespaces need root");
         return None;
     }
-    let lab = Lab::new(kind).expect("a lab");
+    let lab = Lab::new("unit").expect("a lab");
     let world = World::new(&lab).expect("a world");
     let client = lab.namespace("client").expect("a namespace");
     world.plug(&lab, &client).expect("an uplink");
