@@ -24,7 +24,7 @@ fn world(test: &str) -> Option<(Lab, World, Namespace)> {
 
 #[test]
 fn tools_reach_the_server() {
-    let Some((lab, world, client)) = world("tools") else { return };
+    let Some((lab, world, client)) = world("tools_reach_the_server") else { return };
     let address = Ipv4Addr::new(198, 18, 1, 2);
     let echo = SocketAddrV4::new(world.address, echo::PORT);
 
@@ -46,7 +46,7 @@ fn tools_reach_the_server() {
 
 #[test]
 fn tools_fail_when_nothing_answers() {
-    let Some((_lab, world, client)) = world("silent") else { return };
+    let Some((_lab, world, client)) = world("tools_fail_when_nothing_answers") else { return };
     let short = Duration::from_millis(50);
     let silent = Ipv4Addr::new(203, 0, 113, 99);
     let closed = SocketAddrV4::new(world.address, 9);
@@ -65,7 +65,9 @@ fn tools_fail_when_nothing_answers() {
 
 #[test]
 fn fresh_namespaces_have_no_bridge_rule_or_connection() {
-    let Some((_lab, _world, client)) = world("facts") else { return };
+    let Some((_lab, _world, client)) = world("fresh_namespaces_have_no_bridge_rule_or_connection") else {
+        return;
+    };
     for count in [facts::bridges(&client), facts::netfilter_rules(&client), facts::conntrack_entries(&client)]
     {
         let count = count.expect("a count");
@@ -77,7 +79,7 @@ fn fresh_namespaces_have_no_bridge_rule_or_connection() {
 
 #[test]
 fn a_lab_removes_what_it_made() {
-    let Some((lab, _world, client)) = world("gone") else { return };
+    let Some((lab, _world, client)) = world("a_lab_removes_what_it_made") else { return };
     let mut sleep = std::process::Command::new("sleep");
     sleep.arg("1000");
     let process = lab.spawn(&client, &sleep, &lab.directory().join("sleep.log")).expect("a process");
@@ -92,7 +94,7 @@ fn a_lab_removes_what_it_made() {
 
 #[test]
 fn a_closed_lab_makes_nothing_more() {
-    let Some((lab, _world, client)) = world("closed") else { return };
+    let Some((lab, _world, client)) = world("a_closed_lab_makes_nothing_more") else { return };
     lab.closer().close();
     assert!(lab.namespace("late").is_err());
     assert!(lab.spawn(&client, &std::process::Command::new("true"), &lab.directory().join("log")).is_err());
@@ -101,7 +103,7 @@ fn a_closed_lab_makes_nothing_more() {
 
 #[test]
 fn namespaces_have_sysctls_of_their_own() {
-    let Some((_lab, world, client)) = world("sysctl") else { return };
+    let Some((_lab, world, client)) = world("namespaces_have_sysctls_of_their_own") else { return };
     assert_eq!(world.router.sysctl("net.ipv4.ip_forward").expect("a sysctl"), "1");
     assert_eq!(client.sysctl("net.ipv4.ip_forward").expect("a sysctl"), "0");
     assert!(client.set_sysctl("kernel.panic", "1").is_err(), "not a sysctl of a namespace");
