@@ -134,7 +134,7 @@ fn no_port_left_towards_one_destination() {
 fn flows_that_have_timed_out_go_and_others_stay() {
     in_a_world("flows_that_have_timed_out_go_and_others_stay", |loaded| {
         assert_eq!(send(loaded, 50_000, 53), None);
-        assert_eq!(loaded.datapath.expire_flows().expect("expire"), 0, "a flow just made");
+        assert_eq!(loaded.datapath.expire_flows().expect("expire").removed, 0, "a flow just made");
         assert_eq!(loaded.datapath.flush_flows(SERVER.into()).expect("flush"), 0, "no address of ours");
         assert_eq!(loaded.datapath.flush_flows(loaded.world.b.address.into()).expect("flush"), 0);
         assert_eq!(loaded.datapath.flush_flows(loaded.world.a.address.into()).expect("flush"), 1);
@@ -156,7 +156,7 @@ fn closed_connections_go_when_the_quota_is_pressed() {
         }
         assert_eq!(send(loaded, 60_000, 53), label(Drop::FlowQuota));
         std::thread::sleep(Duration::from_millis(1700));
-        assert_eq!(loaded.datapath.expire_flows().expect("expire"), cases::QUOTA as usize);
+        assert_eq!(loaded.datapath.expire_flows().expect("expire").removed, cases::QUOTA as usize);
         assert_eq!(send(loaded, 60_000, 53), None);
     });
 }

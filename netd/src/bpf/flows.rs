@@ -10,7 +10,7 @@ use netd_common::{
     flow::{State, TICK_SHIFT, Ticks},
 };
 
-use super::{Datapath, FLOW_GC, syscall, v4};
+use super::{Datapath, Expired, FLOW_GC, syscall::Walk, v4};
 
 /// A flow of the table: its inbound entry.
 #[derive(Clone, Copy, Debug)]
@@ -22,13 +22,15 @@ pub(super) struct Record {
 }
 
 impl Datapath {
-    /// Removes flows that have timed out; called every few seconds. Where the table or an endpoint's quota is more than half
-    /// used up, connections that are closed go too. Returns how many.
-    pub fn expire_flows(&mut self) -> Result<usize> {
+    /// Looks at the next part of the table, some 30,000 entries in some 10 ms, and removes the flows that have timed out.
+    /// Where the table or an endpoint's quota is more than half used up, connections that are closed go too.
+    pub fn expire_flows(&mut self) -> Result<Expired> {
+        const STEPS: usize = 8;
         let counts = self.flow_counts()?;
         let all: u64 = counts.iter().map(|count| u64::from(*count)).sum();
         if all == 0 {
-            return Ok(0);
+            self.expiry = Walk::default();
+            return Ok(Expired::default());
         }
         let table_is_filling = all > u64::from(self.maps.max_flows) / 2;
         let quota = self.config.map_or(u32::MAX, |config| config.max_flows_per_endpoint);
@@ -39,19 +41,29 @@ impl Datapath {
             .collect();
         let now = now();
         let (mut expired, mut reclaimed) = (Vec::new(), Vec::new());
-        self.each_flow(|tuple, flow| {
-            // A first look; whether the flow may go is for the program to say, which sees its other direction too.
-            let idle = now.wrapping_sub(flow.seen);
-            let may_go = |limit| idle > limit && idle < Ticks::MAX / 2;
-            if may_go(State::timeout(flow.state, tuple.protocol, tuple.source_port)) {
-                expired.push(*tuple);
-            } else if pressed.contains(&flow.slot)
-                && may_go(State::reuse(flow.state, tuple.protocol, tuple.source_port))
-            {
-                reclaimed.push(*tuple);
+        let mut walk = std::mem::take(&mut self.expiry);
+        let mut more = true;
+        for _ in 0..STEPS {
+            more = self.flows_of_step(&mut walk, |tuple, flow| {
+                // A first look; whether the flow may go is for the program to say, which sees its other direction too.
+                let idle = now.wrapping_sub(flow.seen);
+                let may_go = |limit| idle > limit && idle < Ticks::MAX / 2;
+                if may_go(State::timeout(flow.state, tuple.protocol, tuple.source_port)) {
+                    expired.push(*tuple);
+                } else if pressed.contains(&flow.slot)
+                    && may_go(State::reuse(flow.state, tuple.protocol, tuple.source_port))
+                {
+                    reclaimed.push(*tuple);
+                }
+            })?;
+            if !more {
+                break;
             }
-        })?;
-        Ok(self.run_gc(&expired, FlowList::EXPIRE)? + self.run_gc(&reclaimed, FlowList::RECLAIM)?)
+        }
+        self.expiry = walk;
+        let removed =
+            self.run_gc(&expired, FlowList::EXPIRE)? + self.run_gc(&reclaimed, FlowList::RECLAIM)?;
+        Ok(Expired { removed, more })
     }
 
     /// Removes all flows of an address, an endpoint's or one that the uplink no longer has. Returns how many.
@@ -77,9 +89,16 @@ impl Datapath {
     }
 
     fn each_flow(&self, mut each: impl FnMut(&Tuple<V4>, &Record)) -> Result<()> {
+        let mut walk = Walk::default();
+        while self.flows_of_step(&mut walk, &mut each)? {}
+        Ok(())
+    }
+
+    /// The flows of the next batch of the table, and whether there are more.
+    fn flows_of_step(&self, walk: &mut Walk, mut each: impl FnMut(&Tuple<V4>, &Record)) -> Result<bool> {
         // Words, because a map's value is to be read as what it is for any bit pattern.
         type Words = [u32; size_of::<Flow<V4>>() / 4];
-        syscall::for_each::<[u32; 4], Words>(&self.maps.flows, |key, value| {
+        walk.step::<[u32; 4], Words>(&self.maps.flows, |key, value| {
             // SAFETY: a Tuple<V4> is words and bytes for which any bit pattern is valid, of the same size.
             let tuple: Tuple<V4> = unsafe { std::mem::transmute(*key) };
             if tuple.direction == Tuple::<V4>::IN {

@@ -24,10 +24,10 @@ use netd_common::{
 
 pub use self::links::Attachment;
 pub use self::types::{
-    Counter, Endpoint, EndpointCounters, Mac, MapFill, NodeConfig, Options, ProgramStatus, Route, TestRun,
-    Uplink,
+    Counter, Endpoint, EndpointCounters, Expired, Mac, MapFill, NodeConfig, Options, ProgramStatus, Route,
+    TestRun, Uplink,
 };
-use self::{links::Hook, maps::Maps, pins::Pins};
+use self::{links::Hook, maps::Maps, pins::Pins, syscall::Walk};
 
 /// The programs, as they are called in the object.
 const PROGRAMS: [&str; 4] = [FROM_CONTAINER, TO_CONTAINER, FROM_UPLINK, FLOW_GC];
@@ -45,6 +45,8 @@ pub struct Datapath {
     maps: Maps,
     pins: Pins,
     config: Option<NodeConfig>,
+    /// Where the search for flows that have timed out is.
+    expiry: Walk,
 }
 
 impl Datapath {
@@ -74,7 +76,7 @@ impl Datapath {
         }
         let maps = Maps::take(&mut programs)?;
         pins.adopt_links()?;
-        Ok(Self { programs, maps, pins, config: None })
+        Ok(Self { programs, maps, pins, config: None, expiry: Walk::default() })
     }
 
     /// Tells the programs about the node.
@@ -98,6 +100,16 @@ impl Datapath {
         for (other, hook) in self.pins.links()? {
             if hook == Hook::Uplink && other != ifindex {
                 self.pins.remove_link(other, hook)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Detaches the uplink's program, wherever it is attached. Nothing there is not an error.
+    pub fn detach_uplink(&mut self) -> Result<()> {
+        for (ifindex, hook) in self.pins.links()? {
+            if hook == Hook::Uplink {
+                self.pins.remove_link(ifindex, hook)?;
             }
         }
         Ok(())

@@ -18,21 +18,28 @@ use aya_obj::generated::{bpf_attr, bpf_cmd};
 /// Entries asked for at once. The kernel returns whole buckets, and says ENOSPC if one does not fit.
 const BATCH: usize = 4096;
 
-/// Calls `each` with every entry (`BPF_MAP_LOOKUP_BATCH`, kernel 5.6): one by one, a table of 250,000 flows would take two
-/// seconds of system calls. Entries that come and go meanwhile may be seen or not.
-///
-/// `K` and `V` are the map's own types: every bit pattern must be a valid value of them.
-pub(super) fn for_each<K: Copy + Default, V: Clone + Default>(
-    map: &MapData,
-    mut each: impl FnMut(&K, &V),
-) -> Result<()> {
-    let info = map.info().context("asking for a map")?;
-    assert_eq!((info.key_size() as usize, info.value_size() as usize), (size_of::<K>(), size_of::<V>()));
-    let mut keys = vec![K::default(); BATCH];
-    let mut values = vec![V::default(); BATCH];
-    // Where the next batch begins: for a hash map, the number of a bucket.
-    let mut position: Option<u32> = None;
-    loop {
+/// A walk over the entries of a hash map (`BPF_MAP_LOOKUP_BATCH`, kernel 5.6): one by one, a table of 250,000 flows would
+/// take two seconds of system calls. Entries that come and go meanwhile may be seen or not.
+#[derive(Debug, Default)]
+pub(super) struct Walk {
+    /// Where the next batch begins: for a hash map, the number of a bucket. None: at the beginning.
+    position: Option<u32>,
+}
+
+impl Walk {
+    /// Calls `each` with the entries of the next batch. Whether there are more; if not, the next walk begins.
+    ///
+    /// `K` and `V` are the map's own types: every bit pattern must be a valid value of them.
+    pub(super) fn step<K: Copy + Default, V: Clone + Default>(
+        &mut self,
+        map: &MapData,
+        mut each: impl FnMut(&K, &V),
+    ) -> Result<bool> {
+        let info = map.info().context("asking for a map")?;
+        assert_eq!((info.key_size() as usize, info.value_size() as usize), (size_of::<K>(), size_of::<V>()));
+        let mut keys = vec![K::default(); BATCH];
+        let mut values = vec![V::default(); BATCH];
+        let position = self.position.take();
         let mut next = 0u32;
         // SAFETY: an all-zero bpf_attr is valid; every union member is plain data.
         let mut attr: bpf_attr = unsafe { std::mem::zeroed() };
@@ -50,16 +57,14 @@ pub(super) fn for_each<K: Copy + Default, V: Clone + Default>(
         let end = matches!(&result, Err(error) if error.raw_os_error() == Some(libc::ENOENT));
         if !end {
             result.context("reading a map in batches")?;
+            self.position = Some(next);
         }
         // SAFETY: as above; the kernel has set the count of entries that it wrote.
         let count = unsafe { attr.batch.count } as usize;
         for (key, value) in keys.iter().zip(&values).take(count.min(BATCH)) {
             each(key, value);
         }
-        if end {
-            return Ok(());
-        }
-        position = Some(next);
+        Ok(!end)
     }
 }
 

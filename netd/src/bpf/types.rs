@@ -105,6 +105,15 @@ pub struct Counter {
     pub bytes: u64,
 }
 
+/// What a step of the search for flows that have timed out did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Expired {
+    /// Flows removed.
+    pub removed: usize,
+    /// The table has not been walked through yet: there should be another step soon.
+    pub more: bool,
+}
+
 /// How full a map is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MapFill {

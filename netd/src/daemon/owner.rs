@@ -12,6 +12,7 @@ use tracing::{debug, error, info, warn};
 
 use super::handle::Request;
 use crate::{
+    bpf::Expired,
     config::{Config, NodeConfig},
     netlink::{Event, Netlink, NetnsId, monitor},
     node::{HostRoutes, HostView, host_routes, log_uplink},
@@ -22,6 +23,8 @@ use crate::{
 
 /// How often flows are looked at, and what failed is tried again.
 const TICK: Duration = Duration::from_secs(5);
+/// How long after one part of the flow table the next is looked at.
+const MOMENT: Duration = Duration::from_millis(100);
 /// How often the host's network is looked at although nothing is announced: not every change of a route is.
 const LOOK: Duration = Duration::from_secs(30);
 /// How long after a change of the host's network it is looked at: what comes in quick succession is one change.
@@ -53,6 +56,7 @@ impl Owner {
     ) {
         let (views, mut observed) = mpsc::channel(1);
         let mut look_at = Instant::now() + LOOK;
+        let mut expire_at = Instant::now() + TICK;
         let mut ticks = time::interval_at(Instant::now() + TICK, TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -86,6 +90,7 @@ impl Owner {
                     });
                 },
                 Some(view) = observed.recv() => self.see(view).await,
+                () = time::sleep_until(expire_at) => expire_at = self.expire(),
                 _ = ticks.tick() => self.tick().await,
             }
         }
@@ -196,15 +201,20 @@ impl Owner {
         self.note("host network", applied);
     }
 
-    /// What is done every few seconds.
-    async fn tick(&mut self) {
-        let start = Instant::now();
+    /// Looks at a part of the flow table. Returns when to look at the next: in a moment, so that requests come in between,
+    /// or in some seconds where the table is through.
+    fn expire(&mut self) -> Instant {
         let expired = block_in_place(|| self.kernel.expire_flows());
-        if let Ok(flows @ 1..) = expired {
+        let more = expired.as_ref().is_ok_and(|expired| expired.more);
+        if let Ok(Expired { removed: flows @ 1.., .. }) = expired {
             debug!("{flows} flows have timed out");
         }
-        debug!("looking at the flows has taken {:?}", start.elapsed());
         self.note("flows", expired.map(drop));
+        Instant::now() + if more { MOMENT } else { TICK }
+    }
+
+    /// What is done every few seconds.
+    async fn tick(&mut self) {
         self.flush_pending().await;
         if self.troubles.contains_key("host network") {
             self.apply_view().await;

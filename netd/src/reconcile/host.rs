@@ -65,6 +65,8 @@ impl Reconciler {
         })?;
         if let Some(uplink) = uplink {
             self.datapath.attach_uplink(uplink.ifindex)?;
+        } else {
+            self.datapath.detach_uplink()?;
         }
         self.set_routes(state, view)
     }

@@ -15,7 +15,7 @@ use tracing::{debug, info, instrument};
 pub use self::host::{add_gateway, remove_gateway};
 
 use crate::{
-    bpf::{self, Datapath},
+    bpf::{self, Datapath, Expired},
     config::NatConfig,
     endpoint::{Endpoint, alias},
     netlink::{ContainerSide, Link, Netlink, Netns, Route, VethSpec, is_gone},
@@ -271,7 +271,7 @@ impl Reconciler {
     ///
     /// # Errors
     /// The table cannot be read.
-    pub fn expire_flows(&mut self) -> Result<usize> {
+    pub fn expire_flows(&mut self) -> Result<Expired> {
         self.datapath.expire_flows()
     }
 }
