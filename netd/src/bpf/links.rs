@@ -23,10 +23,12 @@ pub(super) enum Hook {
     Egress,
     /// Ingress of the uplink.
     Uplink,
+    /// Ingress of the VXLAN device.
+    Overlay,
 }
 
 impl Hook {
-    const ALL: [Self; 3] = [Self::Ingress, Self::Egress, Self::Uplink];
+    const ALL: [Self; 4] = [Self::Ingress, Self::Egress, Self::Uplink, Self::Overlay];
 
     /// Its name in a pin's path.
     pub(super) const fn label(self) -> &'static str {
@@ -34,6 +36,7 @@ impl Hook {
             Self::Ingress => "ingress",
             Self::Egress => "egress",
             Self::Uplink => "uplink",
+            Self::Overlay => "overlay",
         }
     }
 
@@ -44,7 +47,7 @@ impl Hook {
 
     const fn kind(self) -> TcAttachType {
         match self {
-            Self::Ingress | Self::Uplink => TcAttachType::Ingress,
+            Self::Ingress | Self::Uplink | Self::Overlay => TcAttachType::Ingress,
             Self::Egress => TcAttachType::Egress,
         }
     }

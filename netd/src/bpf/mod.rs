@@ -23,16 +23,17 @@ use netd_common::{
 };
 
 pub use self::types::{
-    Counter, Endpoint, EndpointCounters, Mac, MapFill, NodeConfig, Options, ProgramStatus, Route, TestRun,
-    Uplink,
+    Counter, Endpoint, EndpointCounters, MAX_NODES, Mac, MapFill, NodeConfig, NodeCounters, Options,
+    ProgramStatus, Route, TestRun, Uplink,
 };
 use self::{links::Hook, maps::Maps, pins::Pins};
 
 /// The programs, as they are called in the object.
-const PROGRAMS: [&str; 4] = [FROM_CONTAINER, TO_CONTAINER, FROM_UPLINK, FLOW_GC];
+const PROGRAMS: [&str; 5] = [FROM_CONTAINER, TO_CONTAINER, FROM_UPLINK, FROM_OVERLAY, FLOW_GC];
 const FROM_CONTAINER: &str = "from_container";
 const TO_CONTAINER: &str = "to_container";
 const FROM_UPLINK: &str = "from_uplink";
+const FROM_OVERLAY: &str = "from_overlay";
 const FLOW_GC: &str = "flow_gc";
 
 /// The eBPF object, in the binary.
@@ -77,6 +78,7 @@ impl Datapath {
             first_port: config.ports.0,
             last_port: config.ports.1,
             quota: config.max_flows_per_endpoint,
+            mtu: config.mtu,
         };
         self.maps.config.set(0, value, 0).context("writing the node's entry to map CONFIG4")?;
         self.config = Some(*config);
@@ -85,9 +87,18 @@ impl Datapath {
 
     /// Attaches the uplink's program, or replaces what is attached. Idempotent. Detaches from any other uplink.
     pub fn attach_uplink(&mut self, ifindex: u32) -> Result<()> {
-        links::attach(&mut self.programs, FROM_UPLINK, &self.pins, ifindex, Hook::Uplink)?;
-        for (other, hook) in self.pins.links()? {
-            if hook == Hook::Uplink && other != ifindex {
+        self.attach_only(FROM_UPLINK, ifindex, Hook::Uplink)
+    }
+
+    /// Attaches the program of the VXLAN device, or replaces what is attached. Idempotent. Detaches from any other.
+    pub fn attach_overlay(&mut self, ifindex: u32) -> Result<()> {
+        self.attach_only(FROM_OVERLAY, ifindex, Hook::Overlay)
+    }
+
+    fn attach_only(&mut self, name: &str, ifindex: u32, hook: Hook) -> Result<()> {
+        links::attach(&mut self.programs, name, &self.pins, ifindex, hook)?;
+        for (other, at) in self.pins.links()? {
+            if at == hook && other != ifindex {
                 self.pins.remove_link(other, hook)?;
             }
         }
@@ -168,7 +179,7 @@ impl Datapath {
             }
         }
         for (ifindex, hook) in self.pins.links()? {
-            if hook != Hook::Uplink && !links.contains(&ifindex) {
+            if matches!(hook, Hook::Ingress | Hook::Egress) && !links.contains(&ifindex) {
                 self.pins.remove_link(ifindex, hook)?;
             }
         }
@@ -182,14 +193,21 @@ impl Datapath {
         let mut wanted = HashSet::with_capacity(routes.len());
         for (prefix, route) in routes {
             let key = Key::new(u32::from(prefix.prefix_len()), v4(prefix.network()));
-            let (kind, network) = match route {
-                Route::Host => (abi::Route::HOST, 0),
-                Route::Network(number) => (abi::Route::NETWORK, *number),
-                Route::Uplink => (abi::Route::UPLINK, 0),
+            let plain = |kind, network| abi::Route { kind, network, node: V4(0), slot: 0 };
+            let value = match *route {
+                Route::Host => plain(abi::Route::HOST, 0),
+                Route::Network(number) => plain(abi::Route::NETWORK, number),
+                Route::Uplink => plain(abi::Route::UPLINK, 0),
+                Route::Node { network, address, slot, vxlan } => abi::Route {
+                    kind: if vxlan { abi::Route::VXLAN } else { abi::Route::DIRECT },
+                    network,
+                    node: v4(address),
+                    slot,
+                },
             };
             self.maps
                 .routes
-                .insert(&key, abi::Route { kind, network }, 0)
+                .insert(&key, value, 0)
                 .with_context(|| format!("writing route {prefix} to map ROUTES4"))?;
             wanted.insert((key.prefix_len(), key.data()));
         }
@@ -205,9 +223,12 @@ impl Datapath {
     pub fn programs(&self) -> Result<Vec<ProgramStatus>> {
         let links = self.pins.links()?;
         let mut all = Vec::new();
-        for (name, hook) in
-            [(FROM_CONTAINER, Hook::Ingress), (TO_CONTAINER, Hook::Egress), (FROM_UPLINK, Hook::Uplink)]
-        {
+        for (name, hook) in [
+            (FROM_CONTAINER, Hook::Ingress),
+            (TO_CONTAINER, Hook::Egress),
+            (FROM_UPLINK, Hook::Uplink),
+            (FROM_OVERLAY, Hook::Overlay),
+        ] {
             let program: &SchedClassifier =
                 self.programs.program(name).context("a program is missing")?.try_into()?;
             all.push(ProgramStatus {
