@@ -4,14 +4,22 @@
 //! the desired state, the domain (`network`, `endpoint`, `ipam`) says what it means, `reconcile` brings the kernel to it,
 //! `api` offers it on a unix socket, and [`cli`] is what people type.
 
+pub mod api;
+pub mod bench;
 pub mod bpf;
 pub mod cli;
 pub mod config;
+pub mod daemon;
 pub mod demo;
+pub mod endpoint;
 pub mod ipam;
 pub mod lab;
 pub mod mac;
 pub mod names;
 pub mod netlink;
 pub mod network;
+pub mod node;
+pub mod reconcile;
+pub mod request;
+pub mod state;
 pub mod store;

@@ -1,1 +1,12 @@
-//! netd's program and network tests.
+//! What netd's network tests share. The tests are in `tests/tests`: one file a subject.
+//!
+//! They are black boxes: hosts and containers are network namespaces, the daemon is the real binary, and what counts is
+//! which packets arrive and what the kernel and the daemon say afterwards. All of it is removed again, also when a test
+//! fails, and two runs at once do not meet.
+
+pub mod frames;
+pub mod site;
+pub mod snapshot;
+pub mod streams;
+
+pub use site::{Site, with_site};

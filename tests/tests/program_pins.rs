@@ -3,12 +3,7 @@
 #[expect(dead_code, reason = "what this file does not need, the other one that shares the module does")]
 mod world;
 
-use std::{
-    collections::BTreeMap,
-    fs,
-    path::Path,
-    time::{Duration, Instant},
-};
+use std::{collections::BTreeMap, fs, path::Path};
 
 use aya::{
     Pod,
@@ -18,7 +13,7 @@ use aya::{
         links::{FdLink, PinnedLink},
     },
 };
-use netd::bpf::Datapath;
+use netd::bpf::{Attachment, Datapath};
 use netd_common::{
     abi::ABI_VERSION,
     host::{
@@ -212,11 +207,41 @@ fn purge_leaves_nothing() {
         Datapath::purge(&loaded.directory).expect("purge");
         Datapath::purge(&loaded.directory).expect("purge again");
         assert!(!loaded.directory.exists());
-        // The kernel lets go of a link some time after its last name and descriptor are gone.
-        let patience = Instant::now() + Duration::from_secs(5);
-        while attached() != 0 {
-            assert!(Instant::now() < patience, "a program is still attached");
-            std::thread::sleep(Duration::from_millis(5));
-        }
+        assert_eq!(attached(), 0, "a program is still attached");
+    });
+}
+
+/// Before kernel 6.6 there are no TCX links. The same programs then are filters, which this kernel has too.
+#[test]
+fn filters_where_there_are_no_links() {
+    in_a_world("filters_where_there_are_no_links", |loaded| {
+        Datapath::purge(&loaded.directory).expect("purge");
+        let filters = |hook: &str| {
+            let shown = std::process::Command::new("tc").args(["filter", "show", "dev", "a", hook]).output();
+            let shown = String::from_utf8(shown.expect("tc runs").stdout).expect("text");
+            let of = |word: &str| {
+                let mut words = shown.split_whitespace().skip_while(|other| *other != word);
+                words.nth(1).map(str::to_owned)
+            };
+            (shown.matches("direct-action").count(), of("id"))
+        };
+        let a = endpoint(&loaded.world.a);
+        let open = || Datapath::open_with(&options(&loaded.directory), Attachment::Clsact).expect("opened");
+        loaded.datapath = open();
+        loaded.datapath.configure(&loaded.config).expect("configure");
+        loaded.datapath.attach_endpoint(&a).expect("attach");
+        loaded.datapath.attach_endpoint(&a).expect("attach again");
+        let before = filters("ingress");
+        assert_eq!((before.0, filters("egress").0), (1, 1));
+        loaded.datapath = open();
+        assert_eq!(filters("ingress"), before, "the daemon's end detaches nothing");
+        loaded.datapath.attach_endpoint(&a).expect("attach by the next daemon");
+        let after = filters("ingress");
+        assert_eq!(after.0, 1);
+        assert_ne!(after.1, before.1, "the old program");
+        let status = loaded.datapath.programs().expect("programs");
+        assert!(status.iter().any(|program| program.hook == "clsact" && program.attached == 1), "{status:?}");
+        loaded.datapath.detach_endpoint(&a).expect("detach");
+        assert_eq!((filters("ingress").0, filters("egress").0), (0, 0));
     });
 }

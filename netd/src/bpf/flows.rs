@@ -10,7 +10,7 @@ use netd_common::{
     flow::{State, TICK_SHIFT, Ticks},
 };
 
-use super::{Datapath, FLOW_GC, batch, v4};
+use super::{Datapath, FLOW_GC, syscall, v4};
 
 /// A flow of the table: its inbound entry.
 #[derive(Clone, Copy, Debug)]
@@ -79,7 +79,7 @@ impl Datapath {
     fn each_flow(&self, mut each: impl FnMut(&Tuple<V4>, &Record)) -> Result<()> {
         // Words, because a map's value is to be read as what it is for any bit pattern.
         type Words = [u32; size_of::<Flow<V4>>() / 4];
-        batch::for_each::<[u32; 4], Words>(&self.maps.flows, |key, value| {
+        syscall::for_each::<[u32; 4], Words>(&self.maps.flows, |key, value| {
             // SAFETY: a Tuple<V4> is words and bytes for which any bit pattern is valid, of the same size.
             let tuple: Tuple<V4> = unsafe { std::mem::transmute(*key) };
             if tuple.direction == Tuple::<V4>::IN {

@@ -1,15 +1,16 @@
-//! Attaching programs to interfaces with TCX links (kernel 6.6), pinned, and replacing them.
+//! Attaching programs to interfaces, and replacing them.
 
-use std::io;
+use std::{fs, io};
 
 use anyhow::{Context as _, Result};
 use aya::{
     Ebpf,
     programs::{
         LinkOrder, ProgramError, SchedClassifier, TcAttachType,
-        links::{FdLink, LinkError, PinnedLink},
-        tc::TcAttachOptions,
+        links::{FdLink, Link as _, LinkError, PinnedLink},
+        tc::{NlOptions, SchedClassifierLink, TcAttachOptions, TcError, TcHandle, qdisc_add_clsact},
     },
+    util::KernelVersion,
 };
 
 use super::{pins::Pins, program};
@@ -53,9 +54,50 @@ impl Hook {
     }
 }
 
-/// Makes an interface run a program: replaces the program of the pinned link, in one step, or makes and pins a link.
+/// What holds a program on an interface.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Attachment {
+    /// TCX links (kernel 6.6), pinned: a program is replaced in one step, and other users of the hook keep theirs.
+    Tcx,
+    /// Filters of a clsact qdisc, which stay until they are removed. The pin is the program itself, and only says that there
+    /// is a filter.
+    Clsact,
+}
+
+impl Attachment {
+    /// The better of those that this kernel has.
+    pub fn of_this_kernel() -> Self {
+        match KernelVersion::current() {
+            Ok(version) if version < KernelVersion::new(6, 6, 0) => Self::Clsact,
+            _ => Self::Tcx,
+        }
+    }
+
+    /// Its name.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Tcx => "tcx",
+            Self::Clsact => "clsact",
+        }
+    }
+}
+
+/// Makes an interface run a program, in the place of the one that it runs, if it does.
 pub(super) fn attach(programs: &mut Ebpf, name: &str, pins: &Pins, ifindex: u32, hook: Hook) -> Result<()> {
     let program = program(programs, name)?;
+    match pins.attachment {
+        Attachment::Tcx => attach_link(program, name, pins, ifindex, hook),
+        Attachment::Clsact => attach_filter(program, name, pins, ifindex, hook),
+    }
+}
+
+fn attach_link(
+    program: &mut SchedClassifier,
+    name: &str,
+    pins: &Pins,
+    ifindex: u32,
+    hook: Hook,
+) -> Result<()> {
     let path = pins.link(ifindex, hook);
     match PinnedLink::from_pin(&path) {
         Ok(pinned) => match replace(program, pinned) {
@@ -69,9 +111,7 @@ pub(super) fn attach(programs: &mut Ebpf, name: &str, pins: &Pins, ifindex: u32,
         Err(LinkError::SyscallError(error)) if error.io_error.kind() == io::ErrorKind::NotFound => {}
         Err(error) => return Err(error).with_context(|| format!("opening {}", path.display())),
     }
-    let device = nix::net::if_::if_indextoname(ifindex)
-        .with_context(|| format!("attaching {name}: no interface has index {ifindex}"))?;
-    let device = device.to_string_lossy();
+    let device = device(ifindex).with_context(|| format!("attaching {name}"))?;
     let id = program
         .attach_with_options(&device, hook.kind(), TcAttachOptions::TcxOrder(LinkOrder::default()))
         .with_context(|| format!("attaching {name} to {device}"))?;
@@ -85,6 +125,56 @@ fn replace(program: &mut SchedClassifier, pinned: PinnedLink) -> Result<(), Prog
     let id = program.attach_to_link(link)?;
     // Taken and dropped: the pin holds the link, and the program's list of links is not to grow.
     program.take_link(id).map(drop)
+}
+
+/// Priority and handle of our filters: always the same, so that one can be found again and replaced.
+const PRIORITY: u16 = 1;
+const HANDLE: TcHandle = TcHandle::new(0, 1);
+
+fn attach_filter(
+    program: &mut SchedClassifier,
+    name: &str,
+    pins: &Pins,
+    ifindex: u32,
+    hook: Hook,
+) -> Result<()> {
+    let device = device(ifindex).with_context(|| format!("attaching {name}"))?;
+    match qdisc_add_clsact(&device) {
+        Err(TcError::NetlinkError(error)) if error.raw_os_error() == Some(libc::EEXIST) => {}
+        other => other.with_context(|| format!("adding a clsact qdisc to {device}"))?,
+    }
+    let known = SchedClassifierLink::attached(&device, hook.kind(), PRIORITY, HANDLE, None)?;
+    let id = program.attach_to_link(known).or_else(|_| {
+        let options = NlOptions { priority: PRIORITY, handle: HANDLE, classid: None };
+        program.attach_with_options(&device, hook.kind(), TcAttachOptions::Netlink(options))
+    });
+    let id = id.with_context(|| format!("attaching {name} to {device}"))?;
+    // Dropped, it would detach.
+    std::mem::forget(program.take_link(id)?);
+    let path = pins.link(ifindex, hook);
+    match fs::remove_file(&path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            return Err(error).with_context(|| format!("removing {}", path.display()));
+        }
+        _ => {}
+    }
+    program.pin(&path).with_context(|| format!("pinning {}", path.display()))
+}
+
+/// Removes our filter from an interface. Fine if there is none, or no interface.
+pub(super) fn detach_filter(ifindex: u32, hook: Hook) {
+    let Ok(device) = device(ifindex) else { return };
+    if let Ok(link) = SchedClassifierLink::attached(&device, hook.kind(), PRIORITY, HANDLE, None)
+        && let Err(error) = link.detach()
+    {
+        tracing::debug!("detaching from {device}: {error}");
+    }
+}
+
+fn device(ifindex: u32) -> Result<String> {
+    let name = nix::net::if_::if_indextoname(ifindex)
+        .with_context(|| format!("no interface has index {ifindex}"))?;
+    Ok(name.to_string_lossy().into_owned())
 }
 
 fn os_error(error: &ProgramError) -> Option<i32> {

@@ -1,11 +1,11 @@
 //! The datapath as the daemon sees it: programs, maps and links, all pinned, so that they outlive the daemon.
 
-mod batch;
 mod counters;
 mod flows;
 mod links;
 mod maps;
 mod pins;
+mod syscall;
 mod types;
 
 use std::{collections::HashSet, net::Ipv4Addr, path::Path};
@@ -22,6 +22,7 @@ use netd_common::{
     wire::{Mac as WireMac, MacPair},
 };
 
+pub use self::links::Attachment;
 pub use self::types::{
     Counter, Endpoint, EndpointCounters, MAX_NODES, Mac, MapFill, NodeConfig, NodeCounters, Options,
     ProgramStatus, Route, TestRun, Uplink,
@@ -55,7 +56,15 @@ impl Datapath {
     /// The pin directory is not usable, a pinned map has another shape than this build expects, or the kernel refuses a
     /// program.
     pub fn open(options: &Options) -> Result<Self> {
-        let pins = Pins::open(&options.directory)?;
+        Self::open_with(options, Attachment::of_this_kernel())
+    }
+
+    /// The same with another attachment than the kernel's best.
+    ///
+    /// # Errors
+    /// As [`Datapath::open`].
+    pub fn open_with(options: &Options, attachment: Attachment) -> Result<Self> {
+        let pins = Pins::open(&options.directory, attachment)?;
         let mut programs = maps::loader(options, &pins)?
             .load(OBJECT)
             .map_err(|error| anyhow!("loading the eBPF object: {}", full(&error)))?;
@@ -233,7 +242,7 @@ impl Datapath {
                 self.programs.program(name).context("a program is missing")?.try_into()?;
             all.push(ProgramStatus {
                 name: name.to_owned(),
-                hook: "tcx".to_owned(),
+                hook: self.pins.attachment.label().to_owned(),
                 id: program.info().with_context(|| format!("asking for program {name}"))?.id(),
                 attached: links.iter().filter(|(_, at)| *at == hook).count() as u32,
             });
@@ -273,7 +282,7 @@ impl Datapath {
 
     /// Removes every pin below `directory`: programs detach, maps go. Nothing there is not an error.
     pub fn purge(directory: &Path) -> Result<()> {
-        pins::purge(directory)
+        pins::purge(directory, Attachment::of_this_kernel())
     }
 }
 

@@ -7,27 +7,30 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
-use aya::programs::links::{FdLink, PinnedLink};
 use netd_common::abi::ABI_VERSION;
 
-use super::links::Hook;
+use super::{
+    links::{self, Attachment, Hook},
+    syscall,
+};
 
 /// The pins of this version.
 pub(super) struct Pins {
+    pub(super) attachment: Attachment,
     directory: PathBuf,
     version: PathBuf,
 }
 
 impl Pins {
     /// Makes the directories.
-    pub(super) fn open(directory: &Path) -> Result<Self> {
+    pub(super) fn open(directory: &Path, attachment: Attachment) -> Result<Self> {
         let version = directory.join(format!("v{ABI_VERSION}"));
         for path in [version.join("maps"), version.join("links")] {
             fs::create_dir_all(&path).with_context(|| {
                 format!("creating {} (is a bpf file system mounted there?)", path.display())
             })?;
         }
-        Ok(Self { directory: directory.to_owned(), version })
+        Ok(Self { attachment, directory: directory.to_owned(), version })
     }
 
     /// Where a map is pinned.
@@ -37,23 +40,18 @@ impl Pins {
 
     /// Where a link is pinned.
     pub(super) fn link(&self, ifindex: u32, hook: Hook) -> PathBuf {
-        self.version.join("links").join(format!("{ifindex}-{}", hook.label()))
+        link_in(&self.version, ifindex, hook)
     }
 
     /// All links.
     pub(super) fn links(&self) -> Result<Vec<(u32, Hook)>> {
-        Ok(names(&self.version.join("links"))?
-            .iter()
-            .filter_map(|name| {
-                let (ifindex, hook) = name.split_once('-')?;
-                Some((ifindex.parse().ok()?, Hook::from_label(hook)?))
-            })
-            .collect())
+        links_of(&self.version)
     }
 
     /// Removes a link: its program is detached. One that is not there is fine.
     pub(super) fn remove_link(&self, ifindex: u32, hook: Hook) -> Result<()> {
         let path = self.link(ifindex, hook);
+        detach(&path, self.attachment, ifindex, hook);
         match fs::remove_file(&path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 Err(error).with_context(|| format!("removing {}", path.display()))
@@ -77,21 +75,55 @@ impl Pins {
             for link in names(&other.join("links"))? {
                 let from = other.join("links").join(&link);
                 let to = self.version.join("links").join(&link);
-                let pinned =
-                    PinnedLink::from_pin(&from).with_context(|| format!("opening {}", from.display()))?;
-                if !to.exists() {
-                    FdLink::from(pinned).pin(&to).with_context(|| format!("pinning {}", to.display()))?;
-                }
-                fs::remove_file(&from).with_context(|| format!("removing {}", from.display()))?;
+                fs::rename(&from, &to)
+                    .with_context(|| format!("moving {} to {}", from.display(), to.display()))?;
             }
-            purge(&other)?;
+            remove(&other)?;
         }
         Ok(())
     }
 }
 
-/// Removes a directory of pins with all that is in it. One that is not there is fine.
-pub(super) fn purge(directory: &Path) -> Result<()> {
+/// Detaches all programs of a directory of pins and removes it. One that is not there is fine.
+pub(super) fn purge(directory: &Path, attachment: Attachment) -> Result<()> {
+    for name in names(directory)? {
+        let version = directory.join(name);
+        for (ifindex, hook) in links_of(&version)? {
+            detach(&link_in(&version, ifindex, hook), attachment, ifindex, hook);
+        }
+    }
+    remove(directory)
+}
+
+/// Detaches a program now. What goes wrong (the device is gone, say) does not matter: the pin goes next.
+fn detach(path: &Path, attachment: Attachment, ifindex: u32, hook: Hook) {
+    match attachment {
+        Attachment::Tcx => {
+            if let Err(error) = syscall::detach_link(path) {
+                tracing::debug!("detaching {}: {error}", path.display());
+            }
+        }
+        Attachment::Clsact => links::detach_filter(ifindex, hook),
+    }
+}
+
+/// Where a link is pinned.
+fn link_in(version: &Path, ifindex: u32, hook: Hook) -> PathBuf {
+    version.join("links").join(format!("{ifindex}-{}", hook.label()))
+}
+
+/// The links of a version.
+fn links_of(version: &Path) -> Result<Vec<(u32, Hook)>> {
+    Ok(names(&version.join("links"))?
+        .iter()
+        .filter_map(|name| {
+            let (ifindex, hook) = name.split_once('-')?;
+            Some((ifindex.parse().ok()?, Hook::from_label(hook)?))
+        })
+        .collect())
+}
+
+fn remove(directory: &Path) -> Result<()> {
     match fs::remove_dir_all(directory) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
             Err(error).with_context(|| format!("removing {}", directory.display()))

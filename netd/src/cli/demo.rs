@@ -5,8 +5,16 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::Args;
 
-/// The options of `netd demo`.
-#[derive(Clone, Copy, Debug, Args)]
+/// Show the configurations that netd is for, with real traffic, in networks made for the purpose
+///
+/// Prints who reached whom, and what carried it. Nothing of it is left afterwards. The exit status is 0 only if every
+/// configuration that this version has works.
+#[derive(Clone, Debug, Args)]
+#[command(after_help = "Examples:
+  netd demo
+  netd demo --json | jq '.configurations[] | {name, passed}'
+  netd demo --keep                         leave the network up, to look around in it
+  netd demo --clean                        remove what --keep has left")]
 pub struct Demo {
     /// Leave the network up afterwards, and print commands to explore it
     #[arg(long)]
@@ -16,9 +24,16 @@ pub struct Demo {
     #[arg(long)]
     json: bool,
 
-    /// Remove what `--keep` left, and do nothing else
-    #[arg(long, conflicts_with_all = ["keep", "json"])]
-    clean: bool,
+    /// Remove what `--keep` has left (all, or only that of this name), and do nothing else
+    #[arg(
+        long,
+        value_name = "NAME",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "",
+        conflicts_with_all = ["keep", "json"]
+    )]
+    clean: Option<String>,
 }
 
 impl Demo {
@@ -27,6 +42,10 @@ impl Demo {
     /// # Errors
     /// The demo's network cannot be made.
     pub fn run(self) -> Result<ExitCode> {
-        if self.clean { crate::demo::clean() } else { crate::demo::run(self.keep, self.json) }
+        match self.clean.as_deref() {
+            Some("") => crate::demo::clean(None),
+            Some(name) => crate::demo::clean(Some(name)),
+            None => crate::demo::run(self.keep, self.json),
+        }
     }
 }

@@ -188,7 +188,7 @@ fn networks(written: Option<BTreeMap<String, file::Network>>) -> Result<BTreeMap
         written.unwrap_or_else(|| BTreeMap::from([(DEFAULT_NETWORK.to_owned(), file::Network::default())]));
     let mut networks: BTreeMap<String, Definition> = BTreeMap::new();
     for (name, network) in written {
-        let definition = definition(&name, network)?;
+        let definition = definition(&name, &network)?;
         if let Some(other) = networks.values().find(|other| other.overlaps(definition.subnet)) {
             bail!(
                 "networks.{name}.subnets: {} overlaps {} of network `{}`",
@@ -202,7 +202,7 @@ fn networks(written: Option<BTreeMap<String, file::Network>>) -> Result<BTreeMap
     Ok(networks)
 }
 
-fn definition(name: &str, network: file::Network) -> Result<Definition> {
+fn definition(name: &str, network: &file::Network) -> Result<Definition> {
     names::check(name).with_context(|| format!("networks.{name}"))?;
     let key = |key: &str| format!("networks.{name}.{key}");
     let subnet = match network.subnets.as_deref() {

@@ -19,7 +19,7 @@ use std::{
     time::Instant,
 };
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 
 use self::{
     progress::Progress,
@@ -68,15 +68,18 @@ pub fn run(keep: bool, json: bool) -> Result<ExitCode> {
     result
 }
 
-/// Removes the networks that `--keep` left; prints what went.
+/// Removes the networks that `--keep` left, or only the one of that name; prints what went.
 ///
 /// # Errors
-/// The caller is not root.
-pub fn clean() -> Result<ExitCode> {
+/// The caller is not root, or there is none of that name.
+pub fn clean(only: Option<&str>) -> Result<ExitCode> {
     ensure!(nix::unistd::geteuid().is_root(), "netd demo --clean needs root: run it with sudo");
-    let removed = lab::clean_kept(KIND);
+    let removed = lab::clean_kept(KIND, only);
     if removed.is_empty() {
-        println!("There is no demo to remove.");
+        match only {
+            Some(name) => bail!("there is no demo {name} to remove"),
+            None => println!("There is no demo to remove."),
+        }
     }
     for prefix in removed {
         println!("Removed {prefix}: its daemons, namespaces, pins and files.");
@@ -119,7 +122,7 @@ fn demonstrate(keep: bool, json: bool, interruption: &Interruption) -> Result<Ex
         output::summary(&report);
     }
     if keep {
-        output::explore(&scenes, &world, json);
+        output::explore(&scenes, &world, lab.prefix(), json);
     }
     progress.step("removing everything");
     drop((scenes, world, lab));

@@ -176,7 +176,7 @@ pub(super) fn summary(report: &Report) {
 }
 
 /// The commands for a lab that was left up; on the standard error if the other one carries JSON.
-pub(super) fn explore(scenes: &[Scene], world: &World, json: bool) {
+pub(super) fn explore(scenes: &[Scene], world: &World, lab: &str, json: bool) {
     let mut text =
         String::from("\nThe network is still up, and its daemons run. To look around (as root):\n");
     let program =
@@ -203,7 +203,7 @@ pub(super) fn explore(scenes: &[Scene], world: &World, json: bool) {
             world::UPLINK
         );
     }
-    let _ = writeln!(text, "\nTo remove all of it:\n\n  {program} demo --clean");
+    let _ = writeln!(text, "\nTo remove all of it:\n\n  {program} demo --clean={lab}");
     if json {
         eprint!("{text}");
     } else {

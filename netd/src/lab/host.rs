@@ -16,7 +16,7 @@ use serde_json::Value;
 use super::{Lab, Namespace, Process, World, registry::Resources};
 use crate::bpf::Counter;
 
-/// The line that the daemon prints once it serves.
+/// What the line begins with that the daemon prints once it serves.
 const READY: &str = "netd ready";
 const START_TIMEOUT: Duration = Duration::from_secs(30);
 const STOP_TIMEOUT: Duration = Duration::from_secs(10);
@@ -163,7 +163,7 @@ impl Host {
         loop {
             let log = process.log();
             let fresh = log.get(usize::try_from(printed)?..).unwrap_or(&log);
-            if fresh.lines().any(|line| line == READY) {
+            if fresh.lines().any(|line| line.starts_with(READY)) {
                 return Ok(());
             }
             if let Some(status) = process.ended()? {

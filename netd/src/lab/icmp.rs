@@ -18,7 +18,15 @@ const HEADER: usize = 8;
 /// # Errors
 /// No reply comes within `timeout`, or one with other data.
 pub fn ping(to: Ipv4Addr, size: usize, timeout: Duration) -> Result<Duration> {
-    let socket = socket::ping().context("cannot open a ping socket")?;
+    ping_as(0, to, size, timeout)
+}
+
+/// The same with a given identifier; 0 leaves it to the kernel.
+///
+/// # Errors
+/// As [`ping`], or the identifier is in use.
+pub fn ping_as(identifier: u16, to: Ipv4Addr, size: usize, timeout: Duration) -> Result<Duration> {
+    let socket = socket::ping(identifier).context("cannot open a ping socket")?;
     let mut request = vec![8, 0, 0, 0, 0, 0, 0, 1];
     request.extend((0..size).map(|index| (index % 251) as u8));
     let start = Instant::now();

@@ -158,14 +158,16 @@ pub(super) fn sweep() {
     }
 }
 
-/// Removes the kept labs of a kind, with the daemons that run in them; returns their prefixes. Also sweeps.
+/// Removes the kept labs of a kind, with the daemons that run in them, or only the one with a given prefix; returns what
+/// it has removed. Also sweeps.
 #[must_use]
-pub fn clean_kept(kind: &str) -> Vec<String> {
+pub fn clean_kept(kind: &str, only: Option<&str>) -> Vec<String> {
     sweep();
     let start = format!("nd-{kind}-");
     let kept: Vec<String> = labs()
         .filter(|(prefix, directory)| prefix.starts_with(&start) && directory.join(KEPT).exists())
         .map(|(prefix, _)| prefix)
+        .filter(|prefix| only.is_none_or(|only| only == prefix))
         .collect();
     for prefix in &kept {
         remove(prefix);

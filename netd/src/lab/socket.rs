@@ -2,7 +2,7 @@
 
 use std::{
     io,
-    net::{SocketAddrV4, TcpStream, UdpSocket},
+    net::{Ipv4Addr, SocketAddrV4, TcpStream, UdpSocket},
     os::fd::{AsRawFd, FromRawFd, OwnedFd},
     time::Duration,
 };
@@ -45,10 +45,9 @@ pub fn connect_from(local: SocketAddrV4, peer: SocketAddrV4, timeout: Duration) 
     };
     // connect(2) heeds the send timeout.
     set_option(&socket, libc::SOL_SOCKET, libc::SO_SNDTIMEO, &time)?;
-    let (local, peer) = (sockaddr(local), sockaddr(peer));
+    bind(&socket, local)?;
+    let peer = sockaddr(peer);
     let length = size_of::<libc::sockaddr_in>() as libc::socklen_t;
-    // SAFETY: `local` is a sockaddr_in of that length.
-    check(unsafe { libc::bind(socket.as_raw_fd(), (&raw const local).cast(), length) })?;
     // SAFETY: `peer` is a sockaddr_in of that length.
     check(unsafe { libc::connect(socket.as_raw_fd(), (&raw const peer).cast(), length) })?;
     let stream = TcpStream::from(socket);
@@ -59,10 +58,24 @@ pub fn connect_from(local: SocketAddrV4, peer: SocketAddrV4, timeout: Duration) 
 /// A socket for ICMP echo (see "ping sockets" in icmp(7)): it sends echo requests, receives its own replies, and needs no
 /// privilege. `send_to` and `recv_from` do what one expects; the port is ignored.
 ///
+/// `identifier` is that of the requests; 0 leaves it to the kernel.
+///
 /// # Errors
-/// `ping_group_range` does not allow it.
-pub fn ping() -> io::Result<UdpSocket> {
-    open(libc::AF_INET, libc::SOCK_DGRAM, libc::IPPROTO_ICMP).map(UdpSocket::from)
+/// `ping_group_range` does not allow it, or the identifier is in use.
+pub fn ping(identifier: u16) -> io::Result<UdpSocket> {
+    let socket = open(libc::AF_INET, libc::SOCK_DGRAM, libc::IPPROTO_ICMP)?;
+    if identifier != 0 {
+        bind(&socket, SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, identifier))?;
+    }
+    Ok(UdpSocket::from(socket))
+}
+
+fn bind(socket: &OwnedFd, local: SocketAddrV4) -> io::Result<()> {
+    let local = sockaddr(local);
+    let length = size_of::<libc::sockaddr_in>() as libc::socklen_t;
+    // SAFETY: `local` is a sockaddr_in of that length.
+    check(unsafe { libc::bind(socket.as_raw_fd(), (&raw const local).cast(), length) })?;
+    Ok(())
 }
 
 /// A socket of any kind, closed on exec.

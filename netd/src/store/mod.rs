@@ -11,7 +11,7 @@ use anyhow::{Context, Result};
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
 
-pub use self::redb::RedbStore;
+pub use self::redb::{FILE as REDB_FILE, RedbStore};
 
 /// What a record is about. The text of it is part of the format.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -104,7 +104,7 @@ impl Record {
 pub type StoreFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T>> + Send + 'a>>;
 
 /// An engine.
-pub trait Store: Send {
+pub trait Store: Send + Sync {
     /// All records, in no order.
     fn load(&mut self) -> StoreFuture<'_, Vec<Record>>;
 

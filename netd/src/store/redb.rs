@@ -15,7 +15,7 @@ use serde_json::Value;
 use super::{Change, Kind, Record, Store, StoreFuture};
 
 /// The file's name in the state directory.
-pub(super) const FILE: &str = "netd.redb";
+pub const FILE: &str = "netd.redb";
 
 /// (kind, name) -> [`Envelope`] as JSON.
 const RECORDS: TableDefinition<'_, (&str, &str), &[u8]> = TableDefinition::new("records");

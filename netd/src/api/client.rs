@@ -1,0 +1,144 @@
+//! The other end of the API: what the commands use.
+
+use std::{
+    io,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context, Result, anyhow, bail};
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full};
+use hyper::{Method, Request, client::conn::http1, header};
+use hyper_util::rt::TokioIo;
+use serde::{Serialize, de::DeserializeOwned};
+use tokio::net::UnixStream;
+
+use super::ErrorBody;
+use crate::{
+    names,
+    request::{AttachRequest, EndpointList, EndpointView, NetworkList, NetworkRequest, NetworkView, Status},
+};
+
+/// A daemon, by its socket.
+#[derive(Clone, Debug)]
+pub struct Client {
+    socket: PathBuf,
+}
+
+impl Client {
+    /// The daemon at a socket. Each request makes its own connection.
+    #[must_use]
+    pub fn new(socket: &Path) -> Self {
+        Self { socket: socket.to_owned() }
+    }
+
+    /// Makes an endpoint.
+    ///
+    /// # Errors
+    /// For this and all others: no daemon answers, or it refuses; in one line.
+    pub async fn attach(&self, request: &AttachRequest) -> Result<EndpointView> {
+        self.json(Method::POST, "/v1/endpoints", Some(request)).await
+    }
+
+    /// Removes an endpoint.
+    pub async fn detach(&self, name: &str) -> Result<()> {
+        // What is no name needs no daemon to be refused, and could not be part of a path.
+        names::check(name).context("endpoint name")?;
+        self.request(Method::DELETE, &format!("/v1/endpoints/{name}"), None::<&()>).await.map(drop)
+    }
+
+    /// All endpoints.
+    pub async fn endpoints(&self) -> Result<EndpointList> {
+        self.json(Method::GET, "/v1/endpoints", None::<&()>).await
+    }
+
+    /// Makes a network.
+    pub async fn create_network(&self, request: &NetworkRequest) -> Result<NetworkView> {
+        self.json(Method::POST, "/v1/networks", Some(request)).await
+    }
+
+    /// Removes a network.
+    pub async fn remove_network(&self, name: &str) -> Result<()> {
+        names::check(name).context("network name")?;
+        self.request(Method::DELETE, &format!("/v1/networks/{name}"), None::<&()>).await.map(drop)
+    }
+
+    /// All networks.
+    pub async fn networks(&self) -> Result<NetworkList> {
+        self.json(Method::GET, "/v1/networks", None::<&()>).await
+    }
+
+    /// How things are.
+    pub async fn status(&self) -> Result<Status> {
+        self.json(Method::GET, "/v1/status", None::<&()>).await
+    }
+
+    async fn json<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&impl Serialize>,
+    ) -> Result<T> {
+        let answer = self.request(method, path, body).await?;
+        serde_json::from_slice(&answer)
+            .context("the daemon's answer is not understood: is it another version of netd?")
+    }
+
+    /// Sends a request; returns the body of a successful answer.
+    async fn request(&self, method: Method, path: &str, body: Option<&impl Serialize>) -> Result<Bytes> {
+        let stream = UnixStream::connect(&self.socket).await.map_err(|error| self.unreachable(&error))?;
+        let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+        let connection = tokio::spawn(connection);
+
+        let mut request = Request::builder().method(method).uri(path).header(header::HOST, "netd");
+        let bytes = match body {
+            Some(body) => {
+                request = request.header(header::CONTENT_TYPE, "application/json");
+                serde_json::to_vec(body)?.into()
+            }
+            None => Bytes::new(),
+        };
+        let lost = || format!("the daemon at {} has not answered", self.socket.display());
+        let answer = sender.send_request(request.body(Full::new(bytes))?).await.with_context(lost)?;
+        let status = answer.status();
+        let bytes = answer.into_body().collect().await.with_context(lost)?.to_bytes();
+        connection.abort();
+        if !status.is_success() {
+            match serde_json::from_slice::<ErrorBody>(&bytes) {
+                Ok(body) => bail!("{}", body.error),
+                Err(_) => bail!("{} answers with status {status}: is it netd?", self.socket.display()),
+            }
+        }
+        Ok(bytes)
+    }
+
+    fn unreachable(&self, error: &io::Error) -> anyhow::Error {
+        let socket = self.socket.display();
+        match error.kind() {
+            io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
+                anyhow!("no netd daemon answers at {socket}: start one with `netd run`")
+            }
+            io::ErrorKind::PermissionDenied => {
+                anyhow!("no permission for {socket}: run this as root, e.g. with `sudo`")
+            }
+            _ => anyhow!("cannot connect to {socket}: {error}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn without_a_daemon() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("netd.sock");
+        let expected = format!("no netd daemon answers at {}: start one with `netd run`", path.display());
+        let client = Client::new(&path);
+        assert_eq!(client.status().await.unwrap_err().to_string(), expected);
+        // A socket that nobody listens at.
+        drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
+        assert_eq!(client.endpoints().await.unwrap_err().to_string(), expected);
+    }
+}

@@ -1,0 +1,111 @@
+//! `netd bench`: netd against what it replaces, and against the limits, side by side on this machine.
+//!
+//! Each variant is a network between the same two ends, in namespaces of its own: netd, a Linux bridge with Docker's rules, a
+//! bare veth cable, the loopback. A sample is one load of a bounded time, made by two processes on chosen CPUs. Samples of the
+//! variants are interleaved, so that a change in the machine's speed falls on all of them; what counts is the ratio.
+//!
+//! To add a case, add a row to [`CASES`]; to add a way to build a network, a row to [`VARIANTS`].
+
+mod attach;
+mod case;
+mod compare;
+mod cpus;
+mod interruption;
+mod machine;
+mod output;
+mod progress;
+mod report;
+mod sample;
+mod scene;
+mod schedule;
+mod stats;
+mod worker;
+
+use std::{process::ExitCode, time::Duration};
+
+use anyhow::{Context, Result, ensure};
+
+pub use self::{
+    case::{Better, CASES, Case, Route, Traffic, Unit},
+    cpus::Cpus,
+    scene::{OURS, VARIANTS, Variant},
+    worker::{Order, run as work},
+};
+use self::{interruption::Interruption, progress::Progress, report::Report};
+
+/// What to measure.
+#[derive(Debug)]
+pub struct Options {
+    /// In this order.
+    pub cases: Vec<&'static Case>,
+    /// In this order.
+    pub variants: Vec<&'static Variant>,
+    /// Each case is measured with each of these.
+    pub cpus: Vec<Cpus>,
+    /// Samples of each variant.
+    pub rounds: usize,
+    /// How long a sample measures.
+    pub time: Duration,
+    /// JSON, and nothing else, on the standard output.
+    pub json: bool,
+}
+
+/// Compares netd with the other variants and prints the report. Fails if netd could not run, or a sample failed.
+///
+/// # Errors
+/// The lab cannot be made: not root, or the kernel lacks something.
+pub fn run(options: &Options) -> Result<ExitCode> {
+    ensure!(options.rounds > 0, "--rounds must be at least 1");
+    ensure!(!options.time.is_zero(), "--seconds must be more than 0");
+    finish(options.json, |interruption, progress| {
+        if !options.json {
+            let names: Vec<&str> = options.variants.iter().map(|variant| variant.name).collect();
+            println!(
+                "netd bench, in network namespaces of this machine ({} rounds of {} s):\n{}",
+                options.rounds,
+                options.time.as_secs_f64(),
+                output::legend(&names)
+            );
+        }
+        compare::compare(options, interruption, progress)
+    })
+}
+
+/// Compares `netd attach` and `netd detach` with the CNI plugins, `count` times each, and prints the report.
+///
+/// # Errors
+/// The lab cannot be made: not root, or the kernel lacks something.
+pub fn run_attach(count: usize, json: bool) -> Result<ExitCode> {
+    ensure!(count > 0, "--count must be at least 1");
+    finish(json, |interruption, progress| {
+        if !json {
+            println!(
+                "netd bench attach, in network namespaces of this machine ({count} times):\n{}",
+                attach::LEGEND
+            );
+        }
+        attach::compare(count, interruption, progress)
+    })
+}
+
+fn finish(
+    json: bool,
+    measure: impl FnOnce(&Interruption, &mut Progress) -> Result<Report>,
+) -> Result<ExitCode> {
+    ensure!(
+        nix::unistd::geteuid().is_root(),
+        "netd bench makes network namespaces and loads programs, which only root may: run it with sudo"
+    );
+    let interruption = Interruption::catch()?;
+    let mut progress = Progress::new();
+    let report = measure(&interruption, &mut progress);
+    progress.clear();
+    interruption.wait_if_happened();
+    let report = report?;
+    if json {
+        println!("{}", serde_json::to_string_pretty(&report.json()).context("cannot write JSON")?);
+    } else {
+        print!("{}", output::text(&report));
+    }
+    Ok(if report.complete() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}

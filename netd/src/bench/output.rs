@@ -1,0 +1,196 @@
+//! The report for people.
+
+use std::fmt::Write as _;
+
+use comfy_table::{Cell, CellAlignment, Color, Table, presets::UTF8_FULL_CONDENSED};
+
+use super::{
+    case::Unit,
+    report::{Outcome, Ratio, Report},
+    scene::VARIANTS,
+};
+
+/// Differences below this are within what two runs of the same thing differ by.
+const NOISE: f64 = 0.05;
+/// With fewer samples than this, the 90th percentile says nothing that the largest does not.
+const MANY: usize = 20;
+
+/// Everything, as text.
+pub(super) fn text(report: &Report) -> String {
+    let mut text = format!("{}\n", report.machine.line());
+    if let Some(warning) = report.machine.warning() {
+        let _ = writeln!(text, "{warning}");
+    }
+    if report.outcomes.iter().any(|outcome| !outcome.series.is_empty()) {
+        let _ = writeln!(text, "{}", table(&report.outcomes));
+    }
+    if report.outcomes.iter().any(|outcome| outcome.series.iter().any(|one| outcome.ratio(one).is_some())) {
+        text.push_str(
+            "netd is: how many times better netd's median is (above 1: netd is better, whatever the unit); in parentheses, the \
+             single rounds.\n",
+        );
+    }
+    for outcome in &report.outcomes {
+        for series in &outcome.series {
+            if let Some(first) = series.failures().next() {
+                let count = series.failures().count();
+                let _ = writeln!(
+                    text,
+                    "✗ {} (CPUs: {}), {}: {count} of {} samples failed; the first: {first}",
+                    outcome.case,
+                    outcome.cpus,
+                    series.variant,
+                    series.samples.len()
+                );
+            }
+        }
+    }
+    for (variant, line) in &report.evidence {
+        let _ = writeln!(text, "{variant}: {line}");
+    }
+    for (variant, reason) in &report.unavailable {
+        let _ = writeln!(text, "✗ {variant} was not measured: {reason}");
+    }
+    text
+}
+
+/// What the names in the table mean.
+pub(super) fn legend(variants: &[&str]) -> String {
+    VARIANTS
+        .iter()
+        .filter(|variant| variants.contains(&variant.name))
+        .fold(String::new(), |text, variant| format!("{text}  {:<9} {}\n", variant.name, variant.what))
+}
+
+fn table(outcomes: &[Outcome]) -> Table {
+    let mut table = Table::new();
+    table.load_style(UTF8_FULL_CONDENSED);
+    let many = outcomes.iter().flat_map(|outcome| &outcome.series).any(|one| one.samples.len() >= MANY);
+    let p90 = many.then(|| Cell::new("90 %"));
+    let names = ["case", "CPUs", "variant", "median", "min … max"].map(Cell::new);
+    table.set_header(names.into_iter().chain(p90).chain([Cell::new("netd is")]).collect::<Vec<_>>());
+    for outcome in outcomes {
+        for (index, series) in outcome.series.iter().enumerate() {
+            let right = |text: String| Cell::new(text).set_alignment(CellAlignment::Right);
+            let none = || "–".to_owned();
+            let first = index == 0;
+            let median = series.median().map_or_else(none, |median| quantity(median, outcome.unit));
+            let range =
+                series.range().map_or_else(none, |(low, high)| format!("{} … {}", number(low), number(high)));
+            let p90 = many.then(|| right(series.p90().map_or_else(none, number)));
+            let cells = [
+                Cell::new(if first { outcome.case } else { "" }),
+                right(if first { outcome.cpus.to_string() } else { String::new() }),
+                Cell::new(series.variant),
+                right(median),
+                right(range),
+            ];
+            let ratio = ratio_cell(outcome.ratio(series));
+            table.add_row(cells.into_iter().chain(p90).chain([ratio]).collect::<Vec<_>>());
+        }
+    }
+    table
+}
+
+fn ratio_cell(ratio: Option<Ratio>) -> Cell {
+    let Some(Ratio { ratio, range: (low, high) }) = ratio else { return Cell::new("") };
+    let cell = Cell::new(format!("{ratio:.2}× ({low:.2} … {high:.2})")).set_alignment(CellAlignment::Right);
+    if ratio > 1.0 + NOISE {
+        cell.fg(Color::Green)
+    } else if ratio < 1.0 - NOISE {
+        cell.fg(Color::Red)
+    } else {
+        cell
+    }
+}
+
+/// A value with its unit, and for times of traffic the rate that they amount to.
+fn quantity(value: f64, unit: Unit) -> String {
+    match (unit, unit.per_second(value)) {
+        (Unit::Microseconds, Some(rate)) => format!("{} {} ({}/s)", number(value), unit.text(), number(rate)),
+        (Unit::PerSecond, _) => format!("{}{}", number(value), unit.text()),
+        _ => format!("{} {}", number(value), unit.text()),
+    }
+}
+
+/// Three or four digits that count; thousands apart.
+fn number(value: f64) -> String {
+    match value.abs() {
+        small if small < 10.0 => format!("{value:.2}"),
+        small if small < 100.0 => format!("{value:.1}"),
+        _ => {
+            let digits = format!("{value:.0}");
+            let mut text = String::new();
+            for (index, digit) in digits.chars().enumerate() {
+                if index > 0 && (digits.len() - index).is_multiple_of(3) {
+                    text.push(',');
+                }
+                text.push(digit);
+            }
+            text
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::report::tests::example, *};
+
+    #[test]
+    fn numbers() {
+        for (value, text) in [
+            (0.004, "0.00"),
+            (9.876, "9.88"),
+            (14.94, "14.9"),
+            (100.0, "100"),
+            (999.6, "1,000"),
+            (98_765.4, "98,765"),
+            (1_234_567.0, "1,234,567"),
+        ] {
+            assert_eq!(number(value), text);
+        }
+    }
+
+    #[test]
+    fn quantities() {
+        assert_eq!(quantity(12.5, Unit::Microseconds), "12.5 µs (80,000/s)");
+        assert_eq!(quantity(12.5, Unit::Milliseconds), "12.5 ms");
+        assert_eq!(quantity(23.0, Unit::GigabitsPerSecond), "23.0 Gb/s");
+        assert_eq!(quantity(23_000.0, Unit::PerSecond), "23,000/s");
+    }
+
+    #[test]
+    fn the_table_has_a_row_for_each_variant() {
+        let text = text(&example());
+        let rows: Vec<Vec<&str>> = text
+            .lines()
+            .filter(|line| line.starts_with('│'))
+            .map(|line| line.split(['│', '┆']).map(str::trim).filter(|cell| !cell.is_empty()).collect())
+            .collect();
+        assert_eq!(rows[1], ["tcp-rr", "1", "netd", "11.0 µs (90,909/s)", "10.0 … 12.0"]);
+        assert_eq!(rows[2], ["bridge", "18.5 µs (54,054/s)", "15.0 … 22.0", "1.68× (1.50 … 2.00)"]);
+        assert_eq!(rows[3], ["loopback", "–", "–"]);
+        assert!(
+            text.contains("✗ tcp-rr (CPUs: 1), bridge: 1 of 3 samples failed; the first: no answer"),
+            "{text}"
+        );
+        assert!(text.contains("✗ veth was not measured: no veth in this kernel"), "{text}");
+        assert!(text.contains("bridge: 7 packets"), "{text}");
+    }
+
+    #[test]
+    fn many_samples_have_a_90th_percentile() {
+        let mut report = example();
+        assert!(!text(&report).contains("90 %"));
+        report.outcomes[0].series[0].samples = (1..=20).map(|value| Ok(f64::from(value))).collect();
+        let text = text(&report);
+        assert!(text.contains("90 %") && text.contains("18.0"), "{text}");
+    }
+
+    #[test]
+    fn the_legend_explains_what_was_measured() {
+        let text = legend(&["veth", "netd"]);
+        assert_eq!(text.lines().count(), 2, "{text}");
+        assert!(text.starts_with("  netd "), "{text}");
+    }
+}

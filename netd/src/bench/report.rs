@@ -1,0 +1,230 @@
+//! What was measured, and the JSON that says it.
+
+use serde_json::{Value, json};
+
+use super::{
+    case::Unit,
+    machine::Machine,
+    scene::OURS,
+    stats::{median, percentile, range, ratio},
+};
+
+/// All that a run of the bench has found.
+#[derive(Debug)]
+pub(super) struct Report {
+    pub(super) machine: Machine,
+    pub(super) outcomes: Vec<Outcome>,
+    /// Variants that this machine cannot have, and why.
+    pub(super) unavailable: Vec<(&'static str, String)>,
+    /// What carried a variant's traffic.
+    pub(super) evidence: Vec<(&'static str, String)>,
+    /// How the samples were taken, e.g. the number of rounds; for the JSON.
+    pub(super) settings: Value,
+}
+
+/// A case, measured with all its variants.
+#[derive(Debug)]
+pub(super) struct Outcome {
+    pub(super) case: &'static str,
+    pub(super) what: &'static str,
+    pub(super) unit: Unit,
+    /// How many CPUs the two ends had.
+    pub(super) cpus: usize,
+    pub(super) series: Vec<Series>,
+}
+
+/// The samples of one variant, one for each round.
+#[derive(Debug)]
+pub(super) struct Series {
+    pub(super) variant: &'static str,
+    pub(super) samples: Vec<Result<f64, String>>,
+}
+
+/// How netd compares with another variant in one case.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Ratio {
+    /// That of the medians; above 1, netd is better.
+    pub(super) ratio: f64,
+    /// The smallest and the largest of the single rounds.
+    pub(super) range: (f64, f64),
+}
+
+impl Series {
+    pub(super) fn new(variant: &'static str) -> Self {
+        Self { variant, samples: Vec::new() }
+    }
+
+    /// The samples that did not fail.
+    pub(super) fn values(&self) -> Vec<f64> {
+        self.samples.iter().filter_map(|sample| sample.as_ref().ok().copied()).collect()
+    }
+
+    pub(super) fn failures(&self) -> impl Iterator<Item = &str> {
+        self.samples.iter().filter_map(|sample| sample.as_ref().err().map(String::as_str))
+    }
+
+    pub(super) fn median(&self) -> Option<f64> {
+        median(&self.values())
+    }
+
+    pub(super) fn p90(&self) -> Option<f64> {
+        percentile(&self.values(), 90.0)
+    }
+
+    pub(super) fn range(&self) -> Option<(f64, f64)> {
+        range(self.values())
+    }
+
+    fn json(&self, unit: Unit) -> Value {
+        let range = self.range();
+        json!({
+            "variant": self.variant,
+            "unit": unit.text(),
+            "samples": self.values(),
+            "median": self.median(),
+            "min": range.map(|range| range.0),
+            "max": range.map(|range| range.1),
+            "p90": self.p90(),
+            "failures": self.failures().collect::<Vec<_>>(),
+        })
+    }
+}
+
+impl Outcome {
+    /// How netd compares with a variant; `None` for itself, and where one of the two has no sample.
+    pub(super) fn ratio(&self, against: &Series) -> Option<Ratio> {
+        if against.variant == OURS {
+            return None;
+        }
+        let ours = self.series.iter().find(|series| series.variant == OURS)?;
+        let better = self.unit.better();
+        let rounds = ours.samples.iter().zip(&against.samples).filter_map(|pair| match pair {
+            (Ok(ours), Ok(theirs)) => Some(ratio(*ours, *theirs, better)),
+            _ => None,
+        });
+        let ratio = ratio(ours.median()?, against.median()?, better);
+        // No round in which both have a sample: then the medians are all that there is.
+        Some(Ratio { ratio, range: range(rounds).unwrap_or((ratio, ratio)) })
+    }
+
+    fn json(&self) -> Value {
+        json!({
+            "case": self.case,
+            "what": self.what,
+            "cpus": self.cpus,
+            "better": self.unit.better().text(),
+            "variants": self.series.iter().map(|series| series.json(self.unit)).collect::<Vec<_>>(),
+        })
+    }
+
+    fn ratios_json(&self) -> impl Iterator<Item = Value> {
+        self.series.iter().filter_map(|series| {
+            let Ratio { ratio, range } = self.ratio(series)?;
+            Some(json!({
+                "case": self.case,
+                "cpus": self.cpus,
+                "against": series.variant,
+                "ratio": ratio,
+                "min": range.0,
+                "max": range.1,
+            }))
+        })
+    }
+}
+
+impl Report {
+    /// Whether netd ran, and no sample failed.
+    pub(super) fn complete(&self) -> bool {
+        let ours_ran = self.unavailable.iter().all(|(variant, _)| *variant != OURS);
+        ours_ran
+            && self
+                .outcomes
+                .iter()
+                .flat_map(|outcome| &outcome.series)
+                .all(|series| series.failures().next().is_none())
+    }
+
+    pub(super) fn json(&self) -> Value {
+        let named = |list: &[(&'static str, String)], key: &str| -> Vec<Value> {
+            list.iter().map(|(variant, text)| json!({ "variant": variant, key: text })).collect()
+        };
+        json!({
+            "machine": self.machine,
+            "settings": self.settings,
+            "cases": self.outcomes.iter().map(Outcome::json).collect::<Vec<_>>(),
+            "ratios": self.outcomes.iter().flat_map(Outcome::ratios_json).collect::<Vec<_>>(),
+            "unavailable": named(&self.unavailable, "reason"),
+            "evidence": named(&self.evidence, "text"),
+        })
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+
+    /// A report with one case of times: netd 10, 12 and 11 µs, the bridge 15 µs, failed, 22 µs; no veth.
+    pub(in super::super) fn example() -> Report {
+        let series = |variant, samples: [Option<f64>; 3]| Series {
+            variant,
+            samples: samples.map(|sample| sample.ok_or_else(|| "no answer".to_owned())).to_vec(),
+        };
+        Report {
+            machine: Machine::default(),
+            outcomes: vec![Outcome {
+                case: "tcp-rr",
+                what: "TCP, there and back",
+                unit: Unit::Microseconds,
+                cpus: 1,
+                series: vec![
+                    series(OURS, [Some(10.0), Some(12.0), Some(11.0)]),
+                    series("bridge", [Some(15.0), None, Some(22.0)]),
+                    series("loopback", [None, None, None]),
+                ],
+            }],
+            unavailable: vec![("veth", "no veth in this kernel".to_owned())],
+            evidence: vec![("bridge", "7 packets".to_owned())],
+            settings: json!({ "rounds": 3 }),
+        }
+    }
+
+    #[test]
+    fn ratios_are_of_medians_with_the_range_of_the_rounds() {
+        let report = example();
+        let outcome = &report.outcomes[0];
+        assert_eq!(outcome.ratio(&outcome.series[0]), None, "netd against itself");
+        let against = outcome.ratio(&outcome.series[1]).expect("a ratio");
+        assert!((against.ratio - 18.5 / 11.0).abs() < 1e-9, "{against:?}");
+        assert_eq!(against.range, (1.5, 2.0));
+        assert_eq!(outcome.ratio(&outcome.series[2]), None, "no sample");
+    }
+
+    #[test]
+    fn the_json_is_as_others_expect_it() {
+        let json = example().json();
+        let case = &json["cases"][0];
+        assert_eq!((&case["case"], &case["cpus"]), (&json!("tcp-rr"), &json!(1)));
+        let netd = &case["variants"][0];
+        assert_eq!(netd["variant"], "netd");
+        assert_eq!(netd["unit"], "µs");
+        assert_eq!(netd["samples"], json!([10.0, 12.0, 11.0]));
+        assert_eq!(netd["median"], 11.0);
+        assert_eq!(case["variants"][1]["samples"], json!([15.0, 22.0]));
+        assert_eq!(case["variants"][1]["failures"], json!(["no answer"]));
+        assert_eq!(case["variants"][2]["median"], Value::Null);
+        assert_eq!(json["ratios"].as_array().map(Vec::len), Some(1));
+        assert_eq!(json["ratios"][0]["against"], "bridge");
+        assert_eq!(json["unavailable"][0]["reason"], "no veth in this kernel");
+        assert!(json["machine"].is_object());
+    }
+
+    #[test]
+    fn a_report_is_complete_without_failures_and_with_netd() {
+        let mut report = example();
+        assert!(!report.complete(), "samples failed");
+        report.outcomes[0].series.truncate(1);
+        assert!(report.complete());
+        report.unavailable.push((OURS, "no daemon".to_owned()));
+        assert!(!report.complete());
+    }
+}

@@ -1,0 +1,100 @@
+//! The traffic generator: one end of a load, as a process of its own.
+//!
+//! Two processes, as two containers are, each inside the namespace of its end and bound to its CPUs. Both begin anew for
+//! each sample, which takes a few milliseconds. Every load is bounded in time, or in time and count.
+
+mod connect;
+mod repeat;
+mod request;
+mod stream;
+
+use std::{
+    io::{Write as _, stdout},
+    net::{SocketAddrV4, TcpStream},
+    time::Duration,
+};
+
+use anyhow::{Context, Result};
+use nix::sys::{prctl, signal::Signal};
+use serde::{Deserialize, Serialize};
+
+use super::{case::Traffic, cpus};
+
+/// How long an end waits for the other before it gives up.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// What a worker is told, as JSON in its one argument.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Order {
+    pub(super) role: Role,
+    pub(super) traffic: Traffic,
+    /// The server's address; the server itself gets port 0 and prints which one it has.
+    pub(super) address: SocketAddrV4,
+    pub(super) cpus: Vec<usize>,
+    pub(super) warmup: Duration,
+    pub(super) time: Duration,
+}
+
+/// Which end a worker is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum Role {
+    /// Listens, prints its port, and answers until it is killed.
+    Server,
+    /// Drives the load and prints its result.
+    Client,
+}
+
+impl std::str::FromStr for Order {
+    type Err = serde_json::Error;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        serde_json::from_str(text)
+    }
+}
+
+/// What a client has measured: so much, in so much time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Measured {
+    /// Round trips, connections or bytes.
+    pub(super) count: u64,
+    pub(super) time: Duration,
+}
+
+/// Does what a worker was told; its first line of output is what its parent waits for.
+///
+/// # Errors
+/// The address cannot be bound or reached, or the other end goes away.
+pub fn run(order: &Order) -> Result<()> {
+    // It must not outlive whoever measures.
+    prctl::set_pdeathsig(Signal::SIGKILL).context("cannot tie this process to its parent")?;
+    cpus::pin(&order.cpus)?;
+    match (order.role, order.traffic) {
+        (Role::Server, Traffic::TcpRr) => request::serve_tcp(order),
+        (Role::Server, Traffic::UdpRr) => request::serve_udp(order),
+        (Role::Server, Traffic::TcpStream) => stream::serve(order),
+        (Role::Server, Traffic::TcpCrr) => connect::serve(order),
+        (Role::Client, Traffic::TcpRr) => say(&request::tcp(order)?),
+        (Role::Client, Traffic::UdpRr) => say(&request::udp(order)?),
+        (Role::Client, Traffic::TcpStream) => say(&stream::run(order)?),
+        (Role::Client, Traffic::TcpCrr) => say(&connect::run(order)?),
+    }
+}
+
+/// Prints a line for the parent.
+fn say(line: &impl Serialize) -> Result<()> {
+    let text = serde_json::to_string(line).context("cannot write JSON")?;
+    let mut out = stdout().lock();
+    writeln!(out, "{text}").and_then(|()| out.flush()).context("cannot write the result")
+}
+
+fn connect(address: SocketAddrV4) -> Result<TcpStream> {
+    let stream = TcpStream::connect(address).with_context(|| format!("cannot connect to {address}"))?;
+    stream.set_nodelay(true).context("cannot set TCP_NODELAY")?;
+    stream.set_read_timeout(Some(PATIENCE)).context("cannot set a timeout")?;
+    stream.set_write_timeout(Some(PATIENCE)).context("cannot set a timeout")?;
+    Ok(stream)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,80 @@
+//! One byte there and back, over one TCP connection or as datagrams.
+
+use std::{
+    io::{ErrorKind, Read as _, Write as _},
+    net::{Ipv4Addr, SocketAddrV4, TcpListener, UdpSocket},
+    time::Duration,
+};
+
+use anyhow::{Context, Result, ensure};
+
+use super::{Measured, Order, connect, repeat::repeat, say};
+
+/// The limit in count is only there to have one: a microsecond a round trip is out of reach.
+const LIMIT: u64 = 100_000_000;
+/// A datagram that has not come back after this time is lost.
+const LOST: Duration = Duration::from_millis(200);
+/// So many may be lost before the first comes back: a neighbour that answers late, for instance. None may be later.
+const FIRST_TRIES: usize = 20;
+
+pub(super) fn serve_tcp(order: &Order) -> Result<()> {
+    let listener = TcpListener::bind(order.address).context("cannot listen")?;
+    say(&listener.local_addr().context("no local address")?.port())?;
+    let (mut stream, _) = listener.accept().context("cannot accept")?;
+    stream.set_nodelay(true).context("cannot set TCP_NODELAY")?;
+    let mut byte = [0];
+    while stream.read(&mut byte).context("cannot read the request")? == 1 {
+        stream.write_all(&byte).context("cannot answer")?;
+    }
+    Ok(())
+}
+
+pub(super) fn tcp(order: &Order) -> Result<Measured> {
+    let mut stream = connect(order.address)?;
+    let mut byte = [0];
+    repeat(order.warmup, order.time, LIMIT, || {
+        stream.write_all(&byte).context("cannot send a request")?;
+        stream.read_exact(&mut byte).context("no answer")
+    })
+}
+
+pub(super) fn serve_udp(order: &Order) -> Result<()> {
+    let socket = UdpSocket::bind(order.address).context("cannot listen")?;
+    say(&socket.local_addr().context("no local address")?.port())?;
+    let mut byte = [0];
+    loop {
+        let (_, client) = socket.recv_from(&mut byte).context("cannot receive")?;
+        socket.send_to(&byte, client).context("cannot answer")?;
+    }
+}
+
+pub(super) fn udp(order: &Order) -> Result<Measured> {
+    let socket = UdpSocket::bind(SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 0)).context("cannot bind")?;
+    socket.connect(order.address).with_context(|| format!("cannot reach {}", order.address))?;
+    socket.set_read_timeout(Some(LOST)).context("cannot set a timeout")?;
+    let mut number = 0_u8;
+    let mut exchange = || {
+        number = number.wrapping_add(1);
+        socket.send(&[number]).context("cannot send")?;
+        let mut byte = [0];
+        loop {
+            match socket.recv(&mut byte) {
+                Ok(_) if byte[0] == number => return Ok(true),
+                // The answer to an earlier one that was given up.
+                Ok(_) => {}
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(false),
+                Err(error) => return Err(error).context("cannot receive"),
+            }
+        }
+    };
+    for tries in 1.. {
+        if exchange()? {
+            break;
+        }
+        ensure!(tries < FIRST_TRIES, "no answer to {tries} datagrams");
+    }
+    repeat(order.warmup, order.time, LIMIT, || {
+        ensure!(exchange()?, "a datagram was lost");
+        Ok(())
+    })
+}

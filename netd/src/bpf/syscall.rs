@@ -1,0 +1,92 @@
+//! Commands of bpf(2) that aya does not offer: reading a hash map many entries at a time, and detaching a link at once.
+
+use std::{
+    ffi::CString,
+    io,
+    os::{
+        fd::{AsFd as _, AsRawFd as _, FromRawFd as _, OwnedFd},
+        unix::ffi::OsStrExt as _,
+    },
+    path::Path,
+    ptr,
+};
+
+use anyhow::{Context as _, Result};
+use aya::maps::MapData;
+use aya_obj::generated::{bpf_attr, bpf_cmd};
+
+/// Entries asked for at once. The kernel returns whole buckets, and says ENOSPC if one does not fit.
+const BATCH: usize = 4096;
+
+/// Calls `each` with every entry (`BPF_MAP_LOOKUP_BATCH`, kernel 5.6): one by one, a table of 250,000 flows would take two
+/// seconds of system calls. Entries that come and go meanwhile may be seen or not.
+///
+/// `K` and `V` are the map's own types: every bit pattern must be a valid value of them.
+pub(super) fn for_each<K: Copy + Default, V: Clone + Default>(
+    map: &MapData,
+    mut each: impl FnMut(&K, &V),
+) -> Result<()> {
+    let info = map.info().context("asking for a map")?;
+    assert_eq!((info.key_size() as usize, info.value_size() as usize), (size_of::<K>(), size_of::<V>()));
+    let mut keys = vec![K::default(); BATCH];
+    let mut values = vec![V::default(); BATCH];
+    // Where the next batch begins: for a hash map, the number of a bucket.
+    let mut position: Option<u32> = None;
+    loop {
+        let mut next = 0u32;
+        // SAFETY: an all-zero bpf_attr is valid; every union member is plain data.
+        let mut attr: bpf_attr = unsafe { std::mem::zeroed() };
+        // SAFETY: the batch member is the one that this command reads and writes.
+        let batch = unsafe { &mut attr.batch };
+        batch.in_batch = position.as_ref().map_or(0, |position| ptr::from_ref(position) as u64);
+        batch.out_batch = &raw mut next as u64;
+        batch.keys = keys.as_mut_ptr() as u64;
+        batch.values = values.as_mut_ptr() as u64;
+        batch.count = BATCH as u32;
+        batch.map_fd = map.fd().as_fd().as_raw_fd() as u32;
+        // SAFETY: the buffers hold BATCH entries of the sizes that were compared with the map's above; the kernel writes at
+        // most `count` of them. All of them outlive the call.
+        let result = unsafe { bpf(bpf_cmd::BPF_MAP_LOOKUP_BATCH, &mut attr) };
+        let end = matches!(&result, Err(error) if error.raw_os_error() == Some(libc::ENOENT));
+        if !end {
+            result.context("reading a map in batches")?;
+        }
+        // SAFETY: as above; the kernel has set the count of entries that it wrote.
+        let count = unsafe { attr.batch.count } as usize;
+        for (key, value) in keys.iter().zip(&values).take(count.min(BATCH)) {
+            each(key, value);
+        }
+        if end {
+            return Ok(());
+        }
+        position = Some(next);
+    }
+}
+
+/// Detaches a pinned link (`BPF_LINK_DETACH`, kernel 5.9). Removing its last name does that too, but some time later, and
+/// until then the interface runs the program.
+pub(super) fn detach_link(path: &Path) -> io::Result<()> {
+    let name = CString::new(path.as_os_str().as_bytes())?;
+    // SAFETY: as above.
+    let mut attr: bpf_attr = unsafe { std::mem::zeroed() };
+    attr.__bindgen_anon_4.pathname = name.as_ptr() as u64;
+    // SAFETY: the name outlives the call, and is what this command reads.
+    let descriptor = unsafe { bpf(bpf_cmd::BPF_OBJ_GET, &mut attr) }?;
+    // SAFETY: the kernel has just made this descriptor for us.
+    let link = unsafe { OwnedFd::from_raw_fd(descriptor) };
+    // SAFETY: as above.
+    let mut attr: bpf_attr = unsafe { std::mem::zeroed() };
+    attr.link_detach.link_fd = link.as_raw_fd() as u32;
+    // SAFETY: the command reads a descriptor, which is open.
+    unsafe { bpf(bpf_cmd::BPF_LINK_DETACH, &mut attr) }.map(drop)
+}
+
+/// bpf(2).
+///
+/// # Safety
+/// The command reads and writes what the attributes point to.
+unsafe fn bpf(command: bpf_cmd, attr: &mut bpf_attr) -> io::Result<i32> {
+    // SAFETY: the attributes are as large as we say; what they point to is the caller's care.
+    let result = unsafe { libc::syscall(libc::SYS_bpf, command, ptr::from_mut(attr), size_of::<bpf_attr>()) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result as i32) }
+}

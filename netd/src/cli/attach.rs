@@ -1,0 +1,88 @@
+//! `netd attach`.
+
+use std::{net::IpAddr, path::absolute};
+
+use anyhow::{Context, Result};
+use clap::Args;
+
+use super::{print, print_json, table};
+use crate::{
+    api::client::Client,
+    network::LinkChoice,
+    request::{AttachRequest, EndpointView},
+};
+
+/// Give a container an interface, an address and a default route
+///
+/// Returns when traffic can flow. When the container's network namespace ends, the endpoint goes with it.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  netd attach web --netns web                          a namespace of `ip netns`
+  netd attach db --netns /proc/4711/ns/net             that of a process
+  netd attach api --netns api --network blue --ip 10.89.0.10
+  netd attach web --netns web --json                   print the endpoint as JSON")]
+pub(super) struct Attach {
+    /// A name for the endpoint
+    name: String,
+
+    /// The container's network namespace: a path, or a name of `ip netns`
+    #[arg(long, value_name = "PATH|NAME")]
+    netns: String,
+
+    /// The network to attach to [default: default]
+    #[arg(long, value_name = "NETWORK")]
+    network: Option<String>,
+
+    /// An address of the network [default: the next free one]
+    #[arg(long = "ip", value_name = "ADDRESS")]
+    address: Option<IpAddr>,
+
+    /// The kind of link [default: the network's]
+    #[arg(long, value_name = "KIND")]
+    link: Option<LinkChoice>,
+
+    /// Print the endpoint as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+impl Attach {
+    pub(super) async fn run(self, client: &Client) -> Result<()> {
+        let request = AttachRequest {
+            name: self.name,
+            netns: locate(self.netns)?,
+            network: self.network,
+            addresses: self.address.into_iter().collect(),
+            link: self.link,
+        };
+        let endpoint = client.attach(&request).await?;
+        if self.json { print_json(&endpoint) } else { print(describe(&endpoint)) }
+    }
+}
+
+/// A path from here is not one from the daemon's directory.
+fn locate(netns: String) -> Result<String> {
+    if !netns.contains('/') {
+        return Ok(netns);
+    }
+    let path = absolute(&netns).with_context(|| format!("cannot find {netns}"))?;
+    path.into_os_string().into_string().ok().context("the path of a namespace must be UTF-8")
+}
+
+fn describe(endpoint: &EndpointView) -> String {
+    let addresses: Vec<String> = endpoint.addresses.iter().map(ToString::to_string).collect();
+    let mut list = table::list();
+    for (what, value) in [
+        ("name", &endpoint.name),
+        ("network", &endpoint.network),
+        ("addresses", &addresses.join(" ")),
+        ("gateway", &endpoint.gateway.to_string()),
+        ("mac", &endpoint.mac),
+        ("interface", &endpoint.interface),
+        ("host interface", &endpoint.host_interface),
+        ("netns", &endpoint.netns),
+    ] {
+        list.add_row([what, value]);
+    }
+    table::text(&list)
+}

@@ -1,0 +1,122 @@
+//! `netd network`.
+
+use anyhow::Result;
+use clap::{Args, Subcommand};
+
+use super::{print, print_json, table};
+use crate::{
+    api::client::Client,
+    network::{LinkChoice, Origin},
+    request::NetworkRequest,
+};
+
+/// Create, remove and list networks
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    Create(Create),
+    Rm(Rm),
+    Ls(Ls),
+}
+
+/// Create a network
+///
+/// Its first address is the gateway: the host, as containers see it. Containers of different networks do not reach each
+/// other. The network stays until it is removed, also when netd is started anew.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  netd network create blue --subnet 10.89.0.0/16
+  netd network create routed --subnet 192.0.2.0/24 --no-masquerade")]
+pub(super) struct Create {
+    /// A name for the network
+    name: String,
+
+    /// Its subnet; may not overlap another network's, nor what this host reaches already
+    #[arg(long, value_name = "CIDR")]
+    subnet: String,
+
+    /// Let packets leave with the containers' own addresses: for subnets that the world has routes to
+    #[arg(long)]
+    no_masquerade: bool,
+
+    /// MTU of the containers' interfaces [default: that of the uplink]
+    #[arg(long, value_name = "BYTES", default_value_t = 0, hide_default_value = true)]
+    mtu: i64,
+
+    /// The kind of the containers' links
+    #[arg(long, value_name = "KIND", default_value = "auto")]
+    link: LinkChoice,
+
+    /// Print the network as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Remove a network that has no endpoints
+#[derive(Debug, Args)]
+pub(super) struct Rm {
+    /// The network's name
+    name: String,
+}
+
+/// List the networks
+#[derive(Debug, Args)]
+pub(super) struct Ls {
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+impl Command {
+    pub(super) async fn run(self, client: &Client) -> Result<()> {
+        match self {
+            Self::Create(create) => create.run(client).await,
+            Self::Rm(rm) => client.remove_network(&rm.name).await,
+            Self::Ls(ls) => ls.run(client).await,
+        }
+    }
+}
+
+impl Create {
+    async fn run(self, client: &Client) -> Result<()> {
+        let request = NetworkRequest {
+            name: self.name,
+            subnets: vec![self.subnet],
+            masquerade: !self.no_masquerade,
+            link: self.link,
+            mtu: self.mtu,
+        };
+        let network = client.create_network(&request).await?;
+        if self.json { print_json(&network) } else { Ok(()) }
+    }
+}
+
+impl Ls {
+    async fn run(self, client: &Client) -> Result<()> {
+        let list = client.networks().await?;
+        if self.json {
+            return print_json(&list);
+        }
+        if list.networks.is_empty() {
+            return print("no networks: `netd network create NAME --subnet CIDR` makes one");
+        }
+        let headings = ["name", "subnets", "gateway", "masquerade", "mtu", "endpoints", "defined by"];
+        let mut shown = table::table(&headings, &[4, 5]);
+        for network in &list.networks {
+            let subnets: Vec<String> = network.subnets.iter().map(ToString::to_string).collect();
+            shown.add_row([
+                network.name.clone(),
+                subnets.join(" "),
+                network.gateway.to_string(),
+                if network.masquerade { "yes" } else { "no" }.to_owned(),
+                network.mtu.to_string(),
+                network.endpoints.to_string(),
+                match network.origin {
+                    Origin::Config => "configuration",
+                    Origin::Command => "command",
+                }
+                .to_owned(),
+            ]);
+        }
+        print(table::text(&shown))
+    }
+}

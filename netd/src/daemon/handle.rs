@@ -1,0 +1,78 @@
+//! Requests to the task that owns the state, and the way to send them.
+
+use tokio::sync::{mpsc, oneshot};
+
+use crate::request::{
+    AttachRequest, EndpointList, EndpointView, NetworkList, NetworkRequest, NetworkView, Refusal, Status,
+};
+
+/// Where the answer to a request goes.
+pub(super) type Reply<T> = oneshot::Sender<Result<T, Refusal>>;
+
+/// What the owner of the state can be asked.
+#[derive(Debug)]
+pub(super) enum Request {
+    Attach(AttachRequest, Reply<EndpointView>),
+    Detach(String, Reply<()>),
+    Endpoints(Reply<EndpointList>),
+    CreateNetwork(NetworkRequest, Reply<NetworkView>),
+    RemoveNetwork(String, Reply<()>),
+    Networks(Reply<NetworkList>),
+    Status(Reply<Status>),
+}
+
+/// A way to ask the daemon. It ends when the last one is dropped.
+#[derive(Clone, Debug)]
+pub struct Handle(mpsc::Sender<Request>);
+
+/// Requests that wait.
+const QUEUE: usize = 64;
+
+impl Handle {
+    pub(super) fn new() -> (Self, mpsc::Receiver<Request>) {
+        let (sender, receiver) = mpsc::channel(QUEUE);
+        (Self(sender), receiver)
+    }
+
+    async fn ask<T>(&self, request: impl FnOnce(Reply<T>) -> Request) -> Result<T, Refusal> {
+        let (reply, answer) = oneshot::channel();
+        let ended = || Refusal::Failed(anyhow::anyhow!("the daemon is stopping"));
+        self.0.send(request(reply)).await.map_err(|_| ended())?;
+        answer.await.map_err(|_| ended())?
+    }
+
+    /// Makes an endpoint; returns when traffic can flow.
+    pub async fn attach(&self, request: AttachRequest) -> Result<EndpointView, Refusal> {
+        self.ask(|reply| Request::Attach(request, reply)).await
+    }
+
+    /// Removes an endpoint.
+    pub async fn detach(&self, name: String) -> Result<(), Refusal> {
+        self.ask(|reply| Request::Detach(name, reply)).await
+    }
+
+    /// All endpoints.
+    pub async fn endpoints(&self) -> Result<EndpointList, Refusal> {
+        self.ask(Request::Endpoints).await
+    }
+
+    /// Makes a network.
+    pub async fn create_network(&self, request: NetworkRequest) -> Result<NetworkView, Refusal> {
+        self.ask(|reply| Request::CreateNetwork(request, reply)).await
+    }
+
+    /// Removes a network without endpoints.
+    pub async fn remove_network(&self, name: String) -> Result<(), Refusal> {
+        self.ask(|reply| Request::RemoveNetwork(name, reply)).await
+    }
+
+    /// All networks.
+    pub async fn networks(&self) -> Result<NetworkList, Refusal> {
+        self.ask(Request::Networks).await
+    }
+
+    /// How things are.
+    pub async fn status(&self) -> Result<Status, Refusal> {
+        self.ask(Request::Status).await
+    }
+}

@@ -1,0 +1,254 @@
+//! The task that owns the state: requests, the kernel's announcements and the clock come to it one at a time.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use anyhow::{Error, Result};
+use tokio::{
+    sync::mpsc,
+    task::block_in_place,
+    time::{self, Instant, MissedTickBehavior},
+};
+use tracing::{debug, error, info, warn};
+
+use super::handle::Request;
+use crate::{
+    config::Config,
+    netlink::{Event, NetnsId, monitor},
+    node::{HostView, log_uplink},
+    reconcile::{Reconciler, network_of},
+    state::State,
+    store::{Change, Store},
+};
+
+/// How often flows are looked at, and what failed is tried again.
+const TICK: Duration = Duration::from_secs(5);
+/// How long after a change of the host's network it is looked at: what comes in quick succession is one change.
+const SETTLE: Duration = Duration::from_millis(200);
+
+/// The owner of the state.
+pub(super) struct Owner {
+    pub(super) config: Config,
+    pub(super) state: State,
+    pub(super) store: Box<dyn Store>,
+    pub(super) kernel: Reconciler,
+    pub(super) view: HostView,
+    /// The daemon's own network namespace.
+    pub(super) netns: NetnsId,
+    /// Endpoints that do not work, and why.
+    pub(super) broken: BTreeMap<String, Error>,
+    /// Changes that are made already, but that the store did not take. They are part of the next commit.
+    pub(super) pending: Vec<Change>,
+    /// What went wrong beside endpoints when it was last tried; one line for each task.
+    pub(super) troubles: BTreeMap<&'static str, String>,
+}
+
+impl Owner {
+    /// Serves until all handles are dropped.
+    pub(super) async fn run(
+        mut self,
+        mut requests: mpsc::Receiver<Request>,
+        mut events: mpsc::Receiver<Event>,
+    ) {
+        let (views, mut observed) = mpsc::channel::<Result<HostView>>(1);
+        let mut look_at = None;
+        let mut ticks = time::interval_at(Instant::now() + TICK, TICK);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            let settled = async {
+                match look_at {
+                    Some(at) => time::sleep_until(at).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                request = requests.recv() => match request {
+                    Some(request) => self.serve(request).await,
+                    None => return,
+                },
+                event = events.recv() => {
+                    let mut batch = vec![event.unwrap_or(Event::Lost)];
+                    while let Ok(event) = events.try_recv() {
+                        batch.push(event);
+                    }
+                    if events.is_closed() {
+                        match monitor() {
+                            Ok(receiver) => events = receiver,
+                            Err(error) => error!("{error:#}"),
+                        }
+                    }
+                    if self.hear(&batch).await {
+                        look_at.get_or_insert(Instant::now() + SETTLE);
+                    }
+                },
+                () = settled => {
+                    look_at = None;
+                    // On a task of its own: it grows with the host's network, and nobody waits for it.
+                    let (nl, node, views) =
+                        (self.kernel.netlink().clone(), self.config.node.clone(), views.clone());
+                    tokio::spawn(async move {
+                        let _ = views.send(HostView::observe(&nl, &node).await).await;
+                    });
+                },
+                Some(view) = observed.recv() => self.see(view).await,
+                _ = ticks.tick() => self.tick().await,
+            }
+        }
+    }
+
+    /// Takes in what the kernel announces; true: the host's network may have changed.
+    async fn hear(&mut self, batch: &[Event]) -> bool {
+        let mut changed = false;
+        let mut lost = Vec::new();
+        for event in batch {
+            match event {
+                Event::LinkRemoved(ifindex) => {
+                    lost.extend(self.kernel.owner(*ifindex).map(str::to_owned));
+                    changed |= self.view.uplink.as_ref().is_some_and(|uplink| uplink.ifindex == *ifindex);
+                }
+                Event::LinkAdded(..) => {}
+                Event::HostChanged => changed = true,
+                Event::Lost => {
+                    changed = true;
+                    match self.kernel.without_link().await {
+                        Ok(names) => lost.extend(names),
+                        Err(error) => error!("cannot look for missing links: {error:#}"),
+                    }
+                }
+            }
+        }
+        self.repair(lost).await;
+        changed
+    }
+
+    /// Sees to endpoints whose link is missing or not right: frees those whose container has ended, rebuilds the others.
+    async fn repair(&mut self, names: Vec<String>) {
+        let (mut gone, mut missing) = (Vec::new(), Vec::new());
+        for name in names {
+            let Some(endpoint) = self.state.endpoint(&name) else { continue };
+            if endpoint.netns.open().is_none() { gone.push(name) } else { missing.push(name) }
+        }
+        self.free(&gone).await;
+        for name in missing {
+            let Some(endpoint) = self.state.endpoint(&name).cloned() else { continue };
+            warn!("endpoint {name}: its link is missing, while its namespace is there: rebuilding it");
+            let rebuilt = match network_of(&self.state, &endpoint) {
+                Ok(network) => {
+                    let mtu = network.mtu.unwrap_or(self.view.mtu());
+                    self.kernel.bring_up(&endpoint, network, mtu).await
+                }
+                Err(error) => Err(error),
+            };
+            match rebuilt {
+                Ok(()) => drop(self.broken.remove(&name)),
+                Err(error) => {
+                    warn!("endpoint {name}: {error:#}");
+                    self.broken.insert(name, error);
+                }
+            }
+        }
+    }
+
+    /// Frees endpoints whose namespace is gone, with one commit for all of them.
+    async fn free(&mut self, names: &[String]) {
+        for name in names {
+            let Some((endpoint, changes)) = self.state.remove(name) else { continue };
+            info!("endpoint {name}: its namespace is gone; {} is free", endpoint.address);
+            self.broken.remove(name);
+            self.pending.extend(changes);
+            for error in self.kernel.tear_down(&endpoint).await.errors {
+                warn!("endpoint {name}: {error:#}");
+            }
+        }
+        if !names.is_empty() {
+            self.flush_pending().await;
+        }
+    }
+
+    /// Takes in what the host's network looks like now.
+    async fn see(&mut self, view: Result<HostView>) {
+        let view = match view {
+            Ok(view) => view,
+            Err(error) => {
+                warn!("cannot look at the host's network: {error:#}");
+                return;
+            }
+        };
+        if view == self.view {
+            return;
+        }
+        debug!("the host's network has changed: {view:?}");
+        let old = std::mem::replace(&mut self.view, view);
+        if (&old.uplink, &old.problem) != (&self.view.uplink, &self.view.problem) {
+            log_uplink(&self.view);
+        }
+        self.apply_view().await;
+        // An address that is only without its route, say while the cable is out, keeps its flows.
+        if let Some(address) = old.uplink.map(|uplink| uplink.address.addr())
+            && !self.view.addresses.contains(&address)
+        {
+            self.kernel.forget_address(address);
+        }
+    }
+
+    async fn apply_view(&mut self) {
+        let applied = self.kernel.apply_view(&self.state, &self.view).await;
+        self.note("host network", applied);
+    }
+
+    /// What is done every few seconds.
+    async fn tick(&mut self) {
+        let expired = block_in_place(|| self.kernel.expire_flows());
+        if let Ok(flows @ 1..) = expired {
+            debug!("{flows} flows have timed out");
+        }
+        self.note("flows", expired.map(drop));
+        self.flush_pending().await;
+        if self.troubles.contains_key("host network") {
+            self.apply_view().await;
+        }
+        if !self.broken.is_empty() {
+            self.repair(self.broken.keys().cloned().collect()).await;
+        }
+    }
+
+    async fn flush_pending(&mut self) {
+        if !self.pending.is_empty() {
+            // What does not succeed stays pending, and is shown by `netd status`.
+            let _ = self.commit(Vec::new()).await;
+        }
+    }
+
+    /// Makes changes durable, with those that are pending.
+    ///
+    /// # Errors
+    /// The store did not take them. Pending ones stay pending; those given are for the caller to undo.
+    pub(super) async fn commit(&mut self, changes: Vec<Change>) -> Result<()> {
+        let mut all = self.pending.clone();
+        all.extend(changes);
+        let committed = self.store.commit(all).await;
+        match &committed {
+            Ok(()) => self.pending.clear(),
+            Err(error) => error!("{error:#}"),
+        }
+        // A refused commit that leaves nothing pending concerns the one who asked for it only.
+        let trouble = match &committed {
+            Err(error) if !self.pending.is_empty() => Err(anyhow::anyhow!("{error:#}")),
+            _ => Ok(()),
+        };
+        self.note("store", trouble);
+        committed
+    }
+
+    /// Remembers how a task went, for `netd status`.
+    fn note(&mut self, task: &'static str, result: Result<()>) {
+        match result {
+            Ok(()) => drop(self.troubles.remove(task)),
+            Err(error) => {
+                let text = format!("{error:#}");
+                if self.troubles.insert(task, text.clone()).as_ref() != Some(&text) {
+                    warn!("{task}: {text}");
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,133 @@
+//! `netd run --purge`: nothing of netd is left.
+
+use std::{fs, io, net::IpAddr, path::Path};
+
+use anyhow::{Context, Error, Result, anyhow, bail};
+use ipnet::IpNet;
+use tracing::{info, warn};
+
+use super::{Options, bpffs, identity, lock, privileges, socket};
+use crate::{
+    bpf::Datapath,
+    config::Config,
+    ipam::gateway,
+    netlink::{Netlink, release_ports},
+    network::Network,
+    node::{LOOPBACK, is_own},
+    reconcile::delete_link,
+    state::State,
+    store::{Kind, REDB_FILE, Record, RedbStore, Store},
+};
+
+/// Removes links, routes, gateways, pins, the port reservation, the socket and the state, whatever of it is there.
+///
+/// # Errors
+/// A daemon is running, or something could not be removed; all the rest is then removed all the same.
+pub async fn purge(options: &Options) -> Result<()> {
+    privileges::check()?;
+    let state_dir = &options.state_dir;
+    // Without a directory there is no lock to take, and no identity to find links by.
+    let state_lock = state_dir.is_dir().then(|| lock::state_directory(state_dir)).transpose()?;
+    let pin_lock = options.bpffs_dir.is_dir().then(|| lock::pin_directory(&options.bpffs_dir)).transpose()?;
+
+    let mut errors = Vec::new();
+    let nl = Netlink::host()?;
+    let records = if state_lock.is_some() { records(state_dir).await } else { Vec::new() };
+    let facts = State::facts_of(&records).unwrap_or_default();
+    // A file that cannot be understood must not be in the way of removing things.
+    let config = Config::load(options.config.as_deref())
+        .inspect_err(|error| warn!("going on without the configuration: {error:#}"))
+        .ok();
+
+    errors.extend(links(&nl, state_dir, facts.as_ref().map(|facts| facts.identity.clone())).await.err());
+    let stored = records.iter().filter(|record| record.kind == Kind::Network);
+    let stored = stored.filter_map(|record| record.read::<Network>().ok()).map(|network| network.subnet);
+    let configured = config.iter().flat_map(|config| config.networks.values().map(|network| network.subnet));
+    for subnet in stored.chain(configured) {
+        let removed = nl.del_address(LOOPBACK, IpNet::from(IpAddr::V4(gateway(subnet)))).await;
+        errors.extend(removed.err());
+    }
+    if bpffs::is_on_bpffs(&options.bpffs_dir)? {
+        errors.extend(Datapath::purge(&options.bpffs_dir).err());
+        errors.extend(remove_directory(&options.bpffs_dir).err());
+    }
+    if let Some((lo, hi)) = facts.map(|facts| facts.ports).or(config.map(|config| config.nat.ports)) {
+        errors.extend(release_ports(lo, hi).err());
+    }
+    // One that answers is another daemon's.
+    if socket::check(&options.socket).is_ok() {
+        errors.extend(remove_file(&options.socket).err());
+    }
+    if let Some(parent) = options.socket.parent()
+        && parent.ends_with("netd")
+    {
+        errors.extend(remove_directory(parent).err());
+    }
+    if state_lock.is_some() {
+        errors.extend(remove_file(&state_dir.join(REDB_FILE)).err());
+        errors.extend(remove_file(&state_dir.join(lock::FILE)).err());
+        errors.extend(remove_directory(state_dir).err());
+    }
+    drop((state_lock, pin_lock));
+    if errors.is_empty() {
+        return Ok(());
+    }
+    let errors: Vec<String> = errors.iter().map(|error| format!("{error:#}")).collect();
+    bail!("not all could be removed: {}", errors.join("; "))
+}
+
+/// What the store has, as far as it can be read.
+async fn records(state_dir: &Path) -> Vec<Record> {
+    if !state_dir.join(REDB_FILE).exists() {
+        return Vec::new();
+    }
+    let loaded = match RedbStore::open(state_dir) {
+        Ok(mut store) => store.load().await,
+        Err(error) => Err(error),
+    };
+    loaded.inspect_err(|error| warn!("going on without the state: {error:#}")).unwrap_or_default()
+}
+
+/// Deletes the links of a state directory; their routes and neighbours go with them.
+async fn links(nl: &Netlink, state_dir: &Path, stored: Option<String>) -> Result<()> {
+    let mut identities: Vec<String> = stored.into_iter().collect();
+    if state_dir.is_dir() {
+        identities.push(identity(state_dir)?);
+    }
+    let links = nl.links().await?;
+    let own = links.iter().filter(|link| identities.iter().any(|identity| is_own(link, identity)));
+    let deletions = own.map(|link| {
+        let (nl, ifindex, name) = (nl.clone(), link.ifindex, link.name.clone());
+        // At once: the kernel takes tens of milliseconds for each, most of which it waits.
+        tokio::spawn(async move {
+            delete_link(&nl, ifindex).await?;
+            info!("link {name} deleted");
+            Ok::<_, Error>(())
+        })
+    });
+    let mut result = Ok(());
+    for deletion in deletions.collect::<Vec<_>>() {
+        let deleted = deletion.await.unwrap_or_else(|error| Err(anyhow!(error)));
+        result = result.and(deleted);
+    }
+    result
+}
+
+fn remove_file(path: &Path) -> Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("cannot remove {}", path.display()))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Removes a directory that is empty.
+fn remove_directory(path: &Path) -> Result<()> {
+    match fs::remove_dir(path) {
+        Err(error) if !matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::DirectoryNotEmpty) => {
+            Err(error).with_context(|| format!("cannot remove {}", path.display()))
+        }
+        _ => Ok(()),
+    }
+}

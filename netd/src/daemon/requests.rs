@@ -1,0 +1,206 @@
+//! What the owner of the state does when it is asked.
+
+use anyhow::{Error, anyhow};
+use tracing::{Instrument, debug_span, info, warn};
+
+use super::{
+    handle::{Reply, Request},
+    owner::Owner,
+};
+use crate::{
+    config::parse_subnet,
+    endpoint::{Endpoint, NetnsRef},
+    names,
+    netlink::{Netns, is_gone},
+    network::{Definition, Network, check_mtu},
+    node::Occupied,
+    reconcile::{delete_link, free_interface, network_of},
+    request::{AttachRequest, EndpointView, NetworkRequest, NetworkView, Refusal},
+    state::Place,
+};
+
+impl Owner {
+    /// Answers a request.
+    pub(super) async fn serve(&mut self, request: Request) {
+        match request {
+            Request::Attach(request, reply) => {
+                let span = debug_span!("attach", name = request.name);
+                let attached = self.attach(&request).instrument(span).await;
+                if let Err(error) = &attached {
+                    info!("endpoint {} refused: {error}", request.name);
+                }
+                answer(reply, attached);
+            }
+            Request::Detach(name, reply) => self.detach(&name, reply).await,
+            Request::Endpoints(reply) => answer(reply, self.endpoints()),
+            Request::CreateNetwork(request, reply) => answer(reply, self.create_network(&request).await),
+            Request::RemoveNetwork(name, reply) => answer(reply, self.remove_network(&name).await),
+            Request::Networks(reply) => answer(reply, Ok(self.networks())),
+            Request::Status(reply) => answer(reply, self.status()),
+        }
+    }
+
+    async fn attach(&mut self, request: &AttachRequest) -> Result<EndpointView, Refusal> {
+        self.state.check_attach(request)?;
+        let place = self.place(request).await?;
+        let (endpoint, changes) = self.state.attach(request, place)?;
+        if let Err(error) = self.commit(changes).await {
+            self.state.remove(&endpoint.name);
+            return Err(Refusal::Failed(error.context("cannot keep the endpoint")));
+        }
+        tracing::debug!("committed");
+        let network = network_of(&self.state, &endpoint)?.clone();
+        let mtu = network.mtu.unwrap_or(self.view.mtu());
+        if let Err(error) = self.kernel.bring_up(&endpoint, &network, mtu).await {
+            self.take_back(&endpoint).await;
+            return Err(Refusal::Failed(error.context(format!("cannot attach `{}`", endpoint.name))));
+        }
+        info!("endpoint {} attached: {} in network {}", endpoint.name, endpoint.address, network.name);
+        Ok(self.show(&endpoint, &network)?)
+    }
+
+    /// Finds out where an endpoint goes.
+    async fn place(&self, request: &AttachRequest) -> Result<Place, Refusal> {
+        // A relative path would be relative to the daemon's directory, which nobody means.
+        if request.netns.contains('/') && !request.netns.starts_with('/') {
+            return Err(Refusal::Invalid(format!("the path of a namespace must be absolute, not {}", request.netns)));
+        }
+        let netns = Netns::open(&request.netns).map_err(|error| {
+            // That a file does not exist is said in better words than the kernel's already.
+            Refusal::Invalid(if is_gone(&error) { error.to_string() } else { format!("{error:#}") })
+        })?;
+        if netns.id()? == self.netns {
+            return Err(Refusal::Invalid(format!(
+                "{} is the daemon's own network namespace: a container needs one of its own",
+                request.netns
+            )));
+        }
+        let interface = free_interface(&self.kernel.interfaces_in(&netns).await?);
+        let names = self.state.host_interfaces(&request.name);
+        let host_interface = self.kernel.free_name(&request.name, names).await?;
+        Ok(Place { netns: NetnsRef::of(&netns)?, interface, host_interface })
+    }
+
+    /// Undoes an attachment that failed half way.
+    async fn take_back(&mut self, endpoint: &Endpoint) {
+        let torn = self.kernel.tear_down(endpoint).await;
+        for error in torn.errors {
+            warn!("endpoint {}: undoing the attachment: {error:#}", endpoint.name);
+        }
+        if let Some(link) = torn.link
+            && let Err(error) = delete_link(self.kernel.netlink(), link).await
+        {
+            warn!("endpoint {}: undoing the attachment: {error:#}", endpoint.name);
+        }
+        if let Some((_, changes)) = self.state.remove(&endpoint.name) {
+            // Not lost if this fails: they are part of the next commit.
+            self.pending.extend(changes);
+            let _ = self.commit(Vec::new()).await;
+        }
+    }
+
+    async fn detach(&mut self, name: &str, reply: Reply<()>) {
+        let Some((endpoint, changes)) = self.state.remove(name) else {
+            return answer(
+                reply,
+                Err(Refusal::NotFound(format!("no endpoint `{name}`: `netd ls` shows all"))),
+            );
+        };
+        if let Err(error) = self.commit(changes).await {
+            if let Err(lost) = self.state.restore(endpoint) {
+                warn!("{lost:#}");
+            }
+            return answer(reply, Err(Refusal::Failed(error.context(format!("cannot detach `{name}`")))));
+        }
+        self.broken.remove(name);
+        let torn = self.kernel.tear_down(&endpoint).await;
+        info!("endpoint {name} detached");
+        // The datapath no longer knows it, so from here on nobody else need wait.
+        let nl = self.kernel.netlink().clone();
+        tokio::spawn(async move {
+            let mut errors = torn.errors;
+            if let Some(link) = torn.link {
+                errors.extend(delete_link(&nl, link).await.err());
+            }
+            answer(reply, reported(&endpoint.name, &errors));
+        });
+    }
+
+    async fn create_network(&mut self, request: &NetworkRequest) -> Result<NetworkView, Refusal> {
+        let definition = definition(request)?;
+        let occupied = Occupied::observe(self.kernel.netlink(), &self.state.facts().identity).await?;
+        let (network, changes) = self.state.create_network(definition, &occupied)?;
+        if let Err(error) = self.commit(changes).await {
+            self.state.remove_network(&network.name);
+            return Err(Refusal::Failed(error.context("cannot keep the network")));
+        }
+        let added = match self.kernel.add_gateway(&network).await {
+            Ok(()) => self.kernel.set_routes(&self.state, &self.view),
+            Err(error) => Err(error),
+        };
+        if let Err(error) = added {
+            self.pending.extend(self.state.remove_network(&network.name));
+            let _ = self.commit(Vec::new()).await;
+            let _ = self.kernel.remove_gateway(&network).await;
+            return Err(Refusal::Failed(error.context(format!("cannot create network `{}`", network.name))));
+        }
+        info!("network {} created: {}", network.name, network.subnet);
+        Ok(self.show_network(&network, 0))
+    }
+
+    async fn remove_network(&mut self, name: &str) -> Result<(), Refusal> {
+        let network = self.state.check_removable(name)?.clone();
+        // Before the commit: a gateway that is missing is put back at the next start, one too many would stay.
+        self.kernel.remove_gateway(&network).await?;
+        let changes = self.state.remove_network(name);
+        if let Err(error) = self.commit(changes).await {
+            self.restore(network).await;
+            return Err(Refusal::Failed(error.context(format!("cannot remove network `{name}`"))));
+        }
+        self.kernel.set_routes(&self.state, &self.view)?;
+        info!("network {name} removed");
+        Ok(())
+    }
+
+    async fn restore(&mut self, network: Network) {
+        if let Err(error) = self.kernel.add_gateway(&network).await {
+            warn!("network {}: {error:#}", network.name);
+        }
+        self.state.restore_network(network);
+    }
+}
+
+/// What a request for a network asks for, checked.
+fn definition(request: &NetworkRequest) -> Result<Definition, Refusal> {
+    names::check(&request.name).map_err(|error| Refusal::Invalid(format!("network name: {error}")))?;
+    let subnet = match &request.subnets[..] {
+        [] => return Err(Refusal::Invalid("a network needs a subnet, such as 10.89.0.0/16".to_owned())),
+        [subnet] => parse_subnet(subnet).map_err(|error| Refusal::Invalid(error.to_string()))?,
+        [..] => return Err(Refusal::Invalid("not supported yet: more than one subnet".to_owned())),
+    };
+    let mtu = check_mtu(request.mtu).map_err(|error| Refusal::Invalid(format!("MTU: {error}")))?;
+    Ok(Definition {
+        name: request.name.clone(),
+        subnet,
+        masquerade: request.masquerade,
+        link: request.link,
+        mtu,
+    })
+}
+
+/// What the removal of an endpoint comes to.
+fn reported(name: &str, errors: &[Error]) -> Result<(), Refusal> {
+    if errors.is_empty() {
+        return Ok(());
+    }
+    let errors: Vec<String> = errors.iter().map(|error| format!("{error:#}")).collect();
+    Err(Refusal::Failed(anyhow!(
+        "endpoint `{name}` is detached, but something of it is left until netd starts again: {}",
+        errors.join("; ")
+    )))
+}
+
+/// Sends an answer. If nobody waits for it any more, what was asked is done all the same.
+fn answer<T>(reply: Reply<T>, result: Result<T, Refusal>) {
+    let _ = reply.send(result);
+}

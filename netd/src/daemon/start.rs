@@ -1,0 +1,150 @@
+//! The start: what can be refused is refused first; then the kernel is brought to the state that the store has.
+
+use std::{collections::HashSet, fs, path::Path};
+
+use anyhow::{Context, Result};
+use ipnet::Ipv4Net;
+use tokio::sync::mpsc;
+use tracing::{debug, info, warn};
+
+use super::{Options, bpffs, identity, lock, owner::Owner, privileges, socket};
+use crate::{
+    bpf::{self, Datapath},
+    config::Config,
+    endpoint::Endpoint,
+    netlink::{Event, Netlink, Netns, find_uplink, monitor, release_ports, reserve_ports},
+    node::{HostView, Occupied, is_own, log_uplink},
+    reconcile::Reconciler,
+    state::{Facts, MAX_ENDPOINTS, State},
+    store::{Kind, RedbStore, Store},
+};
+
+/// A daemon that is ready to serve.
+pub(super) struct Started {
+    pub(super) owner: Owner,
+    pub(super) events: mpsc::Receiver<Event>,
+    /// Held until the end.
+    _locks: [lock::Lock; 2],
+}
+
+/// Starts, up to the socket.
+pub(super) async fn start(options: &Options) -> Result<Started> {
+    privileges::check()?;
+    let config = Config::load(options.config.as_deref())?;
+    let state_dir = &options.state_dir;
+    fs::create_dir_all(state_dir)
+        .with_context(|| format!("cannot create the state directory {}", state_dir.display()))?;
+    let state_lock = lock::state_directory(state_dir)?;
+    socket::check(&options.socket)?;
+    bpffs::prepare(&options.bpffs_dir)?;
+    let pin_lock = lock::pin_directory(&options.bpffs_dir)?;
+
+    let mut store = RedbStore::open(state_dir)?;
+    let records = store.load().await?;
+    let nl = Netlink::host()?;
+    // Watching begins before looking, so that nothing is missed in between.
+    let events = monitor()?;
+
+    let (facts, same_boot) = facts(State::facts_of(&records)?, state_dir, &config)?;
+    let links = nl.links().await?;
+    let own: HashSet<&str> =
+        links.iter().filter(|link| is_own(link, &facts.identity)).map(|link| link.name.as_str()).collect();
+    let alive = |endpoint: &Endpoint| {
+        let netns = &endpoint.netns;
+        // A link that is there vouches for its namespace; without it, the number alone would not do.
+        same_boot
+            && if own.contains(endpoint.host_interface.as_str()) {
+                netns.seems_there()
+            } else {
+                netns.open().is_some()
+            }
+    };
+    let old_ports = same_boot
+        .then(|| State::facts_of(&records).ok().flatten())
+        .flatten()
+        .map(|facts| facts.ports)
+        .filter(|ports| *ports != config.nat.ports);
+    let (mut state, mut changes) = State::load(&records, facts, alive)?;
+
+    let occupied = Occupied::observe(&nl, &state.facts().identity).await?;
+    let (removed, configured) = state.configure(config.networks.values(), &occupied)?;
+    changes.extend(configured);
+    // Here an uplink that is not as it is configured is an error, unlike later.
+    find_uplink(&nl, config.node.uplink.as_deref(), config.node.address).await?;
+    let view = HostView::observe(&nl, &config.node).await?;
+    log_uplink(&view);
+
+    // From here on things are changed.
+    let datapath = Datapath::open(&bpf::Options {
+        directory: options.bpffs_dir.clone(),
+        max_flows: config.nat.max_flows,
+        max_endpoints: MAX_ENDPOINTS,
+    })
+    .context("cannot load the datapath")?;
+    debug!("datapath loaded");
+    let mut kernel = Reconciler::new(nl, datapath, &state.facts().identity, config.nat);
+    for network in &removed {
+        info!("network {} is no longer configured", network.name);
+        kernel.remove_gateway(network).await?;
+    }
+    store.commit(changes).await?;
+    let stored = records.iter().filter(|record| record.kind == Kind::Endpoint);
+    for gone in stored.filter(|record| state.endpoint(&record.name).is_none()) {
+        info!("endpoint {}: its namespace is gone", gone.name);
+    }
+    if let Some((lo, hi)) = old_ports {
+        release_ports(lo, hi)?;
+    }
+    let (lo, hi) = config.nat.ports;
+    reserve_ports(lo, hi)?;
+    let broken = kernel.converge(&state, &view).await?;
+    for (name, error) in &broken {
+        warn!("endpoint {name}: {error:#}");
+    }
+    let owner = Owner {
+        config,
+        state,
+        store: Box::new(store),
+        kernel,
+        view,
+        netns: Netns::current()?,
+        broken,
+        pending: Vec::new(),
+        troubles: Default::default(),
+    };
+    Ok(Started { owner, events, _locks: [state_lock, pin_lock] })
+}
+
+/// The node's facts as they are from now on, and whether the stored ones are of this boot.
+fn facts(stored: Option<Facts>, state_dir: &Path, config: &Config) -> Result<(Facts, bool)> {
+    const PATH: &str = "/proc/sys/kernel/random/boot_id";
+    let boot = fs::read_to_string(PATH).with_context(|| format!("cannot read {PATH}"))?.trim().to_owned();
+    let ports = config.nat.ports;
+    Ok(match stored {
+        Some(facts) => {
+            let same_boot = facts.boot == boot;
+            (Facts { boot, ports, ..facts }, same_boot)
+        }
+        None => (Facts { identity: identity(state_dir)?, boot, ports, next_network: 1 }, true),
+    })
+}
+
+impl Owner {
+    /// What the daemon says when it is ready: one line.
+    pub(super) fn summary(&self) -> String {
+        let uplink = match &self.view.uplink {
+            Some(uplink) => format!("{} ({})", uplink.name, uplink.address),
+            None => "none".to_owned(),
+        };
+        let network = |name: &str, subnet: Ipv4Net| format!("{name} ({subnet})");
+        let networks: Vec<String> =
+            self.state.networks().map(|state| network(&state.network.name, state.network.subnet)).collect();
+        let networks = if networks.is_empty() { "none".to_owned() } else { networks.join(" ") };
+        let endpoints = self.state.endpoints().len();
+        format!(
+            "netd ready: node {}, uplink {uplink}, networks {networks}, {endpoints} {}",
+            self.config.node.name,
+            if endpoints == 1 { "endpoint" } else { "endpoints" }
+        )
+    }
+}

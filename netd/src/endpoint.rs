@@ -1,0 +1,227 @@
+//! Endpoints: a container's interface in a network.
+
+use std::{
+    io,
+    net::Ipv4Addr,
+    os::fd::{AsRawFd, FromRawFd, OwnedFd},
+    path::PathBuf,
+};
+
+use anyhow::{Context, Result};
+use ipnet::Ipv4Net;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use crate::{
+    bpf::{self, Mac},
+    mac,
+    netlink::{Netns, NetnsId, is_same},
+    network::{LinkChoice, Network},
+};
+
+/// The kind of link that an endpoint has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LinkKind {
+    /// A veth pair.
+    Veth,
+}
+
+impl LinkKind {
+    /// The kind that a choice comes to.
+    #[must_use]
+    pub fn choose(choice: LinkChoice) -> Self {
+        match choice {
+            LinkChoice::Auto | LinkChoice::Veth => Self::Veth,
+        }
+    }
+
+    /// The word for it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Veth => "veth",
+        }
+    }
+}
+
+/// An endpoint, as it is kept in the store.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Endpoint {
+    /// Its name.
+    pub name: String,
+    /// The name of its network.
+    pub network: String,
+    /// Its address.
+    pub address: Ipv4Addr,
+    /// The gateway that its container was told.
+    pub gateway: Ipv4Addr,
+    /// Its container's namespace.
+    pub netns: NetnsRef,
+    /// The kind of its link.
+    pub link: LinkKind,
+    /// Name of the container's side, e.g. `eth0`.
+    pub interface: String,
+    /// Name of the host's side.
+    pub host_interface: String,
+    /// Index of its counters.
+    pub slot: u32,
+}
+
+impl Endpoint {
+    /// MAC of the container's side.
+    #[must_use]
+    pub fn mac(&self) -> Mac {
+        mac::of_address(self.address)
+    }
+
+    /// Its address with its network's prefix length.
+    #[must_use]
+    pub fn address_in(&self, network: &Network) -> Ipv4Net {
+        // The prefix length of a valid network is one.
+        Ipv4Net::new_assert(self.address, network.subnet.prefix_len())
+    }
+
+    /// What the datapath needs to know, once the link has an index.
+    #[must_use]
+    pub fn entry(&self, network: &Network, ifindex: u32) -> bpf::Endpoint {
+        bpf::Endpoint {
+            slot: self.slot,
+            network: network.number,
+            ifindex,
+            address: self.address,
+            subnet: network.subnet,
+            gateway: self.gateway,
+            mac: self.mac(),
+            host_mac: network.host_mac(),
+            masquerade: network.masquerade,
+        }
+    }
+}
+
+/// What the names of the host's sides begin with.
+pub const PREFIX: &str = "nd";
+
+/// The name of an endpoint's host side: a hash of the endpoint's name, the same after every restart. Where two endpoints'
+/// names collide (or something else has the name), the next `attempt` gives another one.
+#[must_use]
+pub fn host_interface(endpoint: &str, attempt: u32) -> String {
+    let mut hash = Sha256::new();
+    hash.update(endpoint);
+    if attempt > 0 {
+        hash.update([0]);
+        hash.update(attempt.to_be_bytes());
+    }
+    let digest = hash.finalize();
+    // 40 bits: among ten thousand endpoints, the chance of any collision is 1 in 20,000. 12 of 15 characters.
+    let digits: String = digest.iter().take(5).map(|byte| format!("{byte:02x}")).collect();
+    format!("{PREFIX}{digits}")
+}
+
+/// The alias of an endpoint's host side. It says who owns the link: `identity` is that of the state directory.
+#[must_use]
+pub fn alias(identity: &str, endpoint: &str) -> String {
+    format!("{}{endpoint}", alias_prefix(identity))
+}
+
+/// What the aliases of all links of a state directory begin with.
+#[must_use]
+pub fn alias_prefix(identity: &str) -> String {
+    format!("netd:{identity}:")
+}
+
+/// A container's namespace, as it is remembered.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NetnsRef {
+    /// Where it is.
+    pub path: PathBuf,
+    /// Which one is there.
+    pub id: NetnsId,
+    /// The kernel's cookie of it: unlike an inode number, it is not used again before the next boot.
+    pub cookie: u64,
+}
+
+impl NetnsRef {
+    /// Remembers a namespace.
+    ///
+    /// # Errors
+    /// It cannot be entered.
+    pub fn of(netns: &Netns) -> Result<Self> {
+        Ok(Self { path: netns.path().to_owned(), id: netns.id()?, cookie: cookie(netns)? })
+    }
+
+    /// Whether the path seems to be that namespace still. Cheap, but the number of a namespace that is gone may be that of
+    /// a later one.
+    #[must_use]
+    pub fn seems_there(&self) -> bool {
+        is_same(&self.path, self.id)
+    }
+
+    /// Opens it, if the path is that very namespace still.
+    #[must_use]
+    pub fn open(&self) -> Option<Netns> {
+        let netns = Netns::open(self.path.to_str()?).ok()?;
+        let same = netns.id().is_ok_and(|id| id == self.id) && cookie(&netns).is_ok_and(|c| c == self.cookie);
+        same.then_some(netns)
+    }
+}
+
+/// The cookie of a namespace: `SO_NETNS_COOKIE` of any socket in it (Linux 5.14).
+fn cookie(netns: &Netns) -> Result<u64> {
+    let what = || format!("cannot tell which namespace {} is", netns.path().display());
+    netns.run(socket_cookie)?.with_context(what)
+}
+
+fn socket_cookie() -> io::Result<u64> {
+    // SAFETY: a system call without pointers; the descriptor is checked, and new, so nothing else owns it.
+    let socket = unsafe {
+        let fd = libc::socket(libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0);
+        if fd < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        OwnedFd::from_raw_fd(fd)
+    };
+    let mut cookie = 0u64;
+    let mut length = size_of::<u64>() as libc::socklen_t;
+    // SAFETY: the option's value is 64 bits (net/core/sock.c), and `cookie` and `length` live until the call returns.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_NETNS_COOKIE,
+            (&raw mut cookie).cast(),
+            &raw mut length,
+        )
+    };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(cookie) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn host_interfaces() {
+        let name = host_interface("web", 0);
+        assert_eq!(name, host_interface("web", 0), "stable");
+        assert_ne!(name, host_interface("web", 1));
+        assert_ne!(name, host_interface("web2", 0));
+        assert!(name.starts_with(PREFIX) && name.len() < libc::IFNAMSIZ, "{name}");
+    }
+
+    #[test]
+    fn namespaces_are_told_apart() {
+        if !nix::unistd::geteuid().is_root() {
+            println!("SKIP namespaces_are_told_apart: entering a namespace needs root");
+            return;
+        }
+        let own = Netns::open("/proc/self/ns/net").unwrap();
+        let remembered = NetnsRef::of(&own).unwrap();
+        assert!(remembered.open().is_some());
+        // As if the number had been given to another namespace.
+        let other = NetnsRef { cookie: remembered.cookie + 1, ..remembered.clone() };
+        assert!(other.seems_there() && other.open().is_none());
+        let gone = NetnsRef { path: "/run/netns/nd-dm-none".into(), ..remembered };
+        assert!(!gone.seems_there() && gone.open().is_none());
+    }
+}

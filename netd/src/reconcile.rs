@@ -1,0 +1,403 @@
+//! From the desired state to the kernel. The only writer of links, addresses, routes and of the datapath.
+//!
+//! All steps can be repeated: what is there already, and right, is left alone. So the same code attaches an endpoint,
+//! completes one that a crash left half done, and rebuilds one whose link was deleted.
+
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    net::{IpAddr, Ipv4Addr},
+};
+
+use anyhow::{Context, Error, Result, bail, ensure};
+use ipnet::{IpNet, Ipv4Net};
+use tracing::{debug, info, instrument, warn};
+
+use crate::{
+    bpf::{self, Datapath, NodeConfig, Uplink},
+    config::NatConfig,
+    endpoint::{Endpoint, alias},
+    netlink::{ContainerSide, Link, Netlink, Netns, Route, VethSpec, is_gone},
+    network::Network,
+    node::{HostView, LOOPBACK, is_own},
+    state::State,
+};
+
+/// The kernel's side of things.
+pub struct Reconciler {
+    nl: Netlink,
+    datapath: Datapath,
+    identity: String,
+    nat: NatConfig,
+    /// What the datapath knows of each live endpoint.
+    live: HashMap<String, bpf::Endpoint>,
+    by_ifindex: HashMap<u32, String>,
+}
+
+/// An endpoint whose link and datapath entries are (about to be) removed.
+#[derive(Debug)]
+pub struct TornDown {
+    /// The link that is left to delete. That takes the kernel tens of milliseconds, so it is for the caller to do it
+    /// where nobody waits.
+    pub link: Option<u32>,
+    /// What went wrong.
+    pub errors: Vec<Error>,
+}
+
+impl Reconciler {
+    /// Takes charge of a datapath.
+    #[must_use]
+    pub fn new(nl: Netlink, datapath: Datapath, identity: &str, nat: NatConfig) -> Self {
+        let identity = identity.to_owned();
+        Self { nl, datapath, identity, nat, live: HashMap::new(), by_ifindex: HashMap::new() }
+    }
+
+    /// The datapath, for its counters.
+    #[must_use]
+    pub fn datapath(&self) -> &Datapath {
+        &self.datapath
+    }
+
+    /// The connection to the kernel.
+    #[must_use]
+    pub fn netlink(&self) -> &Netlink {
+        &self.nl
+    }
+
+    /// The endpoint whose link has an index.
+    #[must_use]
+    pub fn owner(&self, ifindex: u32) -> Option<&str> {
+        self.by_ifindex.get(&ifindex).map(String::as_str)
+    }
+
+    /// Brings the whole kernel to the desired state. Endpoints that cannot be brought up are returned with the reason; that
+    /// is no error here, the others must work. A link that is right is not touched: no packet of its endpoint is lost.
+    ///
+    /// # Errors
+    /// Something that all endpoints need cannot be had.
+    pub async fn converge(&mut self, state: &State, view: &HostView) -> Result<BTreeMap<String, Error>> {
+        // In a fresh namespace lo is down, and no address on it answers.
+        self.nl.set_up(LOOPBACK).await?;
+        self.apply_view(state, view).await?;
+
+        let links = self.nl.links().await?;
+        let own: HashMap<&str, &Link> =
+            links.iter().filter(|link| is_own(link, &self.identity)).map(|l| (l.name.as_str(), l)).collect();
+        let routed: HashSet<(IpNet, u32)> =
+            self.nl.routes().await?.into_iter().map(|route| (route.destination, route.ifindex)).collect();
+
+        let mut broken = BTreeMap::new();
+        let mut missing = Vec::new();
+        let mut wanted = HashSet::new();
+        for endpoint in state.endpoints() {
+            let network = network_of(state, endpoint)?;
+            wanted.insert((endpoint.host_interface.as_str(), alias(&self.identity, &endpoint.name)));
+            let link = own.get(endpoint.host_interface.as_str());
+            match link.filter(|link| self.is_of(link, endpoint)) {
+                // The route is what comes last; with it, all is there.
+                Some(link) if link.up && routed.contains(&(host_address(endpoint), link.ifindex)) => {
+                    if let Err(error) = self.enter(endpoint, network, link.ifindex) {
+                        broken.insert(endpoint.name.clone(), error);
+                    }
+                }
+                _ => missing.push((endpoint, network)),
+            }
+        }
+        for link in own.values() {
+            let alias = link.alias.clone().unwrap_or_default();
+            if !wanted.contains(&(link.name.as_str(), alias)) {
+                info!("deleting link {}, which no endpoint owns", link.name);
+                self.nl.delete_link(link.ifindex).await?;
+            }
+        }
+        for (endpoint, network) in missing {
+            info!("rebuilding endpoint {}", endpoint.name);
+            if let Err(error) = self.bring_up(endpoint, network, network.mtu.unwrap_or(view.mtu())).await {
+                broken.insert(endpoint.name.clone(), error);
+            }
+        }
+        let live: Vec<bpf::Endpoint> = self.live.values().cloned().collect();
+        self.datapath.retain_endpoints(&live).context("cannot clean up the datapath")?;
+        Ok(broken)
+    }
+
+    /// Makes an endpoint work: its link, the container's side of it, its datapath entries, the host's route to it.
+    ///
+    /// # Errors
+    /// A step failed. What was done before stays, for [`Self::tear_down`] or another try.
+    #[instrument(level = "debug", skip_all, fields(endpoint = endpoint.name))]
+    pub async fn bring_up(&mut self, endpoint: &Endpoint, network: &Network, mtu: u32) -> Result<()> {
+        let netns = endpoint.netns.open().with_context(|| {
+            format!("network namespace {} is gone: has its container ended?", endpoint.netns.path.display())
+        })?;
+        let ifindex = self.ensure_link(endpoint, network, mtu, &netns).await?;
+        debug!("link {} has index {ifindex}", endpoint.host_interface);
+
+        // Programs before the first packet; and the host's end before the container's, so that the container can send
+        // at once: an end whose carrier comes later than its own "up" waits for a kernel thread.
+        self.enter(endpoint, network, ifindex)?;
+        debug!("in the datapath");
+        self.nl.set_up(ifindex).await?;
+        let side = ContainerSide {
+            name: &endpoint.interface,
+            address: endpoint.address_in(network).into(),
+            gateway: endpoint.gateway.into(),
+            extra: &[],
+        };
+        configure_inside(&Netlink::enter(&netns).await?, &side).await?;
+        debug!("container's side configured");
+        self.nl.add_neighbour(ifindex, endpoint.address.into(), endpoint.mac().0).await?;
+        self.nl.add_route(&host_route(endpoint, ifindex)).await?;
+        debug!("host's side configured");
+        Ok(())
+    }
+
+    /// The endpoint's link: as it is, or made.
+    async fn ensure_link(
+        &self,
+        endpoint: &Endpoint,
+        network: &Network,
+        mtu: u32,
+        netns: &Netns,
+    ) -> Result<u32> {
+        let name = &endpoint.host_interface;
+        if let Some(link) = self.nl.link_by_name(name).await? {
+            if self.is_of(&link, endpoint) {
+                return Ok(link.ifindex);
+            }
+            // Between the creation of a link and its alias there is a moment at which a crash can leave it without.
+            let unfinished = link.alias.is_none() && link.mac == Some(network.host_mac().0) && !link.up;
+            ensure!(unfinished, "link {name} exists, and is not netd's: remove it or rename it");
+            self.nl.delete_link(link.ifindex).await?;
+        }
+        let spec = VethSpec {
+            host_name: name,
+            host_mac: network.host_mac().0,
+            container_name: &endpoint.interface,
+            container_mac: endpoint.mac().0,
+            netns,
+            mtu,
+            alias: &alias(&self.identity, &endpoint.name),
+        };
+        self.nl.create_veth(&spec).await
+    }
+
+    /// Whether a link is that endpoint's.
+    fn is_of(&self, link: &Link, endpoint: &Endpoint) -> bool {
+        link.name == endpoint.host_interface
+            && link.alias.as_deref() == Some(&alias(&self.identity, &endpoint.name))
+            && link.kind.as_deref() == Some(endpoint.link.as_str())
+    }
+
+    /// Makes the datapath know an endpoint.
+    fn enter(&mut self, endpoint: &Endpoint, network: &Network, ifindex: u32) -> Result<()> {
+        let entry = endpoint.entry(network, ifindex);
+        if let Some(old) = self.live.get(&endpoint.name)
+            && old.ifindex != ifindex
+        {
+            // The link is another one now; the old one's entries must not outlive it, as its index may come back.
+            let old = old.clone();
+            self.by_ifindex.remove(&old.ifindex);
+            self.datapath.detach_endpoint(&old)?;
+        }
+        // Known before it is there, so that tearing down after a failure finds it.
+        self.live.insert(endpoint.name.clone(), entry.clone());
+        self.by_ifindex.insert(ifindex, endpoint.name.clone());
+        self.datapath.attach_endpoint(&entry)
+    }
+
+    /// Removes an endpoint, past all errors.
+    pub async fn tear_down(&mut self, endpoint: &Endpoint) -> TornDown {
+        let mut torn = TornDown { link: None, errors: Vec::new() };
+        match self.live.remove(&endpoint.name) {
+            Some(entry) => {
+                self.by_ifindex.remove(&entry.ifindex);
+                torn.link = Some(entry.ifindex);
+                torn.errors.extend(self.datapath.detach_endpoint(&entry).err());
+            }
+            // It never got into the datapath, but its link may exist.
+            None => match self.nl.link_by_name(&endpoint.host_interface).await {
+                Ok(link) => torn.link = link.filter(|link| self.is_of(link, endpoint)).map(|l| l.ifindex),
+                Err(error) => torn.errors.push(error),
+            },
+        }
+        torn
+    }
+
+    /// The names of a namespace's links: those that a new one cannot have.
+    ///
+    /// # Errors
+    /// The namespace cannot be entered.
+    pub async fn interfaces_in(&self, netns: &Netns) -> Result<HashSet<String>> {
+        let links = Netlink::enter(netns).await?.links().await?;
+        Ok(links.into_iter().map(|link| link.name).collect())
+    }
+
+    /// The first of some names that a new link can have. A link of netd's that is left over from an endpoint of that name
+    /// is deleted for it.
+    ///
+    /// # Errors
+    /// The kernel does not answer, or others have all the names.
+    pub async fn free_name(&self, endpoint: &str, names: impl Iterator<Item = String>) -> Result<String> {
+        for name in names {
+            match self.nl.link_by_name(&name).await? {
+                None => return Ok(name),
+                Some(link) if link.alias == Some(alias(&self.identity, endpoint)) => {
+                    self.nl.delete_link(link.ifindex).await?;
+                    return Ok(name);
+                }
+                Some(_) => {}
+            }
+        }
+        bail!("all names that the link of endpoint `{endpoint}` could have are taken: choose another name")
+    }
+
+    /// Endpoints whose link is not there (any more).
+    ///
+    /// # Errors
+    /// The kernel does not answer.
+    pub async fn without_link(&self) -> Result<Vec<String>> {
+        let links: HashSet<u32> = self.nl.links().await?.iter().map(|link| link.ifindex).collect();
+        Ok(self
+            .by_ifindex
+            .iter()
+            .filter(|(ifindex, _)| !links.contains(ifindex))
+            .map(|(_, e)| e.clone())
+            .collect())
+    }
+
+    /// Puts a network's gateway on the host.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub async fn add_gateway(&self, network: &Network) -> Result<()> {
+        self.nl.add_address(LOOPBACK, gateway_address(network)).await
+    }
+
+    /// Takes a network's gateway from the host.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub async fn remove_gateway(&self, network: &Network) -> Result<()> {
+        self.nl.del_address(LOOPBACK, gateway_address(network)).await.map(drop)
+    }
+
+    /// Tells the datapath about the host and the networks, and puts gateways back that are not there.
+    ///
+    /// # Errors
+    /// The kernel refuses something.
+    pub async fn apply_view(&mut self, state: &State, view: &HostView) -> Result<()> {
+        for network in state.networks().map(|state| &state.network) {
+            if !view.addresses.contains(&network.gateway()) {
+                self.add_gateway(network).await?;
+            }
+        }
+        let uplink = view
+            .uplink
+            .as_ref()
+            .map(|uplink| Uplink { ifindex: uplink.ifindex, address: uplink.address.addr() });
+        self.datapath.configure(&NodeConfig {
+            uplink,
+            ports: self.nat.ports,
+            max_flows_per_endpoint: self.nat.max_flows_per_endpoint,
+        })?;
+        if let Some(uplink) = uplink {
+            self.datapath.attach_uplink(uplink.ifindex)?;
+        }
+        self.set_routes(state, view)
+    }
+
+    /// Tells the datapath where packets go.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn set_routes(&mut self, state: &State, view: &HostView) -> Result<()> {
+        let mut routes: BTreeMap<Ipv4Net, bpf::Route> =
+            state.subnets().map(|(subnet, number)| (subnet, bpf::Route::Network(number))).collect();
+        let gateways = state.networks().map(|state| state.network.gateway());
+        for address in view.addresses.iter().copied().chain(gateways) {
+            routes.insert(address.into(), bpf::Route::Host);
+        }
+        if view.uplink.is_some() {
+            routes.insert(Ipv4Net::default(), bpf::Route::Uplink);
+        }
+        let routes: Vec<_> = routes.into_iter().collect();
+        self.datapath.set_routes(&routes).context("cannot set the datapath's routes")
+    }
+
+    /// Forgets the flows of an address that the host no longer has.
+    pub fn forget_address(&mut self, address: Ipv4Addr) {
+        match self.datapath.flush_flows(address) {
+            Ok(flows) => info!("{address} is gone from the uplink, and {flows} flows with it"),
+            Err(error) => warn!("cannot remove the flows of {address}: {error:#}"),
+        }
+    }
+
+    /// Removes flows that have timed out.
+    ///
+    /// # Errors
+    /// The table cannot be read.
+    pub fn expire_flows(&mut self) -> Result<usize> {
+        self.datapath.expire_flows()
+    }
+}
+
+/// Configures the container's side. A container that has a default route by another link keeps that: with endpoints in
+/// several networks, it is the first one's.
+async fn configure_inside(inside: &Netlink, side: &ContainerSide<'_>) -> Result<()> {
+    let what = || format!("no link {} in the container", side.name);
+    let link = inside.link_by_name(side.name).await?.with_context(what)?;
+    let elsewhere =
+        |route: &Route| route.destination == IpNet::from(Ipv4Net::default()) && route.ifindex != link.ifindex;
+    if !inside.routes().await?.iter().any(elsewhere) {
+        return inside.configure_container(side).await;
+    }
+    debug!("the container keeps its default route");
+    inside.set_up(LOOPBACK).await?;
+    inside.add_address(link.ifindex, side.address).await?;
+    inside.set_up(link.ifindex).await
+}
+
+/// Deletes a link; one that is gone is fine.
+///
+/// # Errors
+/// The kernel refuses.
+pub async fn delete_link(nl: &Netlink, ifindex: u32) -> Result<()> {
+    match nl.delete_link(ifindex).await {
+        Err(error) if !is_gone(&error) => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// The network of an endpoint of the state.
+///
+/// # Errors
+/// It has none, which [`State`] does not let happen.
+pub fn network_of<'a>(state: &'a State, endpoint: &Endpoint) -> Result<&'a Network> {
+    state.network(&endpoint.network).with_context(|| format!("endpoint `{}`", endpoint.name))
+}
+
+/// The first free name for a container's side.
+#[must_use]
+pub fn free_interface(taken: &HashSet<String>) -> String {
+    let names = (0u32..).map(|n| format!("eth{n}"));
+    names.into_iter().find(|name| !taken.contains(name)).unwrap_or_default()
+}
+
+fn gateway_address(network: &Network) -> IpNet {
+    IpNet::from(IpAddr::V4(network.gateway()))
+}
+
+fn host_address(endpoint: &Endpoint) -> IpNet {
+    IpNet::from(IpAddr::V4(endpoint.address))
+}
+
+/// How the host itself reaches an endpoint: from the gateway's address, which the container always answers to.
+fn host_route(endpoint: &Endpoint, ifindex: u32) -> Route {
+    Route {
+        destination: host_address(endpoint),
+        gateway: None,
+        ifindex,
+        source: Some(endpoint.gateway.into()),
+        onlink: false,
+    }
+}

@@ -1,0 +1,180 @@
+//! What can be asked of the daemon, what it answers, and why it refuses.
+//!
+//! These are the bodies of the API too: their field names are part of the contract.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use ipnet::Ipv4Net;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    bpf::{Counter, EndpointCounters, MapFill, ProgramStatus},
+    endpoint::LinkKind,
+    network::{LinkChoice, Origin},
+};
+
+/// Asks for an endpoint.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AttachRequest {
+    /// The endpoint's name.
+    pub name: String,
+    /// The container's network namespace: a path, or a name of `ip netns`.
+    pub netns: String,
+    /// The network; none: `default`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub network: Option<String>,
+    /// Chosen addresses; none: the next free one.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub addresses: Vec<IpAddr>,
+    /// The kind of link; none: the network's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub link: Option<LinkChoice>,
+}
+
+/// Asks for a network.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NetworkRequest {
+    /// Its name.
+    pub name: String,
+    /// Its subnets; for now exactly one, of IPv4.
+    pub subnets: Vec<String>,
+    /// Whether packets to the world take the node's address.
+    #[serde(default = "yes")]
+    pub masquerade: bool,
+    /// The kind of its links.
+    #[serde(default)]
+    pub link: LinkChoice,
+    /// MTU of its links, in bytes; 0: the uplink's.
+    #[serde(default)]
+    pub mtu: i64,
+}
+
+fn yes() -> bool {
+    true
+}
+
+/// An endpoint, as it is shown.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EndpointView {
+    /// Its name.
+    pub name: String,
+    /// Its network.
+    pub network: String,
+    /// Its addresses, with the prefix lengths of its network.
+    pub addresses: Vec<Ipv4Net>,
+    /// The gateway of its default route.
+    pub gateway: Ipv4Addr,
+    /// MAC address of the container's side.
+    pub mac: String,
+    /// Name of the container's side.
+    pub interface: String,
+    /// Name of the host's side.
+    pub host_interface: String,
+    /// Path of the container's network namespace.
+    pub netns: String,
+    /// The kind of its link.
+    pub link: LinkKind,
+    /// Packets and bytes, seen from the container.
+    pub counters: EndpointCounters,
+    /// Why it does not work; none: it does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub problem: Option<String>,
+}
+
+/// A network, as it is shown.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NetworkView {
+    /// Its name.
+    pub name: String,
+    /// Its subnets.
+    pub subnets: Vec<Ipv4Net>,
+    /// The host's address in it.
+    pub gateway: Ipv4Addr,
+    /// Whether packets to the world take the node's address.
+    pub masquerade: bool,
+    /// The kind of its links.
+    pub link: LinkChoice,
+    /// MTU that new links get, in bytes.
+    pub mtu: u32,
+    /// Where it is defined.
+    pub origin: Origin,
+    /// How many endpoints it has.
+    pub endpoints: usize,
+}
+
+/// All endpoints.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct EndpointList {
+    /// By name.
+    pub endpoints: Vec<EndpointView>,
+}
+
+/// All networks.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct NetworkList {
+    /// By name.
+    pub networks: Vec<NetworkView>,
+}
+
+/// The uplink, as it is shown.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UplinkView {
+    /// Its name.
+    pub name: String,
+    /// Its index.
+    pub ifindex: u32,
+    /// Its MTU, in bytes.
+    pub mtu: u32,
+    /// The node's address.
+    pub address: Ipv4Net,
+}
+
+/// How the daemon and the datapath are.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Status {
+    /// netd's version.
+    pub version: String,
+    /// The daemon's process.
+    pub pid: u32,
+    /// Whether all is well.
+    pub healthy: bool,
+    /// What is not; one line each.
+    pub problems: Vec<String>,
+    /// The node's name.
+    pub node: String,
+    /// The uplink; none: there is no default route.
+    pub uplink: Option<UplinkView>,
+    /// Where the state is kept.
+    pub store: String,
+    /// The programs.
+    pub programs: Vec<ProgramStatus>,
+    /// How full the maps are.
+    pub maps: Vec<MapFill>,
+    /// Forwarded packets, by the way they took.
+    pub forwarded: Vec<Counter>,
+    /// Dropped packets, by the reason.
+    pub drops: Vec<Counter>,
+    /// How many networks there are.
+    pub networks: usize,
+    /// How many endpoints there are.
+    pub endpoints: usize,
+}
+
+/// Why the daemon does not do what it was asked for: one line that names the thing and the mend.
+#[derive(Debug, thiserror::Error)]
+pub enum Refusal {
+    /// The request makes no sense.
+    #[error("{0}")]
+    Invalid(String),
+    /// It names something that does not exist.
+    #[error("{0}")]
+    NotFound(String),
+    /// Something else is in the way.
+    #[error("{0}")]
+    Conflict(String),
+    /// The kernel or the store did not do what they should.
+    #[error("{0:#}")]
+    Failed(#[from] anyhow::Error),
+}

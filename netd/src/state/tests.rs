@@ -1,0 +1,238 @@
+use std::path::PathBuf;
+
+use super::*;
+use crate::{
+    netlink::NetnsId,
+    network::LinkChoice,
+    store::{Kind, Record},
+};
+
+fn facts() -> Facts {
+    Facts { identity: "1234abcd".to_owned(), boot: "b".to_owned(), ports: (49152, 65535), next_network: 1 }
+}
+
+fn network(name: &str, subnet: &str) -> Definition {
+    Definition {
+        name: name.to_owned(),
+        subnet: subnet.parse().unwrap(),
+        masquerade: true,
+        link: LinkChoice::Auto,
+        mtu: None,
+    }
+}
+
+fn request(name: &str) -> AttachRequest {
+    AttachRequest {
+        name: name.to_owned(),
+        netns: "ns".to_owned(),
+        network: None,
+        addresses: Vec::new(),
+        link: None,
+    }
+}
+
+fn place(name: &str) -> Place {
+    Place {
+        netns: NetnsRef {
+            path: PathBuf::from("/run/netns").join(name),
+            id: NetnsId { dev: 4, inode: 1 },
+            cookie: 1,
+        },
+        interface: "eth0".to_owned(),
+        host_interface: host_interface(name, 0),
+    }
+}
+
+/// A state with the network `default`, and what its making commits.
+fn start() -> (State, Vec<Change>) {
+    let mut state = State::new(facts());
+    let config = [network("default", "10.88.0.0/24")];
+    let (removed, changes) = state.configure(config.iter(), &Occupied::default()).unwrap();
+    assert_eq!(removed, []);
+    (state, changes)
+}
+
+fn attach(state: &mut State, request: &AttachRequest) -> Result<(Endpoint, Vec<Change>), Refusal> {
+    state.attach(request, place(&request.name))
+}
+
+/// What the store has after some commits.
+fn records(changes: &[Change]) -> Vec<Record> {
+    let mut all = BTreeMap::new();
+    for change in changes {
+        match change.clone() {
+            Change::Put(kind, name, value) => drop(all.insert((kind, name), value)),
+            Change::Delete(kind, name) => drop(all.remove(&(kind, name))),
+        }
+    }
+    all.into_iter().map(|((kind, name), value)| Record { kind, name, value }).collect()
+}
+
+fn load(changes: &[Change], alive: impl Fn(&Endpoint) -> bool) -> (State, Vec<Change>) {
+    let records = records(changes);
+    let facts = State::facts_of(&records).unwrap().unwrap();
+    State::load(&records, facts, alive).unwrap()
+}
+
+#[test]
+fn what_is_committed_is_loaded() {
+    let (mut state, mut committed) = start();
+    for name in ["a", "b", "c"] {
+        committed.extend(attach(&mut state, &request(name)).unwrap().1);
+    }
+    committed.extend(state.remove("b").unwrap().1);
+    let (loaded, changes) = load(&committed, |_| true);
+    assert_eq!(changes, []);
+    assert!(loaded.endpoints().eq(state.endpoints()));
+    assert_eq!(loaded.facts(), state.facts());
+    // The search for addresses goes on where it was, and the slot of `b` is free.
+    let (d, _) = attach(&mut { loaded }, &request("d")).unwrap();
+    assert_eq!((d.address, d.slot), (Ipv4Addr::new(10, 88, 0, 5), 1));
+}
+
+#[test]
+fn endpoints_that_are_gone_are_freed() {
+    let (mut state, mut committed) = start();
+    for name in ["a", "b"] {
+        committed.extend(attach(&mut state, &request(name)).unwrap().1);
+    }
+    let (loaded, changes) = load(&committed, |endpoint| endpoint.name == "b");
+    assert_eq!(loaded.endpoints().map(|e| e.name.as_str()).collect::<Vec<_>>(), ["b"]);
+    assert_eq!(changes, [Change::delete(Kind::Endpoint, "a")]);
+}
+
+#[test]
+fn refusals_of_attachments() {
+    let (mut state, _) = start();
+    attach(&mut state, &request("web")).unwrap();
+    let with = |name: &str, network: Option<&str>, addresses: &[&str]| AttachRequest {
+        network: network.map(str::to_owned),
+        addresses: addresses.iter().map(|a| a.parse().unwrap()).collect(),
+        ..request(name)
+    };
+    for (request, expected) in [
+        (
+            with("web", None, &[]),
+            "endpoint `web` exists already (10.88.0.2 in network `default`): detach it first, or choose another name",
+        ),
+        (
+            with("a/b", None, &[]),
+            "endpoint name: `a/b` contains '/': a name is made of letters, digits, `-`, `_` and `.`",
+        ),
+        (with("a", Some("blue"), &[]), "no network `blue`: there is `default`"),
+        (with("a", None, &["10.88.0.2"]), "10.88.0.2 is in use by endpoint `web`"),
+        (with("a", None, &["10.88.0.1"]), "10.88.0.1 is the gateway of 10.88.0.0/24 (network `default`)"),
+        (with("a", None, &["10.89.0.9"]), "10.89.0.9 is not in 10.88.0.0/24 (network `default`)"),
+        (with("a", None, &["fd88::1"]), "not supported yet: the IPv6 address fd88::1"),
+        (with("a", None, &["10.88.0.8", "10.88.0.9"]), "not supported yet: more than one address"),
+    ] {
+        let before = state.endpoints().len();
+        assert_eq!(attach(&mut state, &request).unwrap_err().to_string(), expected);
+        assert_eq!(state.endpoints().len(), before);
+    }
+    // Nothing was taken by those that were refused.
+    let (next, _) = attach(&mut state, &request("b")).unwrap();
+    assert_eq!((next.address, next.slot), (Ipv4Addr::new(10, 88, 0, 3), 1));
+}
+
+#[test]
+fn a_full_network_is_refused_and_costs_no_slot() {
+    let mut state = State::new(facts());
+    let config = [network("default", "10.88.0.0/30")];
+    state.configure(config.iter(), &Occupied::default()).unwrap();
+    attach(&mut state, &request("a")).unwrap();
+    for _ in 0..3 {
+        let error = attach(&mut state, &request("b")).unwrap_err().to_string();
+        assert_eq!(error, "all 1 addresses of 10.88.0.0/30 are in use (network `default`)");
+    }
+    state.remove("a").unwrap();
+    assert_eq!(attach(&mut state, &request("b")).unwrap().0.slot, 0);
+}
+
+#[test]
+fn networks_by_command() {
+    let (mut state, mut committed) = start();
+    let free = Occupied::default();
+    let (blue, changes) = state.create_network(network("blue", "10.89.0.0/24"), &free).unwrap();
+    committed.extend(changes);
+    assert_eq!((blue.number, blue.origin), (2, Origin::Command));
+    for (definition, expected) in [
+        (network("blue", "10.90.0.0/24"), "network `blue` exists already (10.89.0.0/24)"),
+        (network("red", "10.88.0.0/16"), "10.88.0.0/16 overlaps 10.88.0.0/24 of network `default`"),
+    ] {
+        let error = state.create_network(definition, &free).unwrap_err();
+        assert_eq!(error.to_string(), expected);
+    }
+    let in_blue = AttachRequest { network: Some("blue".to_owned()), ..request("a") };
+    let error = |state: &State, name: &str| state.check_removable(name).unwrap_err().to_string();
+    attach(&mut state, &in_blue).unwrap();
+    assert_eq!(error(&state, "blue"), "network `blue` is in use by `a`: detach them first");
+    assert_eq!(
+        error(&state, "default"),
+        "network `default` is defined in the configuration file: remove it there and restart netd"
+    );
+    assert_eq!(error(&state, "red"), "no network `red`: there is `blue`, `default`");
+
+    // It is there after a restart, and its number is never given out again.
+    let (mut state, _) = load(&committed, |_| true);
+    state.check_removable("blue").unwrap();
+    committed.extend(state.remove_network("blue"));
+    let (mut state, _) = load(&committed, |_| true);
+    assert_eq!(state.create_network(network("red", "10.89.0.0/24"), &free).unwrap().0.number, 3);
+}
+
+#[test]
+fn a_changed_configuration() {
+    let (mut state, mut committed) = start();
+    committed.extend(attach(&mut state, &request("web")).unwrap().1);
+    let free = Occupied::default();
+
+    // What changes nothing for endpoints is taken over, under the same number.
+    let (mut state, _) = load(&committed, |_| true);
+    let routed = Definition { masquerade: false, ..network("default", "10.88.0.0/24") };
+    state.configure([routed].iter(), &free).unwrap();
+    let default = state.network("default").unwrap();
+    assert_eq!((default.masquerade, default.number), (false, 1));
+
+    // What would take addresses from endpoints is refused.
+    let moved = [network("default", "10.90.0.0/24")];
+    let (mut state, _) = load(&committed, |_| true);
+    assert_eq!(
+        state.configure(moved.iter(), &free).unwrap_err().to_string(),
+        "network `default` is in use by `web`: leave networks.default.subnets at 10.88.0.0/24, or detach them first"
+    );
+    let (mut state, _) = load(&committed, |_| true);
+    assert_eq!(
+        state.configure([network("blue", "10.89.0.0/24")].iter(), &free).unwrap_err().to_string(),
+        "network `default` is in use by `web`: put it back into the configuration file, or detach them first"
+    );
+
+    // When their containers are gone, it is fine.
+    let (mut state, _) = load(&committed, |_| false);
+    let (removed, changes) = state.configure(moved.iter(), &free).unwrap();
+    assert_eq!(removed.iter().map(Network::gateway).collect::<Vec<_>>(), [Ipv4Addr::new(10, 88, 0, 1)]);
+    committed.push(Change::delete(Kind::Endpoint, "web"));
+    committed.extend(changes);
+    let (state, _) = load(&committed, |_| true);
+    assert_eq!(state.network("default").unwrap().number, 2);
+}
+
+#[test]
+fn a_command_and_the_configuration_cannot_both_have_a_name() {
+    let (mut state, _) = start();
+    let free = Occupied::default();
+    state.create_network(network("blue", "10.89.0.0/24"), &free).unwrap();
+    let config = [network("default", "10.88.0.0/24"), network("blue", "10.91.0.0/24")];
+    let error = state.configure(config.iter(), &free).unwrap_err().to_string();
+    assert!(error.starts_with("networks.blue: `netd network create` has made a network"), "{error}");
+}
+
+#[test]
+fn a_network_under_an_endpoint_that_is_missing_is_an_error() {
+    let (mut state, mut committed) = start();
+    committed.extend(attach(&mut state, &request("web")).unwrap().1);
+    committed.push(Change::delete(Kind::Network, "default"));
+    let records = records(&committed);
+    let error = State::load(&records, facts(), |_| true).unwrap_err().to_string();
+    assert_eq!(error, "endpoint `web` of the stored state: no network `default`");
+}

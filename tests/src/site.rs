@@ -1,0 +1,201 @@
+//! The place where most tests happen: a host with a running daemon, and a world outside.
+
+use std::{
+    net::{IpAddr, Ipv4Addr, SocketAddrV4},
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail, ensure};
+use netd::lab::{Container, Host, Lab, Namespace, Service, World, echo, icmp};
+use serde_json::Value;
+
+/// How long an answer may take that must come.
+pub const PATIENCE: Duration = Duration::from_secs(3);
+/// How long an answer is waited for that must not come.
+pub const SILENCE: Duration = Duration::from_millis(300);
+
+/// A host, the world, and what they are made of. Dropped in this order.
+#[derive(Debug)]
+pub struct Site {
+    /// Servers of the test, ended with it.
+    pub services: Vec<Service>,
+    /// The host.
+    pub host: Host,
+    /// The router and the server.
+    pub world: World,
+    /// What owns all of it.
+    pub lab: Lab,
+}
+
+/// Runs a test with a host whose daemon has this configuration. Where that cannot be, prints `SKIP` and why. When the test
+/// fails, prints the daemon's log.
+///
+/// # Panics
+/// The test fails.
+pub fn with_site(test: &str, config: &str, body: impl FnOnce(&mut Site) -> Result<()>) {
+    with_stopped_site(test, config, |site| {
+        site.host.start()?;
+        body(site)
+    });
+}
+
+/// The same, with the daemon not started yet.
+///
+/// # Panics
+/// The test fails.
+pub fn with_stopped_site(test: &str, config: &str, body: impl FnOnce(&mut Site) -> Result<()>) {
+    if skipped(test) {
+        return;
+    }
+    let mut site = Site::new(config).expect("the test's network");
+    if let Err(error) = body(&mut site) {
+        panic!("{test}: {error:?}");
+    }
+}
+
+/// Whether the machine cannot run network tests; says so.
+#[must_use]
+pub fn skipped(test: &str) -> bool {
+    if !nix::unistd::geteuid().is_root() {
+        eprintln!("SKIP {test}: network namespaces and eBPF need root");
+        return true;
+    }
+    false
+}
+
+impl Site {
+    fn new(config: &str) -> Result<Self> {
+        let lab = Lab::new("test")?;
+        let world = World::new(&lab)?;
+        let host = Host::new(&lab, &world, "host", config)?;
+        Ok(Self { services: Vec::new(), host, world, lab })
+    }
+
+    /// Attaches a container that serves echo.
+    ///
+    /// # Errors
+    /// The daemon refuses.
+    pub fn container(&mut self, name: &str) -> Result<Container> {
+        self.container_with(name, &[])
+    }
+
+    /// The same with more options of `netd attach`.
+    ///
+    /// # Errors
+    /// The daemon refuses.
+    pub fn container_with(&mut self, name: &str, options: &[&str]) -> Result<Container> {
+        let container = self.host.container(name, options)?;
+        self.serve(&container.namespace, container.address)?;
+        Ok(container)
+    }
+
+    /// Serves echo at an address in a namespace.
+    ///
+    /// # Errors
+    /// The address is not there.
+    pub fn serve(&mut self, namespace: &Namespace, address: Ipv4Addr) -> Result<()> {
+        self.services.extend(echo::serve(namespace, SocketAddrV4::new(address, echo::PORT))?);
+        Ok(())
+    }
+
+    /// The packets dropped so far for a reason.
+    ///
+    /// # Errors
+    /// The daemon does not answer, or has no such reason.
+    pub fn drops(&self, reason: &str) -> Result<u64> {
+        self.counter("drops", reason)
+    }
+
+    /// The packets in a counter of `netd status`.
+    ///
+    /// # Errors
+    /// The daemon does not answer, or has no such counter.
+    pub fn counter(&self, list: &str, name: &str) -> Result<u64> {
+        let counters = self.host.counters(list)?;
+        let found = counters.iter().find(|counter| counter.name == name);
+        found
+            .map(|counter| counter.packets)
+            .with_context(|| format!("netd status has no {list} named {name}"))
+    }
+
+    /// The endpoints of `netd ls`.
+    ///
+    /// # Errors
+    /// The daemon does not answer.
+    pub fn endpoints(&self) -> Result<Vec<Value>> {
+        let mut answer = self.host.json(["ls", "--json"])?;
+        match answer["endpoints"].take() {
+            Value::Array(endpoints) => Ok(endpoints),
+            _ => bail!("netd ls --json printed no endpoints: {answer}"),
+        }
+    }
+
+    /// The endpoint of that name, if it exists.
+    ///
+    /// # Errors
+    /// The daemon does not answer.
+    pub fn endpoint(&self, name: &str) -> Result<Option<Value>> {
+        Ok(self.endpoints()?.into_iter().find(|endpoint| endpoint["name"] == name))
+    }
+
+    /// A counter of an endpoint, e.g. `rx_packets`.
+    ///
+    /// # Errors
+    /// There is no such endpoint or counter.
+    pub fn endpoint_counter(&self, name: &str, counter: &str) -> Result<u64> {
+        let endpoint = self.endpoint(name)?.with_context(|| format!("netd ls has no endpoint {name}"))?;
+        endpoint["counters"][counter].as_u64().with_context(|| format!("no counter {counter} in {endpoint}"))
+    }
+}
+
+/// Ping, TCP and UDP from a namespace to an echo service; the server must see this client address.
+///
+/// # Errors
+/// One of them fails, or the address is another.
+pub fn reach(from: &Namespace, to: Ipv4Addr, seen: Ipv4Addr) -> Result<()> {
+    let server = SocketAddrV4::new(to, echo::PORT);
+    let exchange = from.run(|| {
+        icmp::ping(to, 56, PATIENCE)?;
+        Ok([echo::tcp(server, &[7; 3000], PATIENCE)?, echo::udp(server, &[7; 1000], PATIENCE)?])
+    });
+    let answers = exchange.with_context(|| format!("{} → {to}", from.name()))?;
+    for answer in answers {
+        let client = answer.seen.ip();
+        ensure!(client == IpAddr::V4(seen), "{} → {to}: seen as {client}, not {seen}", from.name());
+    }
+    Ok(())
+}
+
+/// Checks that neither ping nor TCP nor UDP gets an answer.
+///
+/// # Errors
+/// One of them does.
+pub fn unreachable(from: &Namespace, to: Ipv4Addr) -> Result<()> {
+    let server = SocketAddrV4::new(to, echo::PORT);
+    thread::scope(|scope| {
+        let tries = [
+            ("ping", scope.spawn(move || from.run(|| icmp::ping(to, 56, SILENCE).map(drop)))),
+            ("TCP", scope.spawn(move || from.run(|| echo::tcp(server, b"x", SILENCE).map(drop)))),
+            ("UDP", scope.spawn(move || from.run(|| echo::udp(server, b"x", SILENCE).map(drop)))),
+        ];
+        for (what, thread) in tries {
+            let result = thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+            ensure!(result.is_err(), "{} → {to}: {what} got an answer", from.name());
+        }
+        Ok(())
+    })
+}
+
+/// Waits until something holds.
+///
+/// # Errors
+/// It does not within `timeout`, or it fails.
+pub fn eventually(what: &str, timeout: Duration, mut holds: impl FnMut() -> Result<bool>) -> Result<()> {
+    let end = Instant::now() + timeout;
+    while !holds()? {
+        ensure!(Instant::now() < end, "not within {timeout:?}: {what}");
+        thread::sleep(Duration::from_millis(20));
+    }
+    Ok(())
+}
