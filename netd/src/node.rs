@@ -56,6 +56,21 @@ impl HostView {
     }
 }
 
+/// Routes to single addresses, with the index of their link.
+pub type HostRoutes = HashSet<(Ipv4Addr, u32)>;
+
+/// The host's routes to single addresses, which those to endpoints are.
+///
+/// # Errors
+/// The kernel does not answer.
+pub async fn host_routes(nl: &Netlink) -> Result<HostRoutes> {
+    let routes = nl.routes().await?.into_iter().filter_map(|route| match route.destination {
+        IpNet::V4(net) if net.prefix_len() == 32 => Some((net.addr(), route.ifindex)),
+        _ => None,
+    });
+    Ok(routes.collect())
+}
+
 /// Prefixes that the host already reaches by links that are not netd's.
 #[derive(Clone, Debug, Default)]
 pub struct Occupied(Vec<Holder>);

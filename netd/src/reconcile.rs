@@ -18,7 +18,7 @@ use crate::{
     endpoint::{Endpoint, alias},
     netlink::{ContainerSide, Link, Netlink, Netns, Route, VethSpec, is_gone},
     network::Network,
-    node::{HostView, LOOPBACK, is_own},
+    node::{HostRoutes, HostView, LOOPBACK, host_routes, is_own},
     state::State,
 };
 
@@ -82,9 +82,8 @@ impl Reconciler {
         let links = self.nl.links().await?;
         let own: HashMap<&str, &Link> =
             links.iter().filter(|link| is_own(link, &self.identity)).map(|l| (l.name.as_str(), l)).collect();
-        let routed: HashSet<(IpNet, u32)> =
-            self.nl.routes().await?.into_iter().map(|route| (route.destination, route.ifindex)).collect();
 
+        let routes = host_routes(&self.nl).await?;
         let mut broken = BTreeMap::new();
         let mut missing = Vec::new();
         let mut wanted = HashSet::new();
@@ -94,7 +93,7 @@ impl Reconciler {
             let link = own.get(endpoint.host_interface.as_str());
             match link.filter(|link| self.is_of(link, endpoint)) {
                 // The route is what comes last; with it, all is there.
-                Some(link) if link.up && routed.contains(&(host_address(endpoint), link.ifindex)) => {
+                Some(link) if link.up && routes.contains(&(endpoint.address, link.ifindex)) => {
                     if let Err(error) = self.enter(endpoint, network, link.ifindex) {
                         broken.insert(endpoint.name.clone(), error);
                     }
@@ -110,7 +109,7 @@ impl Reconciler {
             }
         }
         for (endpoint, network) in missing {
-            info!("rebuilding endpoint {}", endpoint.name);
+            info!("repairing endpoint {}", endpoint.name);
             if let Err(error) = self.bring_up(endpoint, network, network.mtu.unwrap_or(view.mtu())).await {
                 broken.insert(endpoint.name.clone(), error);
             }
@@ -145,10 +144,36 @@ impl Reconciler {
         };
         configure_inside(&Netlink::enter(&netns).await?, &side).await?;
         debug!("container's side configured");
-        self.nl.add_neighbour(ifindex, endpoint.address.into(), endpoint.mac().0).await?;
-        self.nl.add_route(&host_route(endpoint, ifindex)).await?;
+        self.add_route(&endpoint.entry(network, ifindex)).await?;
         debug!("host's side configured");
         Ok(())
+    }
+
+    /// Makes the host itself reach an endpoint.
+    async fn add_route(&self, entry: &bpf::Endpoint) -> Result<()> {
+        self.nl.add_neighbour(entry.ifindex, entry.address.into(), entry.mac.0).await?;
+        self.nl.add_route(&host_route(entry)).await
+    }
+
+    /// Puts routes to endpoints back that are not there: the kernel drops them when their link is set down, or when the
+    /// gateway's address goes, and some network managers drop what they do not know.
+    ///
+    /// # Errors
+    /// The kernel refuses one; the others are there then all the same.
+    pub async fn restore_routes(&self, routes: &HostRoutes) -> Result<()> {
+        let mut result = Ok(());
+        for (name, entry) in &self.live {
+            if routes.contains(&(entry.address, entry.ifindex)) {
+                continue;
+            }
+            match self.add_route(entry).await {
+                Ok(()) => debug!("the host's route to endpoint {name} is there again"),
+                // Its link has gone since the routes were read; that is announced on its own.
+                Err(error) if is_gone(&error) => {}
+                Err(error) => result = result.and(Err(error)),
+            }
+        }
+        result
     }
 
     /// The endpoint's link: as it is, or made.
@@ -387,17 +412,13 @@ fn gateway_address(network: &Network) -> IpNet {
     IpNet::from(IpAddr::V4(network.gateway()))
 }
 
-fn host_address(endpoint: &Endpoint) -> IpNet {
-    IpNet::from(IpAddr::V4(endpoint.address))
-}
-
 /// How the host itself reaches an endpoint: from the gateway's address, which the container always answers to.
-fn host_route(endpoint: &Endpoint, ifindex: u32) -> Route {
+fn host_route(entry: &bpf::Endpoint) -> Route {
     Route {
-        destination: host_address(endpoint),
+        destination: IpNet::from(IpAddr::V4(entry.address)),
         gateway: None,
-        ifindex,
-        source: Some(endpoint.gateway.into()),
+        ifindex: entry.ifindex,
+        source: Some(entry.gateway.into()),
         onlink: false,
     }
 }

@@ -1,12 +1,11 @@
 //! The loaded programs, run by the kernel on frames of ours (`BPF_PROG_TEST_RUN`): the table of cases that the core goes
 //! through on the host too, and what only the real maps can show.
 
-#[expect(dead_code, reason = "what this file does not need, the other one that shares the module does")]
 mod world;
 
 use std::time::Duration;
 
-use netd::bpf::{Counter, Endpoint, Mac, NodeConfig};
+use netd::bpf::{Attachment, Counter, Datapath, Endpoint, Mac, NodeConfig};
 use netd_common::{
     Drop, To,
     host::{
@@ -198,5 +197,44 @@ fn nanoseconds_per_run() {
             })
             .collect();
         println!("to a neighbour: {times:?} ns");
+    });
+}
+
+/// Likewise: what attaching an endpoint's programs costs, which is most of what an attach costs.
+#[test]
+#[ignore = "a measurement"]
+fn milliseconds_per_attach() {
+    in_a_world("milliseconds_per_attach", |loaded| {
+        let a = endpoint(&loaded.world.a);
+        for attachment in [Attachment::Tcx, Attachment::Clsact] {
+            Datapath::purge(&loaded.directory).expect("purge");
+            let options = world::options(&loaded.directory);
+            loaded.datapath = Datapath::open_with(&options, attachment, attachment).expect("opened");
+            loaded.datapath.configure(&loaded.config).expect("configure");
+            let mut times = [Vec::new(), Vec::new(), Vec::new()];
+            let time = |times: &mut Vec<_>, body: &mut dyn FnMut()| {
+                let start = std::time::Instant::now();
+                body();
+                times.push(start.elapsed().as_micros());
+            };
+            for _ in 0..20 {
+                for (kind, times) in times.iter_mut().enumerate() {
+                    time(times, &mut || match kind {
+                        2 => loaded.datapath.detach_endpoint(&a).expect("detach"),
+                        _ => loaded.datapath.attach_endpoint(&a).expect("attach"),
+                    });
+                }
+            }
+            for (what, times) in ["attach", "replace", "detach"].iter().zip(&mut times) {
+                times.sort_unstable();
+                println!(
+                    "{}: {what}: median {} us, {} to {}",
+                    attachment.label(),
+                    times[10],
+                    times[0],
+                    times[19]
+                );
+            }
+        }
     });
 }

@@ -9,8 +9,8 @@ use aya::{
     Pod,
     maps::{HashMap, Map, MapData},
     programs::{
-        SchedClassifier, TcAttachType,
-        links::{FdLink, PinnedLink},
+        ProgramInfo, SchedClassifier, TcAttachType,
+        links::{FdLink, LinkType, PinnedLink},
     },
 };
 use netd::bpf::{Attachment, Datapath};
@@ -23,15 +23,21 @@ use netd_common::{
 };
 use world::{Loaded, endpoint, in_a_world, options};
 
-/// The pinned links by name: the link's own id and its program's.
+/// The pins of what is attached, by name: the link's own id (0 where it is a filter, which has none) and the program's.
 fn links(directory: &Path) -> BTreeMap<String, (u32, u32)> {
     fs::read_dir(directory.join(format!("v{ABI_VERSION}/links")))
         .expect("links")
         .map(|entry| {
             let path = entry.expect("an entry").path();
-            let info = FdLink::from(PinnedLink::from_pin(&path).expect("a link")).info().expect("its info");
+            let ids = match PinnedLink::from_pin(&path).map(|link| FdLink::from(link).info()) {
+                // Of a program, the kernel tells other things; its type is no link's.
+                Ok(Ok(info)) if matches!(info.link_type(), Ok(LinkType::Tcx)) => {
+                    (info.id(), info.program_id())
+                }
+                _ => (0, ProgramInfo::from_pin(&path).expect("a program").id()),
+            };
             let name = path.file_name().expect("a name").to_string_lossy().into_owned();
-            (name, (info.id(), info.program_id()))
+            (name, ids)
         })
         .collect()
 }
@@ -117,23 +123,47 @@ fn a_new_uplink_replaces_the_old() {
     });
 }
 
-/// A link whose device is gone, and another device that has got its index.
+/// An interface that is gone, and another that has got its index.
 #[test]
-fn a_link_whose_device_is_gone_is_made_anew() {
-    in_a_world("a_link_whose_device_is_gone_is_made_anew", |loaded| {
+fn what_was_attached_to_an_interface_that_is_gone_is_attached_anew() {
+    in_a_world("what_was_attached_to_an_interface_that_is_gone_is_attached_anew", |loaded| {
         let a = endpoint(&loaded.world.a);
-        let index = a.ifindex.to_string();
-        let run = |arguments: &[&str]| {
-            let done = std::process::Command::new("ip").args(arguments).status().expect("ip runs");
-            assert!(done.success(), "ip {arguments:?}");
-        };
-        run(&["link", "del", "dev", "a"]);
-        run(&["link", "add", "name", "again", "index", &index, "type", "veth", "peer", "name", "again-peer"]);
+        loaded.datapath.attach_uplink(a.ifindex).expect("attach");
         let before = links(&loaded.directory);
+        ip(&["link", "del", "dev", "a"]);
+        let index = a.ifindex.to_string();
+        ip(&["link", "add", "name", "a", "index", &index, "type", "veth", "peer", "name", "another"]);
+        assert_eq!((attached("a", "ingress"), filters("a", "ingress").0), (0, 0));
         loaded.datapath.attach_endpoint(&a).expect("attach");
-        let after = links(&loaded.directory);
-        let name = format!("{index}-ingress");
-        assert_ne!(before[&name].0, after[&name].0, "the link of the device that is gone");
+        loaded.datapath.attach_uplink(a.ifindex).expect("attach");
+        assert_eq!((attached("a", "ingress"), filters("a", "ingress").0), (1, 1));
+        let name = format!("{index}-uplink");
+        assert_ne!(
+            before[&name].0,
+            links(&loaded.directory)[&name].0,
+            "the link of the interface that is gone"
+        );
+    });
+}
+
+/// Filters of others on an interface that got the index of an endpoint's are not ours to remove.
+#[test]
+fn anothers_filter_stays() {
+    in_a_world("anothers_filter_stays", |loaded| {
+        let a = endpoint(&loaded.world.a);
+        ip(&["link", "del", "dev", "a"]);
+        let index = a.ifindex.to_string();
+        ip(&["link", "add", "name", "a", "index", &index, "type", "veth", "peer", "name", "another"]);
+        // Another program stands for another's: what counts is its name.
+        let other = loaded.directory.join("other");
+        let mut others =
+            Datapath::open_with(&options(&other), Attachment::Clsact, Attachment::Clsact).expect("opened");
+        others.attach_uplink(a.ifindex).expect("attach");
+        assert_eq!(filters("a", "ingress").0, 1);
+        loaded.datapath.detach_endpoint(&a).expect("detach");
+        assert_eq!(filters("a", "ingress").0, 1);
+        Datapath::purge(&other).expect("purge");
+        assert_eq!(filters("a", "ingress").0, 0);
     });
 }
 
@@ -196,52 +226,86 @@ fn a_pinned_map_keeps_its_size() {
 #[test]
 fn purge_leaves_nothing() {
     in_a_world("purge_leaves_nothing", |loaded| {
-        // Interface a's programs: what is attached is asked of the kernel, not of the pins.
-        let attached = || {
-            [TcAttachType::Ingress, TcAttachType::Egress]
-                .map(|hook| SchedClassifier::query_tcx("a", hook).expect("query").1.len())
-                .iter()
-                .sum::<usize>()
-        };
-        assert_eq!(attached(), 2);
+        loaded.datapath.attach_uplink(loaded.world.uplink).expect("attach");
+        // What is attached is asked of the kernel, not of the pins.
+        let count = || attached("uplink", "ingress") + filters("a", "ingress").0 + filters("a", "egress").0;
+        assert_eq!(count(), 3);
         Datapath::purge(&loaded.directory).expect("purge");
         Datapath::purge(&loaded.directory).expect("purge again");
         assert!(!loaded.directory.exists());
-        assert_eq!(attached(), 0, "a program is still attached");
+        assert_eq!(count(), 0, "a program is still attached");
     });
 }
 
-/// Before kernel 6.6 there are no TCX links. The same programs then are filters, which this kernel has too.
+/// Endpoints' links run filters, which TCX links may be used instead of; before kernel 6.6 the uplink has a filter too.
 #[test]
-fn filters_where_there_are_no_links() {
-    in_a_world("filters_where_there_are_no_links", |loaded| {
-        Datapath::purge(&loaded.directory).expect("purge");
-        let filters = |hook: &str| {
-            let shown = std::process::Command::new("tc").args(["filter", "show", "dev", "a", hook]).output();
-            let shown = String::from_utf8(shown.expect("tc runs").stdout).expect("text");
-            let of = |word: &str| {
-                let mut words = shown.split_whitespace().skip_while(|other| *other != word);
-                words.nth(1).map(str::to_owned)
-            };
-            (shown.matches("direct-action").count(), of("id"))
-        };
-        let a = endpoint(&loaded.world.a);
-        let open = || Datapath::open_with(&options(&loaded.directory), Attachment::Clsact).expect("opened");
-        loaded.datapath = open();
-        loaded.datapath.configure(&loaded.config).expect("configure");
-        loaded.datapath.attach_endpoint(&a).expect("attach");
-        loaded.datapath.attach_endpoint(&a).expect("attach again");
-        let before = filters("ingress");
-        assert_eq!((before.0, filters("egress").0), (1, 1));
-        loaded.datapath = open();
-        assert_eq!(filters("ingress"), before, "the daemon's end detaches nothing");
-        loaded.datapath.attach_endpoint(&a).expect("attach by the next daemon");
-        let after = filters("ingress");
-        assert_eq!(after.0, 1);
-        assert_ne!(after.1, before.1, "the old program");
-        let status = loaded.datapath.programs().expect("programs");
-        assert!(status.iter().any(|program| program.hook == "clsact" && program.attached == 1), "{status:?}");
-        loaded.datapath.detach_endpoint(&a).expect("detach");
-        assert_eq!((filters("ingress").0, filters("egress").0), (0, 0));
+fn filters_and_links_do_the_same() {
+    in_a_world("filters_and_links_do_the_same", |loaded| {
+        let (a, uplink) = (endpoint(&loaded.world.a), loaded.world.uplink);
+        let count = |device, hook| (attached(device, hook), filters(device, hook).0);
+        for (endpoints, others) in [
+            (Attachment::Tcx, Attachment::Tcx),
+            (Attachment::Clsact, Attachment::Clsact),
+            (Attachment::Clsact, Attachment::Tcx),
+        ] {
+            let expected = |attachment| if attachment == Attachment::Tcx { (1, 0) } else { (0, 1) };
+            Datapath::purge(&loaded.directory).expect("purge");
+            let open =
+                || Datapath::open_with(&options(&loaded.directory), endpoints, others).expect("opened");
+            for _ in 0..2 {
+                loaded.datapath = open();
+                loaded.datapath.configure(&loaded.config).expect("configure");
+                for _ in 0..2 {
+                    loaded.datapath.attach_endpoint(&a).expect("attach");
+                    loaded.datapath.attach_uplink(uplink).expect("attach");
+                }
+                assert_eq!(count("a", "ingress"), expected(endpoints));
+                assert_eq!(count("a", "egress"), expected(endpoints));
+                assert_eq!(count("uplink", "ingress"), expected(others));
+            }
+            let status = loaded.datapath.programs().expect("programs");
+            assert!(status.iter().all(|program| program.attached == 1), "{status:?}");
+            loaded.datapath.detach_endpoint(&a).expect("detach");
+            assert_eq!((count("a", "ingress"), count("a", "egress")), ((0, 0), (0, 0)));
+        }
     });
+}
+
+/// A netd that used links on endpoints: the filter comes before the link goes, so there is always a program.
+#[test]
+fn a_filter_takes_the_place_of_a_link() {
+    in_a_world("a_filter_takes_the_place_of_a_link", |loaded| {
+        let a = endpoint(&loaded.world.a);
+        Datapath::purge(&loaded.directory).expect("purge");
+        let options = options(&loaded.directory);
+        loaded.datapath = Datapath::open_with(&options, Attachment::Tcx, Attachment::Tcx).expect("opened");
+        loaded.datapath.attach_endpoint(&a).expect("attach");
+        assert_eq!((attached("a", "ingress"), filters("a", "ingress").0), (1, 0));
+        loaded.datapath = Datapath::open(&options).expect("opened");
+        loaded.datapath.attach_endpoint(&a).expect("attach");
+        assert_eq!((attached("a", "ingress"), filters("a", "ingress").0), (0, 1));
+    });
+}
+
+/// Programs that the kernel runs on TCX links of an interface.
+fn attached(device: &str, hook: &str) -> usize {
+    let hook = if hook == "ingress" { TcAttachType::Ingress } else { TcAttachType::Egress };
+    SchedClassifier::query_tcx(device, hook).expect("query").1.len()
+}
+
+/// Programs that the kernel runs as filters of an interface: how many, and the id of the first.
+fn filters(device: &str, hook: &str) -> (usize, Option<String>) {
+    let shown = run("tc", &["filter", "show", "dev", device, hook]);
+    let id = shown.split_whitespace().skip_while(|word| *word != "id").nth(1).map(str::to_owned);
+    (shown.matches("direct-action").count(), id)
+}
+
+fn ip(arguments: &[&str]) {
+    run("ip", arguments);
+}
+
+fn run(program: &str, arguments: &[&str]) -> String {
+    let output = std::process::Command::new(program).args(arguments).output().expect("the program runs");
+    assert!(output.status.success(), "{program} {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).expect("text")
 }

@@ -56,15 +56,15 @@ impl Datapath {
     /// The pin directory is not usable, a pinned map has another shape than this build expects, or the kernel refuses a
     /// program.
     pub fn open(options: &Options) -> Result<Self> {
-        Self::open_with(options, Attachment::of_this_kernel())
+        Self::open_with(options, Attachment::Clsact, Attachment::of_this_kernel())
     }
 
-    /// The same with another attachment than the kernel's best.
+    /// The same with a choice of how programs are attached to endpoints' links and to all others.
     ///
     /// # Errors
     /// As [`Datapath::open`].
-    pub fn open_with(options: &Options, attachment: Attachment) -> Result<Self> {
-        let pins = Pins::open(&options.directory, attachment)?;
+    pub fn open_with(options: &Options, endpoints: Attachment, others: Attachment) -> Result<Self> {
+        let pins = Pins::open(&options.directory, [endpoints, others])?;
         let mut programs = maps::loader(options, &pins)?
             .load(OBJECT)
             .map_err(|error| anyhow!("loading the eBPF object: {}", full(&error)))?;
@@ -96,16 +96,16 @@ impl Datapath {
 
     /// Attaches the uplink's program, or replaces what is attached. Idempotent. Detaches from any other uplink.
     pub fn attach_uplink(&mut self, ifindex: u32) -> Result<()> {
-        self.attach_only(FROM_UPLINK, ifindex, Hook::Uplink)
+        self.attach_only(ifindex, Hook::Uplink)
     }
 
     /// Attaches the program of the VXLAN device, or replaces what is attached. Idempotent. Detaches from any other.
     pub fn attach_overlay(&mut self, ifindex: u32) -> Result<()> {
-        self.attach_only(FROM_OVERLAY, ifindex, Hook::Overlay)
+        self.attach_only(ifindex, Hook::Overlay)
     }
 
-    fn attach_only(&mut self, name: &str, ifindex: u32, hook: Hook) -> Result<()> {
-        links::attach(&mut self.programs, name, &self.pins, ifindex, hook)?;
+    fn attach_only(&mut self, ifindex: u32, hook: Hook) -> Result<()> {
+        links::attach(&mut self.programs, &self.pins, ifindex, hook)?;
         for (other, at) in self.pins.links()? {
             if at == hook && other != ifindex {
                 self.pins.remove_link(other, hook)?;
@@ -134,8 +134,8 @@ impl Datapath {
             .interfaces
             .insert(endpoint.ifindex, interface, 0)
             .with_context(|| full_map("INTERFACES4", endpoint))?;
-        links::attach(&mut self.programs, FROM_CONTAINER, &self.pins, endpoint.ifindex, Hook::Ingress)?;
-        links::attach(&mut self.programs, TO_CONTAINER, &self.pins, endpoint.ifindex, Hook::Egress)?;
+        links::attach(&mut self.programs, &self.pins, endpoint.ifindex, Hook::Ingress)?;
+        links::attach(&mut self.programs, &self.pins, endpoint.ifindex, Hook::Egress)?;
         // Last: from here on others reach it.
         self.maps
             .endpoints
@@ -232,17 +232,13 @@ impl Datapath {
     pub fn programs(&self) -> Result<Vec<ProgramStatus>> {
         let links = self.pins.links()?;
         let mut all = Vec::new();
-        for (name, hook) in [
-            (FROM_CONTAINER, Hook::Ingress),
-            (TO_CONTAINER, Hook::Egress),
-            (FROM_UPLINK, Hook::Uplink),
-            (FROM_OVERLAY, Hook::Overlay),
-        ] {
+        for hook in Hook::ALL {
+            let name = hook.program();
             let program: &SchedClassifier =
                 self.programs.program(name).context("a program is missing")?.try_into()?;
             all.push(ProgramStatus {
                 name: name.to_owned(),
-                hook: self.pins.attachment.label().to_owned(),
+                hook: self.pins.attachment(hook).label().to_owned(),
                 id: program.info().with_context(|| format!("asking for program {name}"))?.id(),
                 attached: links.iter().filter(|(_, at)| *at == hook).count() as u32,
             });
@@ -282,7 +278,7 @@ impl Datapath {
 
     /// Removes every pin below `directory`: programs detach, maps go. Nothing there is not an error.
     pub fn purge(directory: &Path) -> Result<()> {
-        pins::purge(directory, Attachment::of_this_kernel())
+        pins::purge(directory)
     }
 }
 

@@ -16,21 +16,27 @@ use super::{
 
 /// The pins of this version.
 pub(super) struct Pins {
-    pub(super) attachment: Attachment,
+    /// On endpoints' links, and on all others.
+    attachments: [Attachment; 2],
     directory: PathBuf,
     version: PathBuf,
 }
 
 impl Pins {
     /// Makes the directories.
-    pub(super) fn open(directory: &Path, attachment: Attachment) -> Result<Self> {
+    pub(super) fn open(directory: &Path, attachments: [Attachment; 2]) -> Result<Self> {
         let version = directory.join(format!("v{ABI_VERSION}"));
         for path in [version.join("maps"), version.join("links")] {
             fs::create_dir_all(&path).with_context(|| {
                 format!("creating {} (is a bpf file system mounted there?)", path.display())
             })?;
         }
-        Ok(Self { attachment, directory: directory.to_owned(), version })
+        Ok(Self { attachments, directory: directory.to_owned(), version })
+    }
+
+    /// How a program is attached to a hook.
+    pub(super) fn attachment(&self, hook: Hook) -> Attachment {
+        self.attachments[usize::from(!hook.is_endpoints())]
     }
 
     /// Where a map is pinned.
@@ -51,7 +57,7 @@ impl Pins {
     /// Removes a link: its program is detached. One that is not there is fine.
     pub(super) fn remove_link(&self, ifindex: u32, hook: Hook) -> Result<()> {
         let path = self.link(ifindex, hook);
-        detach(&path, self.attachment, ifindex, hook);
+        detach(&path, ifindex, hook);
         match fs::remove_file(&path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 Err(error).with_context(|| format!("removing {}", path.display()))
@@ -85,25 +91,23 @@ impl Pins {
 }
 
 /// Detaches all programs of a directory of pins and removes it. One that is not there is fine.
-pub(super) fn purge(directory: &Path, attachment: Attachment) -> Result<()> {
+pub(super) fn purge(directory: &Path) -> Result<()> {
     for name in names(directory)? {
         let version = directory.join(name);
         for (ifindex, hook) in links_of(&version)? {
-            detach(&link_in(&version, ifindex, hook), attachment, ifindex, hook);
+            detach(&link_in(&version, ifindex, hook), ifindex, hook);
         }
     }
     remove(directory)
 }
 
 /// Detaches a program now. What goes wrong (the device is gone, say) does not matter: the pin goes next.
-fn detach(path: &Path, attachment: Attachment, ifindex: u32, hook: Hook) {
-    match attachment {
-        Attachment::Tcx => {
-            if let Err(error) = syscall::detach_link(path) {
-                tracing::debug!("detaching {}: {error}", path.display());
-            }
-        }
-        Attachment::Clsact => links::detach_filter(ifindex, hook),
+fn detach(path: &Path, ifindex: u32, hook: Hook) {
+    match syscall::detach_link(path) {
+        // No link but a program: the pin stands for a filter.
+        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => links::detach_filter(ifindex, hook),
+        Err(error) => tracing::debug!("detaching {}: {error}", path.display()),
+        Ok(()) => {}
     }
 }
 

@@ -12,9 +12,9 @@ use tracing::{debug, error, info, warn};
 
 use super::handle::Request;
 use crate::{
-    config::Config,
-    netlink::{Event, NetnsId, monitor},
-    node::{HostView, log_uplink},
+    config::{Config, NodeConfig},
+    netlink::{Event, Netlink, NetnsId, monitor},
+    node::{HostRoutes, HostView, host_routes, log_uplink},
     reconcile::{Reconciler, network_of},
     state::State,
     store::{Change, Store},
@@ -22,6 +22,8 @@ use crate::{
 
 /// How often flows are looked at, and what failed is tried again.
 const TICK: Duration = Duration::from_secs(5);
+/// How often the host's network is looked at although nothing is announced: not every change of a route is.
+const LOOK: Duration = Duration::from_secs(30);
 /// How long after a change of the host's network it is looked at: what comes in quick succession is one change.
 const SETTLE: Duration = Duration::from_millis(200);
 
@@ -49,17 +51,11 @@ impl Owner {
         mut requests: mpsc::Receiver<Request>,
         mut events: mpsc::Receiver<Event>,
     ) {
-        let (views, mut observed) = mpsc::channel::<Result<HostView>>(1);
-        let mut look_at = None;
+        let (views, mut observed) = mpsc::channel(1);
+        let mut look_at = Instant::now() + LOOK;
         let mut ticks = time::interval_at(Instant::now() + TICK, TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            let settled = async {
-                match look_at {
-                    Some(at) => time::sleep_until(at).await,
-                    None => std::future::pending().await,
-                }
-            };
             tokio::select! {
                 request = requests.recv() => match request {
                     Some(request) => self.serve(request).await,
@@ -77,16 +73,16 @@ impl Owner {
                         }
                     }
                     if self.hear(&batch).await {
-                        look_at.get_or_insert(Instant::now() + SETTLE);
+                        look_at = look_at.min(Instant::now() + SETTLE);
                     }
                 },
-                () = settled => {
-                    look_at = None;
+                () = time::sleep_until(look_at) => {
+                    look_at = Instant::now() + LOOK;
                     // On a task of its own: it grows with the host's network, and nobody waits for it.
                     let (nl, node, views) =
                         (self.kernel.netlink().clone(), self.config.node.clone(), views.clone());
                     tokio::spawn(async move {
-                        let _ = views.send(HostView::observe(&nl, &node).await).await;
+                        let _ = views.send(look(&nl, &node).await).await;
                     });
                 },
                 Some(view) = observed.recv() => self.see(view).await,
@@ -165,17 +161,22 @@ impl Owner {
     }
 
     /// Takes in what the host's network looks like now.
-    async fn see(&mut self, view: Result<HostView>) {
-        let view = match view {
-            Ok(view) => view,
+    async fn see(&mut self, seen: Result<(HostView, HostRoutes)>) {
+        let (view, routes) = match seen {
+            Ok(seen) => seen,
             Err(error) => {
                 warn!("cannot look at the host's network: {error:#}");
                 return;
             }
         };
-        if view == self.view {
-            return;
+        if view != self.view {
+            self.change_view(view).await;
         }
+        let restored = self.kernel.restore_routes(&routes).await;
+        self.note("host routes", restored);
+    }
+
+    async fn change_view(&mut self, view: HostView) {
         debug!("the host's network has changed: {view:?}");
         let old = std::mem::replace(&mut self.view, view);
         if (&old.uplink, &old.problem) != (&self.view.uplink, &self.view.problem) {
@@ -251,4 +252,9 @@ impl Owner {
             }
         }
     }
+}
+
+/// Looks at the host's network.
+async fn look(nl: &Netlink, node: &NodeConfig) -> Result<(HostView, HostRoutes)> {
+    Ok((HostView::observe(nl, node).await?, host_routes(nl).await?))
 }
