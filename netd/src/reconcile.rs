@@ -10,10 +10,12 @@ use std::{
 
 use anyhow::{Context, Error, Result, bail, ensure};
 use ipnet::{IpNet, Ipv4Net};
+use netd_common::wire::Vxlan;
 use tracing::{debug, info, instrument, warn};
 
 use crate::{
     bpf::{self, Datapath, NodeConfig, Uplink},
+    cluster::ClusterConfig,
     config::NatConfig,
     endpoint::{Endpoint, alias},
     netlink::{ContainerSide, Link, Netlink, Netns, Route, VethSpec, is_gone},
@@ -22,12 +24,16 @@ use crate::{
     state::State,
 };
 
+/// The name of the VXLAN device.
+const OVERLAY: &str = "nd-vxlan";
+
 /// The kernel's side of things.
 pub struct Reconciler {
     nl: Netlink,
     datapath: Datapath,
     identity: String,
     nat: NatConfig,
+    cluster: ClusterConfig,
     /// What the datapath knows of each live endpoint.
     live: HashMap<String, bpf::Endpoint>,
     by_ifindex: HashMap<u32, String>,
@@ -46,9 +52,15 @@ pub struct TornDown {
 impl Reconciler {
     /// Takes charge of a datapath.
     #[must_use]
-    pub fn new(nl: Netlink, datapath: Datapath, identity: &str, nat: NatConfig) -> Self {
+    pub fn new(
+        nl: Netlink,
+        datapath: Datapath,
+        identity: &str,
+        nat: NatConfig,
+        cluster: ClusterConfig,
+    ) -> Self {
         let identity = identity.to_owned();
-        Self { nl, datapath, identity, nat, live: HashMap::new(), by_ifindex: HashMap::new() }
+        Self { nl, datapath, identity, nat, cluster, live: HashMap::new(), by_ifindex: HashMap::new() }
     }
 
     /// The datapath, for its counters.
@@ -101,6 +113,7 @@ impl Reconciler {
                 _ => missing.push((endpoint, network)),
             }
         }
+        wanted.insert((OVERLAY, self.overlay_alias()));
         for link in own.values() {
             let alias = link.alias.clone().unwrap_or_default();
             if !wanted.contains(&(link.name.as_str(), alias)) {
@@ -322,13 +335,41 @@ impl Reconciler {
             .map(|uplink| Uplink { ifindex: uplink.ifindex, address: uplink.address.addr() });
         self.datapath.configure(&NodeConfig {
             uplink,
+            mtu: view.uplink.as_ref().map_or(0, |uplink| uplink.mtu),
             ports: self.nat.ports,
             max_flows_per_endpoint: self.nat.max_flows_per_endpoint,
         })?;
         if let Some(uplink) = uplink {
             self.datapath.attach_uplink(uplink.ifindex)?;
         }
+        self.ensure_overlay(view.overhead > 0).await.context("cannot set up the overlay")?;
         self.set_routes(state, view)
+    }
+
+    /// Makes the VXLAN device, or removes it where no node is reached by it. No packet is sent through it: it is there so
+    /// that NICs aggregate what they receive (they do where a VXLAN socket exists), and decapsulates what the programs
+    /// cannot (segmented UDP, and outer packets that came in fragments).
+    async fn ensure_overlay(&mut self, wanted: bool) -> Result<()> {
+        let found = self.nl.link_by_name(OVERLAY).await?;
+        let ifindex = match (found, wanted) {
+            (None, false) => return Ok(()),
+            (Some(link), _) if link.alias != Some(self.overlay_alias()) => {
+                bail!("link {OVERLAY} is not of this netd: remove it")
+            }
+            (Some(link), false) => return delete_link(&self.nl, link.ifindex).await,
+            (Some(link), true) => link.ifindex,
+            (None, true) => {
+                let port = Vxlan::PORT.host();
+                self.nl.create_vxlan(OVERLAY, port, &self.overlay_alias()).await?
+            }
+        };
+        self.datapath.attach_overlay(ifindex)?;
+        self.nl.set_up(ifindex).await
+    }
+
+    /// No endpoint's name has a colon.
+    fn overlay_alias(&self) -> String {
+        alias(&self.identity, ":overlay")
     }
 
     /// Tells the datapath where packets go.
@@ -342,8 +383,9 @@ impl Reconciler {
         for address in view.addresses.iter().copied().chain(gateways) {
             routes.insert(address.into(), bpf::Route::Host);
         }
-        if view.uplink.is_some() {
+        if let Some(uplink) = &view.uplink {
             routes.insert(Ipv4Net::default(), bpf::Route::Uplink);
+            routes.extend(self.cluster.routes(state, uplink));
         }
         let routes: Vec<_> = routes.into_iter().collect();
         self.datapath.set_routes(&routes).context("cannot set the datapath's routes")

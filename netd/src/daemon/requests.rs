@@ -36,6 +36,7 @@ impl Owner {
             Request::CreateNetwork(request, reply) => answer(reply, self.create_network(&request).await),
             Request::RemoveNetwork(name, reply) => answer(reply, self.remove_network(&name).await),
             Request::Networks(reply) => answer(reply, Ok(self.networks())),
+            Request::Nodes(reply) => answer(reply, self.nodes()),
             Request::Status(reply) => answer(reply, self.status()),
         }
     }
@@ -63,7 +64,10 @@ impl Owner {
     async fn place(&self, request: &AttachRequest) -> Result<Place, Refusal> {
         // A relative path would be relative to the daemon's directory, which nobody means.
         if request.netns.contains('/') && !request.netns.starts_with('/') {
-            return Err(Refusal::Invalid(format!("the path of a namespace must be absolute, not {}", request.netns)));
+            return Err(Refusal::Invalid(format!(
+                "the path of a namespace must be absolute, not {}",
+                request.netns
+            )));
         }
         let netns = Netns::open(&request.netns).map_err(|error| {
             // That a file does not exist is said in better words than the kernel's already.

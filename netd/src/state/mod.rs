@@ -54,8 +54,10 @@ pub struct NetworkState {
 }
 
 impl NetworkState {
-    fn new(network: Network) -> Self {
-        let pool = Pool::new(network.subnet);
+    /// `slices` are the node's; a network without one is the node's as a whole.
+    fn new(network: Network, slices: &[Ipv4Net]) -> Self {
+        let slice = slices.iter().find(|slice| network.subnet.contains(*slice));
+        let pool = Pool::within(network.subnet, slice.copied().unwrap_or(network.subnet));
         Self { network, pool }
     }
 
@@ -70,6 +72,7 @@ impl NetworkState {
 #[derive(Debug)]
 pub struct State {
     facts: Facts,
+    slices: Vec<Ipv4Net>,
     networks: BTreeMap<String, NetworkState>,
     endpoints: BTreeMap<String, Endpoint>,
     host_interfaces: HashSet<String>,
@@ -88,11 +91,12 @@ pub struct Place {
 }
 
 impl State {
-    /// A state with nothing in it.
+    /// A state with nothing in it, of a node with these slices of the networks.
     #[must_use]
-    pub fn new(facts: Facts) -> Self {
+    pub fn new(facts: Facts, slices: &[Ipv4Net]) -> Self {
         Self {
             facts,
+            slices: slices.to_vec(),
             networks: BTreeMap::new(),
             endpoints: BTreeMap::new(),
             host_interfaces: HashSet::new(),
@@ -116,14 +120,16 @@ impl State {
     pub fn load(
         records: &[Record],
         facts: Facts,
+        slices: &[Ipv4Net],
         alive: impl Fn(&Endpoint) -> bool,
     ) -> Result<(Self, Vec<Change>)> {
-        let mut state = Self::new(facts);
+        let mut state = Self::new(facts, slices);
         for record in records.iter().filter(|record| record.kind == Kind::Network) {
             let network: Network = record.read()?;
             crate::network::check_subnet(network.subnet)
                 .with_context(|| format!("network `{}` of the stored state", network.name))?;
-            state.networks.insert(record.name.clone(), NetworkState::new(network));
+            let slices = &state.slices;
+            state.networks.insert(record.name.clone(), NetworkState::new(network, slices));
         }
         for record in records.iter().filter(|record| record.kind == Kind::Cursor) {
             if let Some(network) = state.networks.get_mut(&record.name) {
@@ -218,7 +224,9 @@ impl State {
             match self.networks.get_mut(name) {
                 Some(state) if state.network == network => continue,
                 Some(state) => state.network = network.clone(),
-                None => drop(self.networks.insert(name.to_owned(), NetworkState::new(network.clone()))),
+                None => drop(
+                    self.networks.insert(name.to_owned(), NetworkState::new(network.clone(), &self.slices)),
+                ),
             }
             changes.push(Change::put(Kind::Network, name, &network)?);
         }
@@ -273,7 +281,7 @@ impl State {
         self.check_subnet(&definition, occupied).map_err(|error| Refusal::Conflict(error.to_string()))?;
         let network = Network::new(definition, self.next_number(), Origin::Command);
         let changes = vec![Change::put(Kind::Network, &name, &network)?, self.put_facts()?];
-        self.networks.insert(name, NetworkState::new(network.clone()));
+        self.networks.insert(name, NetworkState::new(network.clone(), &self.slices));
         Ok((network, changes))
     }
 
@@ -306,7 +314,7 @@ impl State {
 
     /// Puts a network back that could not be removed, or removed in the store.
     pub fn restore_network(&mut self, network: Network) {
-        self.networks.insert(network.name.clone(), NetworkState::new(network));
+        self.networks.insert(network.name.clone(), NetworkState::new(network, &self.slices));
     }
 
     /// Names of the endpoints of a network. Walks over all endpoints: for errors only.
