@@ -50,7 +50,8 @@ pub fn with_stopped_site(test: &str, config: &str, body: impl FnOnce(&mut Site) 
     }
     let mut site = Site::new(config).expect("the test's network");
     if let Err(error) = body(&mut site) {
-        panic!("{test}: {error:?}");
+        eprintln!("{test}: the daemon's log:\n{}", site.host.log());
+        panic!("{test}: {error:#}");
     }
 }
 

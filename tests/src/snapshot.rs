@@ -49,6 +49,30 @@ impl Snapshot {
     }
 }
 
+impl Snapshot {
+    /// In what two differ, in one line.
+    #[must_use]
+    pub fn difference(&self, other: &Self) -> String {
+        let pins = |one: &Self| one.pins.iter().map(|pin| format!("pin {}", pin.display())).collect();
+        let parts = |one: &Self| -> [BTreeSet<String>; 6] {
+            [
+                one.links.clone(),
+                one.addresses.clone(),
+                one.routes.clone(),
+                one.neighbours.clone(),
+                one.sysctls.clone(),
+                pins(one),
+            ]
+        };
+        let mut differences = Vec::new();
+        for (mine, theirs) in parts(self).iter().zip(parts(other).iter()) {
+            differences.extend(mine.difference(theirs).map(|line| format!("gone: {line}")));
+            differences.extend(theirs.difference(mine).map(|line| format!("new: {line}")));
+        }
+        differences.join("; ")
+    }
+}
+
 /// All pins below a directory, relative to it.
 #[must_use]
 pub fn pins(directory: &Path) -> BTreeSet<PathBuf> {
@@ -119,7 +143,8 @@ fn lines(namespace: &Namespace, command: &str, keys: &[&str]) -> Result<BTreeSet
             .collect();
         words.join(" ")
     };
-    Ok(list.as_array().into_iter().flatten().map(line).collect())
+    let lines = list.as_array().into_iter().flatten().map(line);
+    Ok(lines.filter(|line| !by_the_kernel(line)).collect())
 }
 
 fn addresses(namespace: &Namespace) -> Result<BTreeSet<String>> {
@@ -130,7 +155,13 @@ fn addresses(namespace: &Namespace) -> Result<BTreeSet<String>> {
             found.insert(format!("{} {}/{}", link["ifname"], address["local"], address["prefixlen"]));
         }
     }
+    found.retain(|line| !by_the_kernel(line));
     Ok(found)
+}
+
+/// IPv6 addresses that a link gets by itself, a second or two after it is up, and their routes.
+fn by_the_kernel(line: &str) -> bool {
+    line.contains("\"fe80:") || line.contains("\"ff00:")
 }
 
 fn sysctls(namespace: &Namespace) -> Result<BTreeSet<String>> {

@@ -72,6 +72,8 @@ pub(super) async fn start(options: &Options) -> Result<Started> {
     // Here an uplink that is not as it is configured is an error, unlike later.
     find_uplink(&nl, config.node.uplink.as_deref(), config.node.address).await?;
     let view = HostView::observe(&nl, &config.node, &config.cluster).await?;
+    // A disk that is full shows here, while nothing is changed yet.
+    store.commit(Vec::new()).await?;
     log_uplink(&view);
 
     // From here on things are changed.

@@ -103,7 +103,7 @@ fn demonstrate(keep: bool, json: bool, interruption: &Interruption) -> Result<Ex
         progress.clear();
         if interruption.happened() {
             // What failed, failed because the lab is being removed.
-            break;
+            return Ok(ExitCode::FAILURE);
         }
         if !json {
             output::configuration(&configuration);

@@ -186,6 +186,27 @@ impl Host {
         process.wait(STOP_TIMEOUT)
     }
 
+    /// As if the power had failed: daemon, pins, the host's namespace and those of its containers are gone; what is left
+    /// is its state directory. The host gets a new namespace and a new uplink; the daemon is not started.
+    ///
+    /// # Errors
+    /// Something cannot be removed or made anew.
+    pub fn reboot(&mut self, lab: &Lab, world: &World, containers: &[Container]) -> Result<()> {
+        if self.process.is_some() {
+            self.stop(Signal::SIGKILL)?;
+        }
+        for namespace in containers.iter().map(|one| &one.namespace).chain([&self.namespace]) {
+            lab.remove_namespace(namespace)?;
+        }
+        if self.bpffs.exists() {
+            fs::remove_dir_all(&self.bpffs)
+                .with_context(|| format!("cannot remove {}", self.bpffs.display()))?;
+        }
+        self.namespace = lab.namespace(&self.name)?;
+        self.address = world.plug(lab, &self.namespace)?.address;
+        Ok(())
+    }
+
     /// The daemon's process, if it was started.
     #[must_use]
     pub fn process(&self) -> Option<&Process> {

@@ -127,6 +127,14 @@ impl Lab {
         Ok(())
     }
 
+    /// Mounts a small file system on a directory below [`Lab::directory`], to stand for a disk that fills up.
+    ///
+    /// # Errors
+    /// The kernel refuses, or the lab is being removed.
+    pub fn tmpfs(&self, path: &Path, bytes: u64) -> Result<()> {
+        self.resources.tmpfs(path, bytes)
+    }
+
     /// Starts a process of this lab in a namespace; its output goes to `log`. It is killed when the lab goes.
     ///
     /// # Errors

@@ -13,7 +13,7 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use nix::{
-    mount::{MsFlags, mount},
+    mount::{MntFlags, MsFlags, mount, umount2},
     sys::{
         signal::{Signal, kill},
         statfs::{BPF_FS_MAGIC, statfs},
@@ -110,6 +110,16 @@ impl Resources {
         namespace.remove()
     }
 
+    pub(super) fn tmpfs(&self, path: &Path, bytes: u64) -> Result<()> {
+        // Held, so that it is not mounted while all is being removed.
+        let _live = self.live()?;
+        ensure!(path.starts_with(&self.directory), "{} is not in the lab's directory", path.display());
+        fs::create_dir_all(path).with_context(|| format!("cannot create {}", path.display()))?;
+        let size = format!("size={bytes}");
+        mount(Some("tmpfs"), path, Some("tmpfs"), MsFlags::empty(), Some(size.as_str()))
+            .with_context(|| format!("cannot mount a tmpfs on {}", path.display()))
+    }
+
     pub(super) fn spawn(&self, namespace: &Namespace, command: &Command, log: &Path) -> Result<Arc<Process>> {
         let mut live = self.live()?;
         let mut inside = namespace.command(command.get_program())?;
@@ -199,10 +209,24 @@ fn remove(prefix: &str) {
     for namespace in &namespaces {
         let _ = namespace.remove();
     }
-    let _ = fs::remove_dir_all(Path::new(DIRECTORY).join(prefix));
+    let directory = Path::new(DIRECTORY).join(prefix);
+    for mount in mounts_below(&directory) {
+        let _ = umount2(&mount, MntFlags::MNT_DETACH);
+    }
+    let _ = fs::remove_dir_all(directory);
     // The common parents go with the last lab; not empty otherwise.
     let _ = fs::remove_dir(Path::new(BPFFS).join("netd-lab"));
     let _ = fs::remove_dir(DIRECTORY);
+}
+
+/// What is mounted below a directory, the innermost first.
+fn mounts_below(directory: &Path) -> Vec<PathBuf> {
+    let table = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    // The fifth field is the place. A lab's names have no blanks, which would be escaped there.
+    let places = table.lines().filter_map(|line| line.split(' ').nth(4)).map(PathBuf::from);
+    let mut mounts: Vec<PathBuf> = places.filter(|place| place.starts_with(directory)).collect();
+    mounts.reverse();
+    mounts
 }
 
 /// Kills the processes that run in these namespaces: they were made for the lab, so all that is in them is the lab's.
