@@ -95,7 +95,7 @@ impl Pool {
     /// As [`Pool::new`].
     #[must_use]
     pub fn within(subnet: Ipv4Net, slice: Ipv4Net) -> Self {
-        assert!(subnet.prefix_len() <= MAX_PREFIX, "{subnet} has no room for an endpoint");
+        assert!(slice.prefix_len() <= MAX_PREFIX, "{slice} has no room for an endpoint");
         let (subnet, slice) = (subnet.trunc(), slice.trunc());
         let mut pool = Self { subnet, slice, used: BTreeMap::new(), cursor: 0 };
         pool.cursor = pool.first();
@@ -215,14 +215,15 @@ impl Pool {
         if address >= self.last() { self.first() } else { address + 1 }
     }
 
-    /// The first address that an endpoint may have: behind the gateway.
+    /// The first address that an endpoint gets: behind the gateway. The first and the last of a slice would do, but people
+    /// (and their programs) take them for a network's and a broadcast address.
     fn first(&self) -> u32 {
-        self.slice.network().to_bits().max(gateway(self.subnet).to_bits() + 1)
+        (self.slice.network().to_bits() + 1).max(gateway(self.subnet).to_bits() + 1)
     }
 
-    /// The last address that an endpoint may have: before the broadcast address.
+    /// The last address that an endpoint gets: before the broadcast address.
     fn last(&self) -> u32 {
-        self.slice.broadcast().to_bits().min(self.subnet.broadcast().to_bits() - 1)
+        self.slice.broadcast().to_bits() - 1
     }
 }
 

@@ -3,7 +3,7 @@
 use anyhow::{Context, Result, anyhow, bail};
 use ipnet::Ipv4Net;
 
-use super::{address, file, names};
+use super::{address, file, ipam, names};
 use crate::{
     bpf::MAX_NODES,
     cluster::{ClusterConfig, Peer, Transport},
@@ -70,7 +70,14 @@ pub(super) fn cluster(cluster: file::Cluster, own: &[Ipv4Net]) -> Result<Cluster
 
 /// Reads `node.subnets`.
 pub(super) fn slices(written: Option<Vec<String>>) -> Result<Vec<Ipv4Net>> {
-    written.unwrap_or_default().iter().map(|text| slice(text)).collect::<Result<_>>().context("node.subnets")
+    let read = |text: &String| {
+        let slice = slice(text)?;
+        if slice.prefix_len() > ipam::MAX_PREFIX {
+            bail!("{slice} is too small: at most /{}", ipam::MAX_PREFIX);
+        }
+        Ok(slice)
+    };
+    written.unwrap_or_default().iter().map(read).collect::<Result<_>>().context("node.subnets")
 }
 
 fn slice(text: &str) -> Result<Ipv4Net> {
