@@ -33,16 +33,16 @@ pub(super) fn introduction(world: &World) {
 /// One configuration: the matrix, what failed, what carried it, what is on the host.
 pub(super) fn configuration(configuration: &Configuration) {
     let title = format!("{}. {}", configuration.number, configuration.name);
-    if !configuration.built {
-        println!("\n{} {title}: not built yet", paint("·", Color::DarkGrey));
-        return;
-    }
     let mark = if configuration.passed() { paint("✓", Color::Green) } else { paint("✗", Color::Red) };
     println!("\n{mark} {title} ({:.1} s)", configuration.seconds);
+    if let Some(note) = configuration.note {
+        let words: Vec<String> = note.split("; ").map(str::to_owned).collect();
+        println!("{}", indent(&wrap(&words, "; ")));
+    }
     if !configuration.checks.is_empty() {
         let places: Vec<String> =
             configuration.places.iter().map(|(name, address)| format!("{name} {address}")).collect();
-        println!("{}", indent(&wrap(&places)));
+        println!("{}", indent(&wrap(&places, ", ")));
         println!("{}", indent(&matrix(configuration).to_string()));
     }
     for check in configuration.checks.iter().filter(|check| !check.passed) {
@@ -52,7 +52,7 @@ pub(super) fn configuration(configuration: &Configuration) {
     if let Some(error) = &configuration.error {
         println!("  {} {error}", paint("✗", Color::Red));
     }
-    for what in [What::Masquerade, What::Dropped] {
+    for what in [What::Masquerade, What::Carried, What::Dropped] {
         let checks: Vec<&Check> =
             configuration.checks.iter().filter(|check| check.what == what && check.passed).collect();
         if let Some(first) = checks.first() {
@@ -69,12 +69,13 @@ pub(super) fn configuration(configuration: &Configuration) {
         println!("{}", indent(&carriers(configuration).to_string()));
     }
     if let Some(facts) = &configuration.facts {
+        let place = if configuration.hosts > 1 { "on the hosts" } else { "on the host" };
         let facts: Vec<String> = facts
             .checks()
             .iter()
             .map(|(name, count)| format!("{name}: {} by {}", count.number, count.how))
             .collect();
-        println!("  on the host: {}", facts.join("; "));
+        println!("  {place}: {}", facts.join("; "));
     }
     if !configuration.log.is_empty() {
         let lines: Vec<&str> = configuration.log.lines().collect();
@@ -164,13 +165,14 @@ pub(super) fn summary(report: &Report) {
     };
     let counted = |passed: bool| -> String {
         let numbers: Vec<String> = report
-            .built()
+            .configurations
+            .iter()
             .filter(|configuration| configuration.passed() == passed)
             .map(|configuration| configuration.number.to_string())
             .collect();
         numbers.join(", ")
     };
-    let checks: usize = report.built().map(|configuration| configuration.checks.len()).sum();
+    let checks: usize = report.configurations.iter().map(|configuration| configuration.checks.len()).sum();
     let which = if report.passed() { counted(true) } else { counted(false) };
     println!("\n{mark} configurations that {word}: {which} ({checks} checks in {:.1} s)", report.seconds);
 }
@@ -182,26 +184,31 @@ pub(super) fn explore(scenes: &[Scene], world: &World, lab: &str, json: bool) {
     let program =
         crate::lab::host::binary().map_or_else(|_| "netd".to_owned(), |path| path.display().to_string());
     for scene in scenes {
-        let host = &scene.host;
-        let _ = writeln!(text, "\n  # {}", host.name());
-        let _ = writeln!(text, "  {program} --socket {} ls", host.socket().display());
-        let _ = writeln!(text, "  {program} --socket {} status", host.socket().display());
-        let _ = writeln!(text, "  nsenter --net={} ip -brief address", host.namespace.path().display());
-        for container in scene.containers.iter().take(1) {
-            let path = container.namespace.path();
-            let _ = writeln!(text, "  # {} on {}", container.name, host.name());
-            let _ = writeln!(text, "  nsenter --net={} ping -c 3 {}", path.display(), container.gateway);
-            if let Some(other) = scene.containers.get(1) {
-                let _ = writeln!(text, "  nsenter --net={} ping -c 3 {}", path.display(), other.address);
+        for member in &scene.members {
+            let host = &member.host;
+            let _ = writeln!(text, "\n  # {}", host.name());
+            let commands: &[&str] =
+                if scene.members.len() > 1 { &["ls", "status", "nodes"] } else { &["ls", "status"] };
+            for command in commands {
+                let _ = writeln!(text, "  {program} --socket {} {command}", host.socket().display());
             }
-            let _ = writeln!(text, "  nsenter --net={} ping -c 3 {}", path.display(), world.address);
+            let _ = writeln!(text, "  nsenter --net={} ip -brief address", host.namespace.path().display());
+            for container in member.containers.iter().take(1) {
+                let path = container.namespace.path();
+                let _ = writeln!(text, "  # {} on {}", container.name, host.name());
+                let _ = writeln!(text, "  nsenter --net={} ping -c 3 {}", path.display(), container.gateway);
+                for other in scene.neighbours(container) {
+                    let _ = writeln!(text, "  nsenter --net={} ping -c 3 {}", path.display(), other.address);
+                }
+                let _ = writeln!(text, "  nsenter --net={} ping -c 3 {}", path.display(), world.address);
+            }
+            let _ = writeln!(
+                text,
+                "  nsenter --net={} tcpdump -ni {}",
+                host.namespace.path().display(),
+                world::UPLINK
+            );
         }
-        let _ = writeln!(
-            text,
-            "  nsenter --net={} tcpdump -ni {}",
-            host.namespace.path().display(),
-            world::UPLINK
-        );
     }
     let _ = writeln!(text, "\nTo remove all of it:\n\n  {program} demo --clean={lab}");
     if json {
@@ -230,15 +237,18 @@ fn bytes(bytes: u64) -> String {
     if unit == 0 { format!("{bytes} B") } else { format!("{value:.1} {}", UNITS[unit]) }
 }
 
-/// Joins with commas, in lines that fit beside the tables.
-fn wrap(parts: &[String]) -> String {
+/// Joins, in lines that fit beside the tables.
+fn wrap(parts: &[String], separator: &str) -> String {
     let mut text = String::new();
     let mut width = 0;
     for (index, part) in parts.iter().enumerate() {
         if index > 0 {
             let fits = width + part.len() < 100;
-            text.push_str(if fits { ", " } else { ",\n" });
-            width = if fits { width + 2 } else { 0 };
+            text.push_str(if fits { separator } else { separator.trim_end() });
+            if !fits {
+                text.push('\n');
+            }
+            width = if fits { width + separator.len() } else { 0 };
         }
         text.push_str(part);
         width += part.len();

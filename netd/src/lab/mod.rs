@@ -7,6 +7,7 @@
 //! Nothing in here touches the caller's own network namespace: each step that concerns a network is done by a thread or a
 //! process which has entered the namespace that it works on.
 
+pub mod cluster;
 pub mod echo;
 pub mod facts;
 pub mod host;
@@ -34,7 +35,7 @@ pub use namespace::Namespace;
 pub use process::Process;
 pub use registry::{Closer, clean_kept};
 pub use service::Service;
-pub use world::World;
+pub use world::{Switch, World};
 
 /// A test network, and the owner of all its parts.
 ///
