@@ -10,7 +10,7 @@ use crate::{
 };
 
 /// Version of everything in this module, part of the pins' path.
-pub const ABI_VERSION: u32 = 1;
+pub const ABI_VERSION: u32 = 2;
 
 /// What the programs know of the node, one entry a family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,6 +26,8 @@ pub struct Config<A> {
     pub last_port: u16,
     /// Flows that one endpoint may have.
     pub quota: u32,
+    /// The uplink's MTU, bytes.
+    pub mtu: u32,
 }
 
 /// Who sends from an interface, by its index.
@@ -78,8 +80,12 @@ pub struct Endpoint {
 pub struct Route {
     /// One of the constants below.
     pub kind: u32,
-    /// [`Route::NETWORK`]: the network's number.
+    /// [`Route::NETWORK`], [`Route::DIRECT`], [`Route::VXLAN`]: the network's number.
     pub network: u32,
+    /// [`Route::DIRECT`], [`Route::VXLAN`]: the node's address on its uplink.
+    pub node: V4,
+    /// Index of the node's counters.
+    pub slot: u32,
 }
 
 impl Route {
@@ -89,6 +95,38 @@ impl Route {
     pub const NETWORK: u32 = 2;
     /// The world behind the uplink.
     pub const UPLINK: u32 = 3;
+    /// Another node's slice of a network; the node is on the uplink's subnet and gets packets as they are.
+    pub const DIRECT: u32 = 4;
+    /// Another node's slice of a network; packets go there in VXLAN.
+    pub const VXLAN: u32 = 5;
+}
+
+/// The VNI of a network. netd has the 65,536 from 7,208,960 (0x6e0000) on; VXLAN traffic with any other is not its.
+#[inline(always)]
+pub const fn vni(network: u32) -> u32 {
+    VNI_BASE | network & 0xffff
+}
+
+/// The network of a VNI, if it is one of netd's.
+#[inline(always)]
+pub const fn network_of_vni(vni: u32) -> Option<u32> {
+    if vni & !0xffff == VNI_BASE { Some(vni & 0xffff) } else { None }
+}
+
+const VNI_BASE: u32 = 0x6e_0000;
+
+/// Counters of another node, one a CPU.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct NodeCounters {
+    /// Packets sent to it.
+    pub tx_packets: u64,
+    /// Bytes of them, as the containers sent them.
+    pub tx_bytes: u64,
+    /// Packets that came from it.
+    pub rx_packets: u64,
+    /// Bytes of them, as they came by the uplink.
+    pub rx_bytes: u64,
 }
 
 /// A flow as a packet shows it, before translation.
@@ -212,12 +250,13 @@ macro_rules! no_padding {
     ($($type:ty = $size:expr;)+) => { $(const _: () = assert!(size_of::<$type>() == $size);)+ };
 }
 no_padding! {
-    Config<V4> = 16;
-    Config<V6> = 28;
+    Config<V4> = 20;
+    Config<V6> = 32;
     Interface<V4> = 4 * 4 + 6 + 2 + 12 + 4 + 4;
     Interface<V6> = 4 * 16 + 6 + 2 + 12 + 4 + 4;
     Endpoint = 4 + 12 + 4 + 4;
-    Route = 8;
+    Route = 16;
+    NodeCounters = 32;
     Tuple<V4> = 16;
     Tuple<V6> = 40;
     Flow<V4> = 4 + 4 + 4 + 4 + 2 + 2;
@@ -243,6 +282,8 @@ mod pod {
     unsafe impl<A: Addr> aya::Pod for Tuple<A> {}
     // SAFETY: as above.
     unsafe impl aya::Pod for EndpointCounters {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for NodeCounters {}
     // SAFETY: as above.
     unsafe impl aya::Pod for Counter {}
     // SAFETY: as above.

@@ -9,7 +9,8 @@ use crate::{
     plan::{NO_SLOT, Plan, To, Verdict},
     reason::{Drop, Way},
     tables::Tables,
-    wire::{Be16, Ethernet},
+    too_big,
+    wire::{Be16, Ethernet, Vxlan, udp},
 };
 
 /// The whole way: decide, rewrite, count.
@@ -17,14 +18,20 @@ use crate::{
 pub fn from_container<P: Packet, T: Tables<V4>>(packet: &mut P, tables: &T, hook: Hook) -> Verdict {
     let mut plan = Plan::new(V4(0));
     let bytes = packet.len();
-    match decide(packet, tables, hook, &mut plan).and_then(|()| plan.apply(packet)) {
+    let decided = decide(packet, tables, hook, &mut plan);
+    match decided.and_then(|()| plan.carry_out(packet, || tables.random())) {
         Ok(()) => {
             tables.count_way(plan.way, bytes);
             tables.count_sent(plan.sender, bytes);
             if plan.receiver != NO_SLOT {
                 tables.count_received(plan.receiver, bytes);
             }
-            Verdict { to: plan.to, ifindex: plan.ifindex }
+            if plan.to_node != NO_SLOT {
+                tables.count_to_node(plan.to_node, bytes);
+            }
+            // In VXLAN, the kernel finds the way to the node by the outer destination.
+            let via = if plan.rewrite & Plan::<V4>::ENCAPSULATE == 0 { plan.node } else { V4(0) };
+            Verdict { to: plan.to, ifindex: plan.ifindex, via }
         }
         Err(reason) => {
             tables.count_drop(reason, plan.sender, bytes);
@@ -81,7 +88,9 @@ fn ipv4<P: Packet, T: Tables<V4>>(
             return to_host(plan);
         }
         // No two networks share an address, so whoever has this one is in the sender's network.
-        let endpoint = tables.endpoint(&ip.destination).ok_or(Drop::NoEndpoint)?;
+        let Some(endpoint) = tables.endpoint(&ip.destination) else {
+            return to_node(packet, tables, interface, &ip, plan);
+        };
         if endpoint.ifindex == hook.ifindex {
             // Its own address: the kernel in the container would not have sent it.
             return Err(Drop::Destination);
@@ -138,6 +147,66 @@ fn ipv4<P: Packet, T: Tables<V4>>(
     Ok(())
 }
 
+/// An address of the sender's subnet that no endpoint here has: another node's slice, or nobody's.
+#[inline(always)]
+fn to_node<P: Packet, T: Tables<V4>>(
+    packet: &P,
+    tables: &T,
+    interface: &Interface<V4>,
+    ip: &headers::Headers<V4>,
+    plan: &mut Plan<V4>,
+) -> Result<(), Drop> {
+    let route = tables.route(&ip.destination).ok_or(Drop::NoEndpoint)?;
+    let vxlan = route.kind == Route::VXLAN;
+    if !vxlan && route.kind != Route::DIRECT {
+        return Err(Drop::NoEndpoint);
+    }
+    if route.network != interface.network {
+        return Err(Drop::Isolated);
+    }
+    let config = tables.config().ok_or(Drop::NoRoute)?;
+    let overhead = if vxlan { Vxlan::OVERHEAD } else { 0 };
+    plan.mtu = config.mtu.wrapping_sub(overhead);
+    plan.address = config.address;
+    plan.old_address = ip.destination;
+    plan.macs = interface.macs;
+    let length = packet.len() - Ethernet::LEN;
+    let segment = packet.segment_size();
+    // Of a packet that will be cut, each piece has to fit; of TCP with options, a little more than this.
+    let piece = if segment == 0 { length } else { segment + ip.l4 - Ethernet::LEN + udp::LEN };
+    if piece > plan.mtu || length > 0xffff - overhead {
+        if length > 0xffff - overhead || !too_big::can_be_answered(ip.fragment, ip.l4, ip.protocol) {
+            return Err(Drop::TooBig);
+        }
+        plan.to = To::Reflect;
+        plan.way = Way::TooBigSent;
+        plan.address = interface.gateway;
+        plan.old_address = interface.address;
+        plan.rewrite = Plan::<V4>::MACS | Plan::<V4>::TOO_BIG;
+        return Ok(());
+    }
+    if config.uplink == 0 {
+        return Err(Drop::NoRoute);
+    }
+    plan.to = To::Neighbour;
+    plan.ifindex = config.uplink;
+    plan.node = route.node;
+    plan.network = route.network;
+    plan.to_node = route.slot;
+    if vxlan {
+        // Switched, as within a node: the time to live stays.
+        plan.way = Way::ToNodeVxlan;
+        plan.rewrite = Plan::<V4>::ENCAPSULATE;
+    } else {
+        if ip.ttl <= 1 {
+            return Err(Drop::TtlExpired);
+        }
+        plan.way = Way::ToNode;
+        plan.rewrite = Plan::<V4>::TTL;
+    }
+    Ok(())
+}
+
 /// Where a destination is that is not in the sender's subnet.
 #[inline(always)]
 fn route<T: Tables<V4>>(tables: &T, destination: &V4, plan: &mut Plan<V4>) -> Result<(), Drop> {
@@ -152,7 +221,7 @@ fn route<T: Tables<V4>>(tables: &T, destination: &V4, plan: &mut Plan<V4>) -> Re
             plan.to = To::Neighbour;
             Ok(())
         }
-        Route::NETWORK => Err(Drop::Isolated),
+        Route::NETWORK | Route::DIRECT | Route::VXLAN => Err(Drop::Isolated),
         _ => Err(Drop::NoRoute),
     }
 }

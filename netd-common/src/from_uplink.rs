@@ -1,15 +1,16 @@
 //! A packet from the world: the uplink, ingress. What is not netd's goes to the host's stack untouched and uncounted.
 
 use crate::{
-    abi::Tuple,
+    abi::{Route, Tuple},
     addr::V4,
-    headers,
+    headers::{self, Headers},
     nat::{self, Mapping},
+    overlay,
     packet::{Hook, Packet},
-    plan::{Plan, To, Verdict},
+    plan::{NO_SLOT, Plan, To, Verdict},
     reason::{Drop, Way},
     tables::Tables,
-    wire::{Be16, Ethernet},
+    wire::{Be16, Ethernet, Udp, Vxlan, protocol},
 };
 
 /// The whole way: decide, rewrite, count.
@@ -17,13 +18,18 @@ use crate::{
 pub fn from_uplink<P: Packet, T: Tables<V4>>(packet: &mut P, tables: &T, hook: Hook) -> Verdict {
     let mut plan = Plan::new(V4(0));
     let bytes = packet.len();
-    match decide(packet, tables, hook, &mut plan).and_then(|()| plan.apply(packet)) {
+    let decided = decide(packet, tables, hook, &mut plan);
+    match decided.and_then(|()| plan.carry_out(packet, || tables.random())) {
         Ok(()) => {
             if !matches!(plan.to, To::Stack) {
                 tables.count_way(plan.way, bytes);
-                tables.count_received(plan.receiver, bytes);
+                // As it is delivered: without what an overlay put around it.
+                tables.count_received(plan.receiver, packet.len());
+                if plan.from_node != NO_SLOT {
+                    tables.count_from_node(plan.from_node, bytes);
+                }
             }
-            Verdict { to: plan.to, ifindex: plan.ifindex }
+            Verdict { to: plan.to, ifindex: plan.ifindex, via: V4(0) }
         }
         Err(reason) => {
             tables.count_drop(reason, plan.sender, bytes);
@@ -50,7 +56,16 @@ pub fn decide<P: Packet, T: Tables<V4>>(
     }
     let (Some(config), Ok(ip)) = (tables.config(), headers::ipv4(packet)) else { return Ok(()) };
     if ip.destination != config.address {
-        return Ok(());
+        return from_node(tables, &ip, plan);
+    }
+    if ip.protocol == protocol::UDP
+        && !ip.is_fragment()
+        && packet.get::<Udp>(ip.l4).is_some_and(|udp| udp.destination == Vxlan::PORT)
+    {
+        return match overlay::decide(packet, tables, &ip, plan) {
+            Ok(_) => Ok(()),
+            Err(reason) => Err(reason),
+        };
     }
     let Ok(transport) = headers::transport(packet, &ip, true) else { return Ok(()) };
     // The host's own sockets are kept out of the range (ip_local_reserved_ports), so their packets cost no look-up.
@@ -80,4 +95,18 @@ pub fn decide<P: Packet, T: Tables<V4>>(
     plan.address = mapping.address;
     plan.port = mapping.port;
     Ok(())
+}
+
+/// A packet to another address than the node's: an endpoint's, from a node on the uplink's subnet?
+#[inline(always)]
+fn from_node<T: Tables<V4>>(tables: &T, ip: &Headers<V4>, plan: &mut Plan<V4>) -> Result<(), Drop> {
+    let Some(endpoint) = tables.endpoint(&ip.destination) else { return Ok(()) };
+    match tables.route(&ip.source) {
+        Some(route) if route.kind == Route::DIRECT && route.network == endpoint.network => {
+            overlay::deliver(plan, &endpoint, route.slot, Way::FromNode);
+            Ok(())
+        }
+        // The host's to route, if it does, and `to_container`'s to refuse.
+        _ => Ok(()),
+    }
 }

@@ -21,8 +21,16 @@ pub struct Headers<A> {
     pub protocol: u8,
     /// Time to live, hops.
     pub ttl: u8,
-    /// A fragment, first or later.
-    pub fragment: bool,
+    /// Flags and fragment offset.
+    pub fragment: Be16,
+}
+
+impl<A> Headers<A> {
+    /// Whether it is a fragment, first or later.
+    #[inline(always)]
+    pub const fn is_fragment(&self) -> bool {
+        self.fragment.raw() & Ipv4::FRAGMENT.raw() != 0
+    }
 }
 
 /// Reads an IPv4 header (RFC 791), with options.
@@ -31,12 +39,21 @@ pub struct Headers<A> {
 /// [`Drop::Malformed`].
 #[inline(always)]
 pub fn ipv4<P: Packet>(packet: &P) -> Result<Headers<V4>, Drop> {
-    let ip: Ipv4 = packet.get(Ethernet::LEN).ok_or(Drop::Malformed)?;
+    ipv4_at(packet, Ethernet::LEN)
+}
+
+/// Reads an IPv4 header at an offset: that of an encapsulated packet.
+///
+/// # Errors
+/// [`Drop::Malformed`].
+#[inline(always)]
+pub fn ipv4_at<P: Packet>(packet: &P, offset: u32) -> Result<Headers<V4>, Drop> {
+    let ip: Ipv4 = packet.get(offset).ok_or(Drop::Malformed)?;
     let header = u32::from(ip.version_ihl & 0x0f) * 4;
     if ip.version_ihl >> 4 != 4 || header < Ipv4::LEN {
         return Err(Drop::Malformed);
     }
-    let room = packet.len() - Ethernet::LEN;
+    let room = packet.len() - offset;
     // A segmentation-offloaded packet above 64 KiB has length 0 (BIG TCP): what counts is the packet's own length.
     let total = match u32::from(ip.total_length.host()) {
         0 if room > 0xffff => room,
@@ -48,10 +65,10 @@ pub fn ipv4<P: Packet>(packet: &P) -> Result<Headers<V4>, Drop> {
     Ok(Headers {
         source: ip.source,
         destination: ip.destination,
-        l4: Ethernet::LEN + header,
+        l4: offset + header,
         protocol: ip.protocol,
         ttl: ip.ttl,
-        fragment: ip.fragment.raw() & Ipv4::FRAGMENT.raw() != 0,
+        fragment: ip.fragment,
     })
 }
 
@@ -72,7 +89,7 @@ pub struct Transport {
 /// [`Drop::Fragment`], [`Drop::Protocol`] or [`Drop::Malformed`].
 #[inline(always)]
 pub fn transport<P: Packet, A: Addr>(packet: &P, ip: &Headers<A>, inward: bool) -> Result<Transport, Drop> {
-    if ip.fragment {
+    if ip.is_fragment() {
         return Err(Drop::Fragment);
     }
     match ip.protocol {

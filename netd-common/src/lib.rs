@@ -14,21 +14,25 @@ pub mod arp;
 pub mod checksum;
 pub mod flow;
 pub mod from_container;
+pub mod from_overlay;
 pub mod from_uplink;
 pub mod headers;
 #[cfg(feature = "host")]
 pub mod host;
 pub mod nat;
+pub mod overlay;
 pub mod packet;
 pub mod plan;
 pub mod reason;
 pub mod shared;
 pub mod tables;
 pub mod to_container;
+pub mod too_big;
 pub mod wire;
 
 pub use addr::{Addr, V4, V6};
 pub use from_container::from_container;
+pub use from_overlay::from_overlay;
 pub use from_uplink::from_uplink;
 pub use packet::{Hook, Packet};
 pub use plan::{Plan, To, Verdict};

@@ -3,12 +3,16 @@
 use crate::wire::Wire;
 
 /// What the hook knows of a packet besides its bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Hook {
     /// The interface that the program is attached to.
     pub ifindex: u32,
     /// The kernel has taken a VLAN tag off the frame and keeps it beside the packet (`skb->vlan_tci`).
     pub vlan: bool,
+    /// Where the kernel decapsulated the packet: the outer source; 0 elsewhere.
+    pub node: crate::V4,
+    /// And its VNI.
+    pub vni: u32,
     /// The packet came in by an interface and is being forwarded, instead of from a socket of the host (`skb->skb_iif`).
     pub forwarded: bool,
 }
@@ -31,6 +35,26 @@ pub trait Packet {
     /// (CHECKSUM_PARTIAL), the field holds the pseudo-header's sum alone, and where the device has summed up the packet
     /// (CHECKSUM_COMPLETE), that sum has to follow. A program cannot see which it is; `bpf_l4_csum_replace` can.
     fn l4_checksum(&mut self, offset: u32, pseudo: u32, data: u32, udp: bool, v6: bool) -> Option<()>;
+
+    /// Brings that many bytes into reach of [`Packet::get`], as far as there are so many.
+    fn pull(&self, _length: u32) {}
+
+    /// Payload bytes of each segment that the packet will be cut into; 0: it is one already.
+    fn segment_size(&self) -> u32 {
+        0
+    }
+
+    /// A hash of the flow, for the outer source port of an encapsulation.
+    fn hash(&mut self) -> u32;
+
+    /// Makes room for [`crate::wire::Vxlan::OVERHEAD`] bytes between the Ethernet header and the rest, which becomes the inner packet.
+    fn encapsulate(&mut self) -> Option<()>;
+
+    /// Takes those bytes away again.
+    fn decapsulate(&mut self) -> Option<()>;
+
+    /// Cuts the packet to a length; it is no longer segmented.
+    fn truncate(&mut self, length: u32) -> Option<()>;
 
     /// Whether there is nothing in it.
     fn is_empty(&self) -> bool {

@@ -4,10 +4,12 @@
 //! fields undefined on some path, and the verifier refuses to copy those.
 
 use crate::{
+    V4,
     addr::Addr,
-    arp, checksum,
+    arp, checksum, overlay,
     packet::Packet,
     reason::{Drop, Way},
+    too_big,
     wire::{Be16, MacPair, icmp, protocol, tcp, udp},
 };
 
@@ -34,13 +36,15 @@ pub struct Verdict {
     pub to: To,
     /// Out of which interface; 0 where that makes no sense.
     pub ifindex: u32,
+    /// [`To::Neighbour`]: by this next hop; 0: by the one that the kernel's routes name for the packet's destination.
+    pub via: V4,
 }
 
 impl Verdict {
     /// Drop it.
-    pub const DROP: Self = Self { to: To::Drop, ifindex: 0 };
+    pub const DROP: Self = Self { to: To::Drop, ifindex: 0, via: V4(0) };
     /// Leave it to the host's stack.
-    pub const STACK: Self = Self { to: To::Stack, ifindex: 0 };
+    pub const STACK: Self = Self { to: To::Stack, ifindex: 0, via: V4(0) };
 }
 
 /// The slot of nobody.
@@ -59,6 +63,16 @@ pub struct Plan<A> {
     pub sender: u32,
     /// The endpoint that gets it, or [`NO_SLOT`].
     pub receiver: u32,
+    /// The node that it goes to, or [`NO_SLOT`].
+    pub to_node: u32,
+    /// The node that it comes from, or [`NO_SLOT`].
+    pub from_node: u32,
+    /// [`To::Neighbour`]: the next hop, if it is not the destination's own; [`Plan::ENCAPSULATE`]: the outer destination.
+    pub node: V4,
+    /// [`Plan::ENCAPSULATE`]: the network, whose VNI the packet gets.
+    pub network: u32,
+    /// [`Plan::TOO_BIG`]: what would fit, bytes.
+    pub mtu: u32,
     /// What changes in it: the constants below.
     pub rewrite: u32,
     /// [`Plan::MACS`]: the Ethernet header's addresses.
@@ -88,6 +102,12 @@ impl<A: Addr> Plan<A> {
     pub const TTL: u32 = 8;
     /// An ARP request becomes its reply.
     pub const ARP: u32 = 16;
+    /// It is encapsulated: `address` is the outer source, `old_address` the inner destination.
+    pub const ENCAPSULATE: u32 = 32;
+    /// It is decapsulated.
+    pub const DECAPSULATE: u32 = 64;
+    /// It becomes an ICMP error: `address` sends it, `old_address` gets it.
+    pub const TOO_BIG: u32 = 128;
 
     /// Nothing decided: `zero` is any address.
     #[inline(always)]
@@ -98,6 +118,11 @@ impl<A: Addr> Plan<A> {
             way: Way::Local,
             sender: NO_SLOT,
             receiver: NO_SLOT,
+            to_node: NO_SLOT,
+            from_node: NO_SLOT,
+            node: V4(0),
+            network: 0,
+            mtu: 0,
             rewrite: 0,
             macs: MacPair([0; 3]),
             l4: 0,
@@ -109,23 +134,8 @@ impl<A: Addr> Plan<A> {
         }
     }
 
-    /// Writes to the packet what the plan says.
-    ///
-    /// # Errors
-    /// [`Drop::Rewrite`] where the packet cannot be written to.
-    #[inline(always)]
-    pub fn apply<P: Packet>(&self, packet: &mut P) -> Result<(), Drop> {
-        self.write(packet).ok_or(Drop::Rewrite)
-    }
-
     #[inline(always)]
     fn write<P: Packet>(&self, packet: &mut P) -> Option<()> {
-        if self.rewrite & Self::MACS != 0 {
-            packet.set(0, self.macs)?;
-        }
-        if self.rewrite & Self::ARP != 0 {
-            return arp::answer(packet, &self.macs);
-        }
         if self.rewrite & Self::TTL != 0 {
             let old: [u8; 2] = packet.get(A::TTL)?;
             let new = [old[0] - 1, old[1]];
@@ -169,5 +179,36 @@ impl<A: Addr> Plan<A> {
         let is_udp = self.protocol == protocol::UDP;
         let field = if is_udp { udp::CHECKSUM } else { tcp::CHECKSUM };
         packet.l4_checksum(self.l4 + field, pseudo, data, is_udp, A::V6)
+    }
+}
+
+impl Plan<V4> {
+    /// Writes to the packet all that the plan says. `random`: 16 random bits, asked for only where they are needed.
+    ///
+    /// # Errors
+    /// [`Drop::Rewrite`] where the packet cannot be written to.
+    #[inline(always)]
+    pub fn carry_out<P: Packet>(&self, packet: &mut P, random: impl FnOnce() -> u32) -> Result<(), Drop> {
+        self.reshape(packet, random).ok_or(Drop::Rewrite)
+    }
+
+    #[inline(always)]
+    fn reshape<P: Packet>(&self, packet: &mut P, random: impl FnOnce() -> u32) -> Option<()> {
+        if self.rewrite & Self::ENCAPSULATE != 0 {
+            return overlay::encapsulate(packet, self, random() as u16);
+        }
+        if self.rewrite & Self::DECAPSULATE != 0 {
+            packet.decapsulate()?;
+        }
+        if self.rewrite & Self::TOO_BIG != 0 {
+            too_big::answer(packet, self)?;
+        }
+        if self.rewrite & Self::MACS != 0 {
+            packet.set(0, self.macs)?;
+        }
+        if self.rewrite & Self::ARP != 0 {
+            return arp::answer(packet, &self.macs);
+        }
+        self.write(packet)
     }
 }

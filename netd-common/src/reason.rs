@@ -70,6 +70,12 @@ numbered! {
         UnknownInterface = 19, "unknown-interface";
         /// The packet could not be rewritten.
         Rewrite = 20, "rewrite";
+        /// Too big for the path to another node; the sender is told (ICMP fragmentation needed) where that can be.
+        TooBig = 21, "too-big";
+        /// An overlay packet whose outer source is not the node that its inner source belongs to.
+        OverlayNode = 22, "overlay-node";
+        /// An overlay packet with the VNI of another network than its inner source's or destination's.
+        OverlayNetwork = 23, "overlay-network";
     }
 }
 
@@ -90,6 +96,18 @@ numbered! {
         FromHost = 5, "from-host";
         /// ARP requests answered (from_container).
         Arp = 6, "arp";
+        /// To another node on the uplink's subnet, with its own address (from_container, redirect_neigh).
+        ToNode = 7, "to-node";
+        /// To another node in VXLAN (from_container, redirect_neigh).
+        ToNodeVxlan = 8, "to-node-vxlan";
+        /// From another node on the uplink's subnet (from_uplink, redirect_peer).
+        FromNode = 9, "from-node";
+        /// From another node in VXLAN (from_uplink, redirect_peer).
+        FromNodeVxlan = 10, "from-node-vxlan";
+        /// From another node in VXLAN, decapsulated by the kernel (from_overlay, redirect_peer).
+        FromNodeKernel = 11, "from-node-kernel";
+        /// ICMP errors sent to containers whose packets were too big (from_container).
+        TooBigSent = 12, "too-big-sent";
     }
 }
 

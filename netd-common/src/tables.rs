@@ -59,6 +59,10 @@ pub trait Tables<A> {
     fn count_sent(&self, slot: u32, bytes: u32);
     /// Counts a packet that a container gets.
     fn count_received(&self, slot: u32, bytes: u32);
+    /// Counts a packet that goes to another node.
+    fn count_to_node(&self, slot: u32, bytes: u32);
+    /// Counts a packet that comes from another node.
+    fn count_from_node(&self, slot: u32, bytes: u32);
     /// Counts a packet that was dropped, against its sender too where that is known ([`crate::plan::NO_SLOT`] if not).
     fn count_drop(&self, reason: Drop, slot: u32, bytes: u32);
 }

@@ -56,6 +56,34 @@ impl Be16 {
 // SAFETY: transparent over u16.
 unsafe impl Wire for Be16 {}
 
+/// A 32-bit number in network byte order.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[repr(transparent)]
+pub struct Be32(u32);
+
+impl Be32 {
+    /// From host byte order.
+    #[inline(always)]
+    pub const fn new(host: u32) -> Self {
+        Self(host.to_be())
+    }
+
+    /// To host byte order.
+    #[inline(always)]
+    pub const fn host(self) -> u32 {
+        u32::from_be(self.0)
+    }
+
+    /// As it lies in memory, for checksums.
+    #[inline(always)]
+    pub const fn raw(self) -> u32 {
+        self.0
+    }
+}
+
+// SAFETY: transparent over u32.
+unsafe impl Wire for Be32 {}
+
 /// A link-layer address, as three 16-bit words in memory order.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[repr(transparent)]
@@ -70,6 +98,14 @@ impl Mac {
             u16::from_ne_bytes([bytes[2], bytes[3]]),
             u16::from_ne_bytes([bytes[4], bytes[5]]),
         ])
+    }
+
+    /// The MAC that an endpoint with this address has, on whatever node: locally administered, then the address. So the
+    /// other end of an overlay needs no table to address a frame, and an address that moves keeps its MAC.
+    #[inline(always)]
+    pub const fn of(address: crate::V4) -> Self {
+        let [a, b] = halves(address.0);
+        Self([u16::from_ne_bytes([0x02, 0x6e]), a, b])
     }
 
     /// Its bytes.
@@ -217,11 +253,80 @@ impl Ipv4 {
     pub const LEN: u32 = 20;
     /// More-fragments flag and offset: either set makes a packet a fragment.
     pub const FRAGMENT: Be16 = Be16::new(0x3fff);
+    /// Don't-fragment flag.
+    pub const DONT_FRAGMENT: Be16 = Be16::new(0x4000);
+
+    /// A header of this packet length (bytes, with the header), with its checksum: 64 hops, may be fragmented.
+    #[inline(always)]
+    pub const fn simple(
+        id: u16,
+        length: u16,
+        protocol: u8,
+        source: crate::V4,
+        destination: crate::V4,
+    ) -> Self {
+        let mut header = Self {
+            version_ihl: 0x45,
+            tos: 0,
+            total_length: Be16::new(length),
+            id: Be16::from_raw(id),
+            fragment: Be16::ZERO,
+            ttl: 64,
+            protocol,
+            checksum: 0,
+            source,
+            destination,
+        };
+        let first = u16::from_ne_bytes([0x45, 0]) as u32 + header.total_length.raw() as u32 + id as u32;
+        let third = u16::from_ne_bytes([64, protocol]) as u32;
+        let addresses = crate::checksum::add(source.0, destination.0);
+        header.checksum = !crate::checksum::fold(crate::checksum::add(first + third, addresses));
+        header
+    }
 }
 
 // SAFETY: fields in order of the RFC, no padding (size asserted below).
 unsafe impl Wire for Ipv4 {}
 const _: () = assert!(size_of::<Ipv4>() == Ipv4::LEN as usize);
+
+/// UDP (RFC 768).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct Udp {
+    /// Source port.
+    pub source: Be16,
+    /// Destination port.
+    pub destination: Be16,
+    /// Length with the header, bytes.
+    pub length: Be16,
+    /// Checksum; 0: there is none.
+    pub checksum: u16,
+}
+
+// SAFETY: four 16-bit words.
+unsafe impl Wire for Udp {}
+
+/// VXLAN (RFC 7348 section 5).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct Vxlan {
+    /// Flags; all but [`Vxlan::VALID`] are zero and ignored.
+    pub flags: Be32,
+    /// VXLAN network identifier, shifted left by eight bits.
+    pub vni: Be32,
+}
+
+impl Vxlan {
+    /// The VNI is valid.
+    pub const VALID: u32 = 0x0800_0000;
+    /// UDP port.
+    pub const PORT: Be16 = Be16::new(4789);
+    /// What an encapsulation adds to a packet, bytes: IPv4, UDP, VXLAN, Ethernet.
+    pub const OVERHEAD: u32 = Ipv4::LEN + udp::LEN + 8 + Ethernet::LEN;
+}
+
+// SAFETY: two 32-bit words.
+unsafe impl Wire for Vxlan {}
 
 /// IP protocol numbers.
 pub mod protocol {
@@ -265,6 +370,10 @@ pub mod udp {
 pub mod icmp {
     /// Type of an echo request.
     pub const ECHO_REQUEST: u8 = 8;
+    /// Type of a destination unreachable.
+    pub const UNREACHABLE: u8 = 3;
+    /// Its code where a packet is too big and must not be fragmented.
+    pub const FRAGMENTATION_NEEDED: u8 = 4;
     /// Type of an echo reply.
     pub const ECHO_REPLY: u8 = 0;
     /// Offset of the checksum, bytes.

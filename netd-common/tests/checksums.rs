@@ -113,7 +113,7 @@ proptest! {
         let mut bytes = frame(a.host_mac, a.mac, &Ip::new(a.address, server), &Body::Tcp(source, 80, 2, payload));
         let length = bytes.len() - 34;
         bytes[50..52].copy_from_slice(&pseudo(a.address, length).to_be_bytes());
-        let mut packet = Frame { bytes, partial: true };
+        let mut packet = Frame { partial: true, ..Frame::new(bytes) };
         prop_assert_eq!(run(&WORLD, &tables, At::FromContainer(a.ifindex), &mut packet).to, To::Neighbour);
         let field = u16::from_be_bytes(packet.get::<[u8; 2]>(50).unwrap());
         let expected = pseudo(NODE, length);

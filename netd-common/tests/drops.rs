@@ -36,7 +36,7 @@ fn with_config(tables: &mut Memory<V4>, change: impl FnOnce(&mut Config<V4>)) {
 #[test]
 fn a_vlan_tag_beside_the_packet() {
     let tables = WORLD.tables();
-    let hook = Hook { ifindex: WORLD.a.ifindex, vlan: true, forwarded: false };
+    let hook = Hook { ifindex: WORLD.a.ifindex, vlan: true, ..Hook::default() };
     let verdict = from_container(&mut to_server(50_000, SERVER, 53), &tables, hook);
     assert_eq!((verdict.to, tables.dropped(Drop::Vlan)), (To::Drop, 1));
 }
@@ -118,6 +118,22 @@ impl Packet for ReadOnly {
         None
     }
 
+    fn hash(&mut self) -> u32 {
+        0
+    }
+
+    fn encapsulate(&mut self) -> Option<()> {
+        None
+    }
+
+    fn decapsulate(&mut self) -> Option<()> {
+        None
+    }
+
+    fn truncate(&mut self, _: u32) -> Option<()> {
+        None
+    }
+
     fn l4_checksum(&mut self, _: u32, _: u32, _: u32, _: bool, _: bool) -> Option<()> {
         None
     }
@@ -126,7 +142,7 @@ impl Packet for ReadOnly {
 #[test]
 fn a_packet_that_cannot_be_written() {
     let tables = WORLD.tables();
-    let hook = Hook { ifindex: WORLD.a.ifindex, vlan: false, forwarded: false };
+    let hook = Hook { ifindex: WORLD.a.ifindex, ..Hook::default() };
     let verdict = from_container(&mut ReadOnly(to_server(50_000, SERVER, 53)), &tables, hook);
     assert_eq!((verdict.to, tables.dropped(Drop::Rewrite)), (To::Drop, 1));
 }

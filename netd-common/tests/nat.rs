@@ -105,6 +105,7 @@ fn run<A: Family>(events: &[Event]) -> Result<(), TestCaseError> {
             first_port: FIRST,
             last_port: FIRST + PORTS - 1,
             quota: QUOTA,
+            mtu: 1500,
         })),
         ..Memory::default()
     };

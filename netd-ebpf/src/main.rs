@@ -9,12 +9,12 @@ mod maps;
 mod skb;
 
 use aya_ebpf::{
-    bindings::{__sk_buff, TC_ACT_SHOT, TC_ACT_UNSPEC},
+    bindings::{__sk_buff, TC_ACT_SHOT, TC_ACT_UNSPEC, bpf_redir_neigh},
     helpers::generated::{bpf_redirect, bpf_redirect_neigh, bpf_redirect_peer},
     macros::classifier,
     programs::TcContext,
 };
-use netd_common::{To, Verdict};
+use netd_common::{To, V4, Verdict};
 
 use crate::{maps::Maps, skb::Skb};
 
@@ -42,6 +42,14 @@ fn to_container(ctx: TcContext) -> i32 {
     verdict(netd_common::to_container(&skb, &Maps, hook), hook.ifindex)
 }
 
+/// The VXLAN device, ingress: what the kernel has decapsulated.
+#[classifier]
+fn from_overlay(ctx: TcContext) -> i32 {
+    let mut skb = Skb::new(&ctx);
+    let hook = skb.tunnel_hook();
+    verdict(netd_common::from_overlay(&mut skb, &Maps, hook), hook.ifindex)
+}
+
 /// Removes flows from a list that the daemon hands over as a packet (BPF_PROG_TEST_RUN); attached to nothing. Returns how
 /// many it removed.
 #[classifier]
@@ -52,14 +60,22 @@ fn flow_gc(ctx: TcContext) -> i32 {
 #[inline(always)]
 fn verdict(verdict: Verdict, ifindex: u32) -> i32 {
     // SAFETY: helpers without preconditions; a wrong interface index makes the kernel drop the packet. redirect_neigh
-    // takes no parameters: the kernel looks up the next hop by the packet's destination.
+    // without parameters looks up the next hop by the packet's destination.
     unsafe {
         match verdict.to {
             To::Drop => TC_ACT_SHOT,
             // Not TC_ACT_OK: other programs on the hook are to have their say (TCX_NEXT; clsact goes on likewise).
             To::Stack => TC_ACT_UNSPEC,
             To::Peer => bpf_redirect_peer(verdict.ifindex, 0) as i32,
-            To::Neighbour => bpf_redirect_neigh(verdict.ifindex, core::ptr::null_mut(), 0, 0) as i32,
+            To::Neighbour if verdict.via == V4(0) => {
+                bpf_redirect_neigh(verdict.ifindex, core::ptr::null_mut(), 0, 0) as i32
+            }
+            To::Neighbour => {
+                let mut next: bpf_redir_neigh = core::mem::zeroed();
+                next.nh_family = AF_INET;
+                next.__bindgen_anon_1.ipv4_nh = verdict.via.0;
+                bpf_redirect_neigh(verdict.ifindex, &mut next, size_of_val(&next) as i32, 0) as i32
+            }
             To::Reflect => bpf_redirect(ifindex, 0) as i32,
         }
     }
@@ -76,6 +92,9 @@ fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
     // The core has no panics: were one to appear, this loop is what the verifier would refuse.
     loop {}
 }
+
+/// Address family of IPv4.
+const AF_INET: u32 = 2;
 
 /// The raw context of a program.
 type Context = *mut __sk_buff;

@@ -10,7 +10,7 @@ use aya_ebpf::{
 };
 use netd_common::{
     Addr, Drop, Tables, V4, Way,
-    abi::{Config, Counter, Endpoint, EndpointCounters, Flow, Interface, Route, Tuple},
+    abi::{Config, Counter, Endpoint, EndpointCounters, Flow, Interface, NodeCounters, Route, Tuple},
     flow::{TICK_SHIFT, Ticks},
     plan::NO_SLOT,
     reason,
@@ -29,6 +29,9 @@ static COUNTERS: PerCpuArray<Counter, { reason::COUNTERS as usize }> = PerCpuArr
 /// Counters of endpoints, by slot.
 #[btf_map]
 static ENDPOINT_COUNTERS: PerCpuArray<EndpointCounters, SIZED> = PerCpuArray::new();
+/// Counters of other nodes, by slot.
+#[btf_map]
+static NODE_COUNTERS: PerCpuArray<NodeCounters, SIZED> = PerCpuArray::new();
 /// Flows of endpoints, by slot.
 #[btf_map]
 static FLOW_COUNTS: Array<u32, SIZED> = Array::new();
@@ -164,6 +167,22 @@ macro_rules! tables {
             #[inline(always)]
             fn count_received(&self, slot: u32, bytes: u32) {
                 count!(ENDPOINT_COUNTERS, slot, |counter| {
+                    counter.rx_packets += 1;
+                    counter.rx_bytes += u64::from(bytes);
+                });
+            }
+
+            #[inline(always)]
+            fn count_to_node(&self, slot: u32, bytes: u32) {
+                count!(NODE_COUNTERS, slot, |counter| {
+                    counter.tx_packets += 1;
+                    counter.tx_bytes += u64::from(bytes);
+                });
+            }
+
+            #[inline(always)]
+            fn count_from_node(&self, slot: u32, bytes: u32) {
+                count!(NODE_COUNTERS, slot, |counter| {
                     counter.rx_packets += 1;
                     counter.rx_bytes += u64::from(bytes);
                 });

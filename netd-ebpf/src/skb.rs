@@ -1,13 +1,21 @@
 //! [`Packet`] over a socket buffer at a TC hook.
 
 use aya_ebpf::{
-    bindings::{BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR},
-    helpers::generated::{bpf_l4_csum_replace, bpf_skb_pull_data},
+    bindings::{
+        BPF_ADJ_ROOM_ENCAP_L2_SHIFT, BPF_CSUM_LEVEL_DEC, BPF_F_ADJ_ROOM_ENCAP_L2_ETH,
+        BPF_F_ADJ_ROOM_ENCAP_L3_IPV4, BPF_F_ADJ_ROOM_ENCAP_L4_UDP, BPF_F_ADJ_ROOM_FIXED_GSO,
+        BPF_F_ADJ_ROOM_NO_CSUM_RESET, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR,
+        bpf_adj_room_mode::BPF_ADJ_ROOM_MAC, bpf_tunnel_key,
+    },
+    helpers::generated::{
+        bpf_csum_level, bpf_get_hash_recalc, bpf_l4_csum_replace, bpf_skb_adjust_room, bpf_skb_change_tail,
+        bpf_skb_get_tunnel_key, bpf_skb_pull_data,
+    },
     programs::TcContext,
 };
 use netd_common::{
-    Hook, Packet,
-    wire::{Ethernet, Ipv4, Wire, tcp},
+    Hook, Packet, V4,
+    wire::{Ethernet, Ipv4, Vxlan, Wire, tcp},
 };
 
 use crate::Context;
@@ -50,6 +58,7 @@ impl Skb {
                 ifindex: (*self.ctx).ifindex,
                 vlan: (*self.ctx).vlan_present != 0,
                 forwarded: (*self.ctx).ingress_ifindex != 0,
+                ..Hook::default()
             }
         }
     }
@@ -62,6 +71,20 @@ impl Skb {
         // SAFETY: a load from the context.
         let vlan = hook.vlan && unsafe { (*self.ctx).vlan_tci } & VLAN != 0;
         Hook { vlan, ..hook }
+    }
+
+    /// What the hook of a collect-metadata tunnel device knows besides: the outer source and the VNI.
+    #[inline(always)]
+    pub(crate) fn tunnel_hook(&self) -> Hook {
+        // SAFETY: plain data, for which zero is valid.
+        let mut key: bpf_tunnel_key = unsafe { core::mem::zeroed() };
+        // The part of it that kernels since 4.3 know, up to the label.
+        const SIZE: u32 = 28;
+        // SAFETY: the key is larger than that. Without tunnel metadata, or where it is IPv6's, it stays zero: no node's.
+        unsafe { bpf_skb_get_tunnel_key(self.ctx, &mut key, SIZE, 0) };
+        // SAFETY: any bits are an address. The helper gives it in host byte order.
+        let node = V4(unsafe { key.__bindgen_anon_1.remote_ipv4 }.to_be());
+        Hook { node, vni: key.tunnel_id, ..self.hook() }
     }
 
     // Volatile, and anew at each access: a pointer that is kept over a helper that may move the packet is invalid.
@@ -110,6 +133,64 @@ impl Packet for Skb {
     fn set<T: Wire>(&mut self, offset: u32, value: T) -> Option<()> {
         // SAFETY: as in `get`; a `T` has no padding (Wire), so only defined bytes are written.
         self.at::<T>(offset).map(|pointer| unsafe { *pointer = value })
+    }
+
+    #[inline(always)]
+    fn pull(&self, length: u32) {
+        let len = self.len();
+        let want = if len < length { len } else { length };
+        if self.data() + want as usize > self.data_end() {
+            // SAFETY: the context is the program's own; on failure the reads that follow fail.
+            unsafe { bpf_skb_pull_data(self.ctx, want) };
+        }
+    }
+
+    #[inline(always)]
+    fn segment_size(&self) -> u32 {
+        // SAFETY: a load from the context.
+        unsafe { (*self.ctx).gso_size }
+    }
+
+    #[inline(always)]
+    fn hash(&mut self) -> u32 {
+        // SAFETY: a helper that takes the context alone.
+        unsafe { bpf_get_hash_recalc(self.ctx) }
+    }
+
+    #[inline(always)]
+    fn encapsulate(&mut self) -> Option<()> {
+        // Segments keep their size (FIXED_GSO): the container's MTU leaves room for the headers. Without the ENCAP flags the
+        // kernel would not know where the inner packet begins, and TCP segments would never be cut right.
+        const FLAGS: u64 = BPF_F_ADJ_ROOM_FIXED_GSO as u64
+            | BPF_F_ADJ_ROOM_ENCAP_L3_IPV4 as u64
+            | BPF_F_ADJ_ROOM_ENCAP_L4_UDP as u64
+            | BPF_F_ADJ_ROOM_ENCAP_L2_ETH as u64
+            | (Ethernet::LEN as u64) << BPF_ADJ_ROOM_ENCAP_L2_SHIFT;
+        // SAFETY: the helper checks what it is given against the packet.
+        let done = unsafe { bpf_skb_adjust_room(self.ctx, Vxlan::OVERHEAD as i32, BPF_ADJ_ROOM_MAC, FLAGS) };
+        if done == 0 { Some(()) } else { None }
+    }
+
+    #[inline(always)]
+    fn decapsulate(&mut self) -> Option<()> {
+        const FLAGS: u64 = BPF_F_ADJ_ROOM_FIXED_GSO as u64 | BPF_F_ADJ_ROOM_NO_CSUM_RESET as u64;
+        // SAFETY: as above.
+        let done =
+            unsafe { bpf_skb_adjust_room(self.ctx, -(Vxlan::OVERHEAD as i32), BPF_ADJ_ROOM_MAC, FLAGS) };
+        if done != 0 {
+            return None;
+        }
+        // One of the checksums that the device has verified was the outer one (which there is none of: UDP's is 0).
+        // SAFETY: a helper that takes the context and a number. Where nothing was verified it refuses, which is fine.
+        unsafe { bpf_csum_level(self.ctx, u64::from(BPF_CSUM_LEVEL_DEC)) };
+        Some(())
+    }
+
+    #[inline(always)]
+    fn truncate(&mut self, length: u32) -> Option<()> {
+        // SAFETY: the helper checks the length.
+        let done = unsafe { bpf_skb_change_tail(self.ctx, length, 0) };
+        if done == 0 { Some(()) } else { None }
     }
 
     #[inline(always)]

@@ -30,6 +30,16 @@ pub enum IpamError {
     /// The host's own address in the network.
     #[error("{0} is the gateway of {1}")]
     Gateway(Ipv4Addr, Ipv4Net),
+    /// In the network, but not in this node's part of it.
+    #[error("{address} is not in {slice}, this node's slice of {subnet}")]
+    Elsewhere {
+        /// What was asked for.
+        address: Ipv4Addr,
+        /// The node's part.
+        slice: Ipv4Net,
+        /// The network's subnet.
+        subnet: Ipv4Net,
+    },
     /// Another endpoint has it.
     #[error("{address} is in use by endpoint `{holder}`")]
     InUse {
@@ -61,6 +71,8 @@ pub fn gateway(subnet: Ipv4Net) -> Ipv4Addr {
 #[derive(Clone, Debug)]
 pub struct Pool {
     subnet: Ipv4Net,
+    /// The part of it that addresses are given out of.
+    slice: Ipv4Net,
     used: BTreeMap<u32, String>,
     /// Where the search for a free address begins; always one that endpoints may have.
     cursor: u32,
@@ -74,8 +86,20 @@ impl Pool {
     #[must_use]
     pub fn new(subnet: Ipv4Net) -> Self {
         assert!(subnet.prefix_len() <= MAX_PREFIX, "{subnet} has no room for an endpoint");
-        let subnet = subnet.trunc();
-        Self { subnet, used: BTreeMap::new(), cursor: first(subnet) }
+        Self::within(subnet, subnet)
+    }
+
+    /// An empty pool of a node that has only a slice of the subnet.
+    ///
+    /// # Panics
+    /// As [`Pool::new`].
+    #[must_use]
+    pub fn within(subnet: Ipv4Net, slice: Ipv4Net) -> Self {
+        assert!(slice.prefix_len() <= MAX_PREFIX, "{slice} has no room for an endpoint");
+        let (subnet, slice) = (subnet.trunc(), slice.trunc());
+        let mut pool = Self { subnet, slice, used: BTreeMap::new(), cursor: 0 };
+        pool.cursor = pool.first();
+        pool
     }
 
     /// Where the search for a free address begins; kept over restarts.
@@ -94,7 +118,7 @@ impl Pool {
     /// How many addresses endpoints may have.
     #[must_use]
     pub fn capacity(&self) -> u32 {
-        last(self.subnet) - first(self.subnet) + 1
+        self.last() - self.first() + 1
     }
 
     /// How many are taken.
@@ -156,6 +180,8 @@ impl Pool {
             Err(IpamError::Broadcast(address, subnet))
         } else if address == gateway(subnet) {
             Err(IpamError::Gateway(address, subnet))
+        } else if !self.slice.contains(&address) {
+            Err(IpamError::Elsewhere { address, slice: self.slice, subnet })
         } else {
             Ok(())
         }
@@ -166,8 +192,8 @@ impl Pool {
     /// Walks over the run of taken addresses there. That run is short until the pool has wrapped around, and costs
     /// nanoseconds an address after that.
     fn next_free(&self) -> Option<u32> {
-        self.first_gap(self.cursor, last(self.subnet))
-            .or_else(|| self.first_gap(first(self.subnet), self.cursor.checked_sub(1)?))
+        self.first_gap(self.cursor, self.last())
+            .or_else(|| self.first_gap(self.first(), self.cursor.checked_sub(1)?))
     }
 
     /// The lowest free address from `from` to `to`, inclusive.
@@ -186,18 +212,19 @@ impl Pool {
     }
 
     fn after(&self, address: u32) -> u32 {
-        if address >= last(self.subnet) { first(self.subnet) } else { address + 1 }
+        if address >= self.last() { self.first() } else { address + 1 }
     }
-}
 
-/// The first address that an endpoint may have: behind the gateway.
-fn first(subnet: Ipv4Net) -> u32 {
-    gateway(subnet).to_bits() + 1
-}
+    /// The first address that an endpoint gets: behind the gateway. The first and the last of a slice would do, but people
+    /// (and their programs) take them for a network's and a broadcast address.
+    fn first(&self) -> u32 {
+        (self.slice.network().to_bits() + 1).max(gateway(self.subnet).to_bits() + 1)
+    }
 
-/// The last address that an endpoint may have: before the broadcast address.
-fn last(subnet: Ipv4Net) -> u32 {
-    subnet.broadcast().to_bits() - 1
+    /// The last address that an endpoint gets: before the broadcast address.
+    fn last(&self) -> u32 {
+        self.slice.broadcast().to_bits() - 1
+    }
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ pub mod api;
 pub mod bench;
 pub mod bpf;
 pub mod cli;
+pub mod cluster;
 pub mod config;
 pub mod daemon;
 pub mod demo;

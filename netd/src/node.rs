@@ -10,6 +10,7 @@ use ipnet::{IpNet, Ipv4Net};
 use tracing::warn;
 
 use crate::{
+    cluster::ClusterConfig,
     config::NodeConfig,
     endpoint,
     ipam::gateway,
@@ -29,6 +30,8 @@ pub struct HostView {
     pub problem: Option<String>,
     /// The host's IPv4 addresses, without those of the loopback range.
     pub addresses: BTreeSet<Ipv4Addr>,
+    /// Bytes that packets to other nodes grow by.
+    pub overhead: u32,
 }
 
 impl HostView {
@@ -36,7 +39,7 @@ impl HostView {
     ///
     /// # Errors
     /// The kernel does not answer.
-    pub async fn observe(nl: &Netlink, node: &NodeConfig) -> Result<Self> {
+    pub async fn observe(nl: &Netlink, node: &NodeConfig, cluster: &ClusterConfig) -> Result<Self> {
         let (uplink, problem) = match find_uplink(nl, node.uplink.as_deref(), node.address).await {
             Ok(uplink) => (uplink, None),
             Err(error) => (None, Some(format!("{error:#}"))),
@@ -46,13 +49,14 @@ impl HostView {
                 IpAddr::V4(address) if !address.is_loopback() => Some(address),
                 _ => None,
             });
-        Ok(Self { uplink, problem, addresses: addresses.collect() })
+        let overhead = cluster.overhead(uplink.as_ref());
+        Ok(Self { uplink, problem, addresses: addresses.collect(), overhead })
     }
 
-    /// The MTU that links get if their network says nothing: the uplink's, or Ethernet's.
+    /// The MTU that links get if their network says nothing: the uplink's, or Ethernet's, less what an overlay needs.
     #[must_use]
     pub fn mtu(&self) -> u32 {
-        self.uplink.as_ref().map_or(1500, |uplink| uplink.mtu)
+        self.uplink.as_ref().map_or(1500, |uplink| uplink.mtu).saturating_sub(self.overhead)
     }
 }
 

@@ -8,7 +8,8 @@ use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    bpf::{Counter, EndpointCounters, MapFill, ProgramStatus},
+    bpf::{Counter, EndpointCounters, MapFill, NodeCounters, ProgramStatus},
+    cluster::Transport,
     endpoint::LinkKind,
     network::{LinkChoice, Origin},
 };
@@ -160,6 +161,29 @@ pub struct Status {
     pub networks: usize,
     /// How many endpoints there are.
     pub endpoints: usize,
+}
+
+/// The other nodes.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct NodeList {
+    /// Each of them.
+    pub nodes: Vec<NodeView>,
+}
+
+/// Another node, as it is shown.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct NodeView {
+    /// Its name.
+    pub name: String,
+    /// Its address on its uplink.
+    pub address: Ipv4Addr,
+    /// How packets travel there; none: there is no uplink.
+    pub transport: Option<Transport>,
+    /// Its slices of the networks.
+    pub subnets: Vec<Ipv4Net>,
+    /// Packets and bytes each way.
+    #[serde(flatten)]
+    pub counters: NodeCounters,
 }
 
 /// Why the daemon does not do what it was asked for: one line that names the thing and the mend.

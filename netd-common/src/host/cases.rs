@@ -1,7 +1,7 @@
 //! A small world, and what is to become of packets in it: verdict, bytes, counters. The same table is run through the core
 //! on the host and through the loaded programs in the kernel.
 
-use std::rc::Rc;
+use std::{ops::Range, rc::Rc};
 
 use super::{
     Frame, Memory,
@@ -66,6 +66,16 @@ pub const PORTS: (u16, u16) = (49152, 65535);
 pub const QUOTA: u32 = 4;
 /// The node's address on the uplink.
 pub const NODE: [u8; 4] = [192, 0, 2, 10];
+/// The uplink's MTU.
+pub const MTU: u32 = 1500;
+/// A node on the uplink's subnet: 10.88.32.0/24 of network 1 is its slice.
+pub const NEAR_NODE: [u8; 4] = [192, 0, 2, 20];
+/// A node behind routers: 10.88.64.0/24 of network 1 and 10.99.0.128/25 of network 2 are its slices.
+pub const FAR_NODE: [u8; 4] = [203, 0, 113, 30];
+/// A container of the near node.
+pub const NEAR: [u8; 4] = [10, 88, 32, 5];
+/// A container of the far node.
+pub const FAR: [u8; 4] = [10, 88, 64, 5];
 /// A server in the world.
 pub const SERVER: [u8; 4] = [198, 51, 100, 7];
 /// MACs on the uplink: the node's and the router's.
@@ -118,6 +128,7 @@ impl World {
                 first_port: PORTS.0,
                 last_port: PORTS.1,
                 quota: QUOTA,
+                mtu: MTU,
             })),
             ..Memory::default()
         };
@@ -148,20 +159,25 @@ impl World {
                 }),
             );
         }
-        for (prefix, bits, kind, network) in self.routes() {
-            tables.routes.push((V4::new(prefix), mask(bits), Rc::new(Route { kind, network })));
+        for (prefix, bits, route) in self.routes() {
+            tables.routes.push((V4::new(prefix), mask(bits), Rc::new(route)));
         }
         tables
     }
 
-    /// The routes, longest first: prefix, bits, kind, network.
-    pub fn routes(&self) -> [([u8; 4], u8, u32, u32); 4] {
+    /// The routes, longest first: prefix, bits, route.
+    pub fn routes(&self) -> [([u8; 4], u8, Route); 7] {
         let (one, two) = (self.a.network, self.c.network);
+        let route = |kind, network: u32| Route { kind, network, node: V4(0), slot: 0 };
+        let node = |kind, network: u32, node, slot| Route { kind, network, node: V4::new(node), slot };
         [
-            (NODE, 32, Route::HOST, 0),
-            (two.subnet, two.prefix, Route::NETWORK, two.number),
-            (one.subnet, one.prefix, Route::NETWORK, one.number),
-            ([0; 4], 0, Route::UPLINK, 0),
+            (NODE, 32, route(Route::HOST, 0)),
+            ([10, 99, 0, 128], 25, node(Route::VXLAN, two.number, FAR_NODE, 1)),
+            ([10, 88, 64, 0], 24, node(Route::VXLAN, one.number, FAR_NODE, 1)),
+            ([10, 88, 32, 0], 24, node(Route::DIRECT, one.number, NEAR_NODE, 0)),
+            (two.subnet, two.prefix, route(Route::NETWORK, two.number)),
+            (one.subnet, one.prefix, route(Route::NETWORK, one.number)),
+            ([0; 4], 0, route(Route::UPLINK, 0)),
         ]
     }
 }
@@ -179,6 +195,8 @@ pub enum At {
     FromUplink,
     /// `to_container` of an interface; forwarded from another one, or not (0).
     ToContainer(u32, u32),
+    /// `from_overlay`, decapsulated from a node's packet with a VNI. TEST_RUN cannot say that of a packet.
+    FromOverlay([u8; 4], u32),
 }
 
 /// What becomes of a packet.
@@ -203,6 +221,21 @@ pub struct Step {
     pub fate: Fate,
     /// The frame after.
     pub after: Vec<u8>,
+    /// Bytes of it that may be others: random ones, and a checksum over them.
+    pub free: &'static [Range<usize>],
+}
+
+impl Step {
+    /// A frame with what may differ taken out.
+    pub fn fixed(&self, frame: &[u8]) -> Vec<u8> {
+        let mut frame = frame.to_vec();
+        for range in self.free {
+            if let Some(bytes) = frame.get_mut(range.clone()) {
+                bytes.fill(0);
+            }
+        }
+        frame
+    }
 }
 
 /// Packets one after the other, from empty flow tables.
@@ -216,26 +249,36 @@ pub struct Case {
 
 /// Runs a packet through the core on the host.
 pub fn run(world: &World, tables: &Memory<V4>, at: At, frame: &mut Frame) -> Verdict {
-    let hook = |ifindex, forwarded| Hook { ifindex, vlan: false, forwarded };
+    let hook = |ifindex, forwarded| Hook { ifindex, forwarded, ..Hook::default() };
     match at {
         At::FromContainer(ifindex) => crate::from_container(frame, tables, hook(ifindex, false)),
         At::FromUplink => crate::from_uplink(frame, tables, hook(world.uplink, false)),
         At::ToContainer(ifindex, from) => crate::to_container(frame, tables, hook(ifindex, from != 0)),
+        At::FromOverlay(node, vni) => {
+            crate::from_overlay(frame, tables, Hook { node: V4::new(node), vni, ..hook(0, false) })
+        }
     }
 }
 
 /// The table.
 pub fn cases(world: &World) -> Vec<Case> {
-    [forwarding(world), translation(world), refusals(world), limits(world)].concat()
+    [
+        forwarding(world),
+        translation(world),
+        refusals(world),
+        limits(world),
+        super::overlay_cases::cases(world),
+    ]
+    .concat()
 }
 
-fn case(name: &'static str, steps: Vec<Step>) -> Case {
+pub(super) fn case(name: &'static str, steps: Vec<Step>) -> Case {
     Case { name, steps }
 }
 
 /// A packet that stays as it is.
-fn unchanged(at: At, frame: Vec<u8>, fate: Fate) -> Step {
-    Step { at, after: frame.clone(), frame, fate }
+pub(super) fn unchanged(at: At, frame: Vec<u8>, fate: Fate) -> Step {
+    Step { at, after: frame.clone(), frame, fate, free: &[] }
 }
 
 fn forwarding(world: &World) -> Vec<Case> {
@@ -248,6 +291,7 @@ fn forwarding(world: &World) -> Vec<Case> {
         frame: frame(a.host_mac, a.mac, ip, body),
         fate: Fate::Goes(To::Peer, Way::Local),
         after: frame(b.mac, b.host_mac, ip, body),
+        free: &[],
     };
     let to_b = Ip::new(a.address, b.address);
     let request = |target| ethernet([0xff; 6], a.mac, 0x0806, &arp(1, (a.mac, a.address), ([0; 6], target)));
@@ -258,6 +302,7 @@ fn forwarding(world: &World) -> Vec<Case> {
         frame: request(target),
         fate: Fate::Goes(To::Reflect, Way::Arp),
         after: reply(target, a.address),
+        free: &[],
     };
     let probe = ethernet([0xff; 6], a.mac, 0x0806, &arp(1, (a.mac, [0; 4]), ([0; 6], b.address)));
     let to_host =
@@ -282,6 +327,7 @@ fn forwarding(world: &World) -> Vec<Case> {
                 frame: probe,
                 fate: Fate::Goes(To::Reflect, Way::Arp),
                 after: reply(b.address, [0; 4]),
+                free: &[],
             }],
         ),
         case("to the gateway", vec![to_host(a.network.gateway)]),
@@ -301,6 +347,7 @@ fn forwarding(world: &World) -> Vec<Case> {
                 frame: frame(c.host_mac, c.mac, &routed, &udp),
                 fate: Fate::Goes(To::Neighbour, Way::Routed),
                 after: frame(c.host_mac, c.mac, &Ip { ttl: 63, ..routed.clone() }, &udp),
+                free: &[],
             }],
         ),
         case(
@@ -345,6 +392,7 @@ fn translation(world: &World) -> Vec<Case> {
         fate: Fate::Goes(To::Neighbour, Way::Masquerade),
         // The kernel writes the Ethernet header later.
         after: frame(a.host_mac, a.mac, &Ip { source: NODE, ttl: ip.ttl - 1, ..ip.clone() }, body),
+        free: &[],
     };
     let (node, router) = UPLINK_MACS;
     let back = |ip: &Ip, body: &Body| Step {
@@ -352,6 +400,7 @@ fn translation(world: &World) -> Vec<Case> {
         frame: frame(node, router, ip, body),
         fate: Fate::Goes(To::Peer, Way::Reply),
         after: frame(a.mac, a.host_mac, &Ip { destination: a.address, ttl: ip.ttl - 1, ..ip.clone() }, body),
+        free: &[],
     };
     let pass = |ip: &Ip, body: &Body| unchanged(At::FromUplink, frame(node, router, ip, body), Fate::Passes);
     let (there, here) = (Ip::new(a.address, SERVER), Ip::new(SERVER, NODE));
@@ -552,7 +601,7 @@ fn limits(world: &World) -> Vec<Case> {
             Fate::Dropped(_) => before.clone(),
             _ => frame(from.host_mac, from.mac, &Ip { source: NODE, ttl: 63, ..ip }, &body),
         };
-        Step { at: At::FromContainer(from.ifindex), frame: before, fate, after }
+        Step { at: At::FromContainer(from.ifindex), frame: before, fate, after, free: &[] }
     };
     let goes = Fate::Goes(To::Neighbour, Way::Masquerade);
     let mut steps: Vec<_> = (0..QUOTA as u16).map(|n| out(a, 50_000 + n, goes)).collect();

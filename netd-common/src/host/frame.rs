@@ -1,6 +1,9 @@
 //! A packet in memory.
 
-use crate::{Packet, checksum, wire::Wire};
+use crate::{
+    Packet, checksum,
+    wire::{Ethernet, Vxlan, Wire},
+};
 
 /// A frame.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -9,12 +12,14 @@ pub struct Frame {
     pub bytes: Vec<u8>,
     /// The transport checksum is left to the device: its field holds the pseudo-header's sum (CHECKSUM_PARTIAL).
     pub partial: bool,
+    /// Payload bytes of each segment; 0: it is one packet.
+    pub segment_size: u32,
 }
 
 impl Frame {
     /// A frame with all its checksums.
     pub fn new(bytes: impl Into<Vec<u8>>) -> Self {
-        Self { bytes: bytes.into(), partial: false }
+        Self { bytes: bytes.into(), partial: false, segment_size: 0 }
     }
 }
 
@@ -33,6 +38,32 @@ impl Packet for Frame {
         let bytes = self.bytes.get_mut(offset as usize..)?.get_mut(..size_of::<T>())?;
         // SAFETY: as many bytes as a `T` has, none of which is padding (Wire).
         unsafe { bytes.as_mut_ptr().cast::<T>().write_unaligned(value) };
+        Some(())
+    }
+
+    fn segment_size(&self) -> u32 {
+        self.segment_size
+    }
+
+    fn hash(&mut self) -> u32 {
+        // Any function of the flow.
+        self.bytes.iter().skip(26).take(12).fold(0, |hash: u32, byte| hash.rotate_left(5) ^ u32::from(*byte))
+    }
+
+    fn encapsulate(&mut self) -> Option<()> {
+        let room = std::iter::repeat_n(0xee, Vxlan::OVERHEAD as usize);
+        self.bytes.splice(14..14, room).for_each(drop);
+        Some(())
+    }
+
+    fn decapsulate(&mut self) -> Option<()> {
+        let end = (Ethernet::LEN + Vxlan::OVERHEAD) as usize;
+        (self.bytes.len() >= end).then(|| drop(self.bytes.drain(14..end)))
+    }
+
+    fn truncate(&mut self, length: u32) -> Option<()> {
+        self.bytes.truncate(length as usize);
+        self.segment_size = 0;
         Some(())
     }
 

@@ -9,7 +9,7 @@ use std::{
 
 use crate::{
     Addr, Drop, Tables, Way,
-    abi::{Config, Counter, Endpoint, EndpointCounters, Flow, Interface, Route, Tuple},
+    abi::{Config, Counter, Endpoint, EndpointCounters, Flow, Interface, NodeCounters, Route, Tuple},
     flow::{self, Ticks, When},
     plan::NO_SLOT,
     tables::Add,
@@ -42,6 +42,8 @@ pub struct Memory<A> {
     pub drops: RefCell<BTreeMap<u32, Counter>>,
     /// Counters of the slots.
     pub slots: RefCell<BTreeMap<u32, EndpointCounters>>,
+    /// Counters of the other nodes.
+    pub nodes: RefCell<BTreeMap<u32, NodeCounters>>,
 }
 
 impl<A> Default for Memory<A> {
@@ -59,6 +61,7 @@ impl<A> Default for Memory<A> {
             ways: RefCell::default(),
             drops: RefCell::default(),
             slots: RefCell::default(),
+            nodes: RefCell::default(),
         }
     }
 }
@@ -170,6 +173,20 @@ impl<A: Addr + Hash> Tables<A> for Memory<A> {
     fn count_received(&self, slot: u32, bytes: u32) {
         let mut slots = self.slots.borrow_mut();
         let counters = slots.entry(slot).or_default();
+        counters.rx_packets += 1;
+        counters.rx_bytes += u64::from(bytes);
+    }
+
+    fn count_to_node(&self, slot: u32, bytes: u32) {
+        let mut nodes = self.nodes.borrow_mut();
+        let counters = nodes.entry(slot).or_default();
+        counters.tx_packets += 1;
+        counters.tx_bytes += u64::from(bytes);
+    }
+
+    fn count_from_node(&self, slot: u32, bytes: u32) {
+        let mut nodes = self.nodes.borrow_mut();
+        let counters = nodes.entry(slot).or_default();
         counters.rx_packets += 1;
         counters.rx_bytes += u64::from(bytes);
     }

@@ -5,6 +5,7 @@ pub mod build;
 pub mod cases;
 mod frame;
 mod memory;
+mod overlay_cases;
 
 pub use frame::Frame;
 pub use memory::Memory;

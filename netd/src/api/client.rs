@@ -16,7 +16,9 @@ use tokio::net::UnixStream;
 use super::ErrorBody;
 use crate::{
     names,
-    request::{AttachRequest, EndpointList, EndpointView, NetworkList, NetworkRequest, NetworkView, Status},
+    request::{
+        AttachRequest, EndpointList, EndpointView, NetworkList, NetworkRequest, NetworkView, NodeList, Status,
+    },
 };
 
 /// A daemon, by its socket.
@@ -61,6 +63,14 @@ impl Client {
     pub async fn remove_network(&self, name: &str) -> Result<()> {
         names::check(name).context("network name")?;
         self.request(Method::DELETE, &format!("/v1/networks/{name}"), None::<&()>).await.map(drop)
+    }
+
+    /// The other nodes.
+    ///
+    /// # Errors
+    /// No daemon answers, or not so.
+    pub async fn nodes(&self) -> Result<NodeList> {
+        self.json(Method::GET, "/v1/nodes", None::<&()>).await
     }
 
     /// All networks.

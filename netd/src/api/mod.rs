@@ -8,6 +8,7 @@
 //! | `GET` | `/v1/networks` | all networks ([`NetworkList`]) |
 //! | `POST` | `/v1/networks` | creates one ([`NetworkRequest`]), answers 201 with it ([`NetworkView`]) |
 //! | `DELETE` | `/v1/networks/{name}` | removes it |
+//! | `GET` | `/v1/nodes` | the other nodes ([`NodeList`]) |
 //! | `GET` | `/v1/status` | how things are ([`Status`]) |
 //!
 //! Errors are `{"error": "one line"}` with status 400, 404, 405, 409, 413 or 500.
@@ -31,7 +32,8 @@ use tokio::net::UnixListener;
 use crate::{
     daemon::Handle,
     request::{
-        AttachRequest, EndpointList, EndpointView, NetworkList, NetworkRequest, NetworkView, Refusal, Status,
+        AttachRequest, EndpointList, EndpointView, NetworkList, NetworkRequest, NetworkView, NodeList,
+        Refusal, Status,
     },
 };
 
@@ -117,6 +119,7 @@ fn router(daemon: Handle) -> Router {
         .route("/v1/endpoints/{name}", delete(detach))
         .route("/v1/networks", get(networks).post(create_network))
         .route("/v1/networks/{name}", delete(remove_network))
+        .route("/v1/nodes", get(nodes))
         .route("/v1/status", get(status))
         .fallback(async |uri: Uri| Failure(StatusCode::NOT_FOUND, format!("no such path: {}", uri.path())))
         .method_not_allowed_fallback(async |method: Method, uri: Uri| {
@@ -163,6 +166,10 @@ async fn remove_network(
 ) -> Result<StatusCode, Failure> {
     daemon.remove_network(in_path(name)?).await?;
     Ok(StatusCode::NO_CONTENT)
+}
+
+async fn nodes(State(daemon): State<Handle>) -> Result<Json<NodeList>, Failure> {
+    Ok(Json(daemon.nodes().await?))
 }
 
 async fn status(State(daemon): State<Handle>) -> Result<Json<Status>, Failure> {

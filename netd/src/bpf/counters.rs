@@ -3,7 +3,7 @@
 use anyhow::{Context as _, Result};
 use netd_common::{Drop, Way, abi};
 
-use super::{Counter, Datapath, EndpointCounters, MapFill, maps::counter_index};
+use super::{Counter, Datapath, EndpointCounters, MapFill, NodeCounters, maps::counter_index};
 
 impl Datapath {
     /// The counters of an endpoint's slot.
@@ -19,6 +19,21 @@ impl Datapath {
             rx_packets: sum.rx_packets + cpu.rx_packets,
             rx_bytes: sum.rx_bytes + cpu.rx_bytes,
             dropped: sum.dropped + cpu.dropped,
+        }))
+    }
+
+    /// The counters of another node's slot.
+    pub fn node_counters(&self, slot: u32) -> Result<NodeCounters> {
+        let values = self
+            .maps
+            .node_counters
+            .get(&slot, 0)
+            .with_context(|| format!("reading the counters of node {slot}"))?;
+        Ok(values.iter().fold(NodeCounters::default(), |sum, cpu| NodeCounters {
+            tx_packets: sum.tx_packets + cpu.tx_packets,
+            tx_bytes: sum.tx_bytes + cpu.tx_bytes,
+            rx_packets: sum.rx_packets + cpu.rx_packets,
+            rx_bytes: sum.rx_bytes + cpu.rx_bytes,
         }))
     }
 

@@ -21,7 +21,7 @@ use aya::{
     util::KernelVersion,
 };
 
-use super::{FROM_CONTAINER, FROM_UPLINK, TO_CONTAINER, pins::Pins, program, syscall};
+use super::{FROM_CONTAINER, FROM_OVERLAY, FROM_UPLINK, TO_CONTAINER, pins::Pins, program, syscall};
 
 /// Where a program sits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -32,10 +32,12 @@ pub(super) enum Hook {
     Egress,
     /// Ingress of the uplink.
     Uplink,
+    /// Ingress of the VXLAN device.
+    Overlay,
 }
 
 impl Hook {
-    pub(super) const ALL: [Self; 3] = [Self::Ingress, Self::Egress, Self::Uplink];
+    pub(super) const ALL: [Self; 4] = [Self::Ingress, Self::Egress, Self::Uplink, Self::Overlay];
 
     /// Its name in a pin's path.
     pub(super) const fn label(self) -> &'static str {
@@ -43,6 +45,7 @@ impl Hook {
             Self::Ingress => "ingress",
             Self::Egress => "egress",
             Self::Uplink => "uplink",
+            Self::Overlay => "overlay",
         }
     }
 
@@ -62,12 +65,13 @@ impl Hook {
             Self::Ingress => FROM_CONTAINER,
             Self::Egress => TO_CONTAINER,
             Self::Uplink => FROM_UPLINK,
+            Self::Overlay => FROM_OVERLAY,
         }
     }
 
     const fn kind(self) -> TcAttachType {
         match self {
-            Self::Ingress | Self::Uplink => TcAttachType::Ingress,
+            Self::Ingress | Self::Uplink | Self::Overlay => TcAttachType::Ingress,
             Self::Egress => TcAttachType::Egress,
         }
     }

@@ -10,14 +10,14 @@ use aya::{
 };
 use netd_common::{
     V4,
-    abi::{Config, Counter, Endpoint, EndpointCounters, Flow, Interface, Route, Tuple},
+    abi::{Config, Counter, Endpoint, EndpointCounters, Flow, Interface, NodeCounters, Route, Tuple},
     reason,
 };
 
-use super::{Options, check, pins::Pins};
+use super::{Options, check, pins::Pins, types::MAX_NODES};
 
 /// Prefixes that the route table can hold.
-const MAX_ROUTES: u32 = 16_384;
+const MAX_ROUTES: u32 = 65_536;
 
 /// A map as this build expects it.
 struct Shape {
@@ -30,7 +30,7 @@ struct Shape {
 }
 
 /// All maps, with the sizes that the options ask for.
-fn shapes(options: &Options) -> [Shape; 8] {
+fn shapes(options: &Options) -> [Shape; 9] {
     const fn shape<K, V>(name: &'static str, kind: MapType, entries: Option<u32>) -> Shape {
         Shape { name, kind, key: size_of::<K>(), value: size_of::<V>(), entries }
     }
@@ -40,6 +40,7 @@ fn shapes(options: &Options) -> [Shape; 8] {
     [
         shape::<u32, Counter>("COUNTERS", MapType::PerCpuArray, None),
         shape::<u32, EndpointCounters>("ENDPOINT_COUNTERS", MapType::PerCpuArray, endpoints),
+        shape::<u32, NodeCounters>("NODE_COUNTERS", MapType::PerCpuArray, Some(MAX_NODES)),
         shape::<u32, u32>("FLOW_COUNTS", MapType::Array, endpoints),
         shape::<u32, Config<V4>>("CONFIG4", MapType::Array, None),
         shape::<u32, Interface<V4>>("INTERFACES4", MapType::Hash, endpoints),
@@ -96,6 +97,7 @@ pub(super) fn loader<'a>(options: &Options, pins: &'a Pins) -> Result<EbpfLoader
 pub(super) struct Maps {
     pub(super) counters: PerCpuArray<MapData, Counter>,
     pub(super) endpoint_counters: PerCpuArray<MapData, EndpointCounters>,
+    pub(super) node_counters: PerCpuArray<MapData, NodeCounters>,
     pub(super) flow_counts: Array<MapData, u32>,
     pub(super) config: Array<MapData, Config<V4>>,
     pub(super) interfaces: HashMap<MapData, u32, Interface<V4>>,
@@ -120,6 +122,7 @@ impl Maps {
             counters: take("COUNTERS")?.try_into()?,
             max_endpoints: endpoint_counters.len(),
             endpoint_counters,
+            node_counters: take("NODE_COUNTERS")?.try_into()?,
             flow_counts: take("FLOW_COUNTS")?.try_into()?,
             config: take("CONFIG4")?.try_into()?,
             interfaces: take("INTERFACES4")?.try_into()?,

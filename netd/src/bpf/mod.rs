@@ -24,16 +24,17 @@ use netd_common::{
 
 pub use self::links::Attachment;
 pub use self::types::{
-    Counter, Endpoint, EndpointCounters, Expired, Mac, MapFill, NodeConfig, Options, ProgramStatus, Route,
-    TestRun, Uplink,
+    Counter, Endpoint, EndpointCounters, Expired, MAX_NODES, Mac, MapFill, NodeConfig, NodeCounters, Options,
+    ProgramStatus, Route, TestRun, Uplink,
 };
 use self::{links::Hook, maps::Maps, pins::Pins, syscall::Walk};
 
 /// The programs, as they are called in the object.
-const PROGRAMS: [&str; 4] = [FROM_CONTAINER, TO_CONTAINER, FROM_UPLINK, FLOW_GC];
+const PROGRAMS: [&str; 5] = [FROM_CONTAINER, TO_CONTAINER, FROM_UPLINK, FROM_OVERLAY, FLOW_GC];
 const FROM_CONTAINER: &str = "from_container";
 const TO_CONTAINER: &str = "to_container";
 const FROM_UPLINK: &str = "from_uplink";
+const FROM_OVERLAY: &str = "from_overlay";
 const FLOW_GC: &str = "flow_gc";
 
 /// The eBPF object, in the binary.
@@ -88,6 +89,7 @@ impl Datapath {
             first_port: config.ports.0,
             last_port: config.ports.1,
             quota: config.max_flows_per_endpoint,
+            mtu: config.mtu,
         };
         self.maps.config.set(0, value, 0).context("writing the node's entry to map CONFIG4")?;
         self.config = Some(*config);
@@ -96,9 +98,18 @@ impl Datapath {
 
     /// Attaches the uplink's program, or replaces what is attached. Idempotent. Detaches from any other uplink.
     pub fn attach_uplink(&mut self, ifindex: u32) -> Result<()> {
-        links::attach(&mut self.programs, &self.pins, ifindex, Hook::Uplink)?;
-        for (other, hook) in self.pins.links()? {
-            if hook == Hook::Uplink && other != ifindex {
+        self.attach_only(ifindex, Hook::Uplink)
+    }
+
+    /// Attaches the program of the VXLAN device, or replaces what is attached. Idempotent. Detaches from any other.
+    pub fn attach_overlay(&mut self, ifindex: u32) -> Result<()> {
+        self.attach_only(ifindex, Hook::Overlay)
+    }
+
+    fn attach_only(&mut self, ifindex: u32, hook: Hook) -> Result<()> {
+        links::attach(&mut self.programs, &self.pins, ifindex, hook)?;
+        for (other, at) in self.pins.links()? {
+            if at == hook && other != ifindex {
                 self.pins.remove_link(other, hook)?;
             }
         }
@@ -189,7 +200,7 @@ impl Datapath {
             }
         }
         for (ifindex, hook) in self.pins.links()? {
-            if hook != Hook::Uplink && !links.contains(&ifindex) {
+            if matches!(hook, Hook::Ingress | Hook::Egress) && !links.contains(&ifindex) {
                 self.pins.remove_link(ifindex, hook)?;
             }
         }
@@ -203,14 +214,21 @@ impl Datapath {
         let mut wanted = HashSet::with_capacity(routes.len());
         for (prefix, route) in routes {
             let key = Key::new(u32::from(prefix.prefix_len()), v4(prefix.network()));
-            let (kind, network) = match route {
-                Route::Host => (abi::Route::HOST, 0),
-                Route::Network(number) => (abi::Route::NETWORK, *number),
-                Route::Uplink => (abi::Route::UPLINK, 0),
+            let plain = |kind, network| abi::Route { kind, network, node: V4(0), slot: 0 };
+            let value = match *route {
+                Route::Host => plain(abi::Route::HOST, 0),
+                Route::Network(number) => plain(abi::Route::NETWORK, number),
+                Route::Uplink => plain(abi::Route::UPLINK, 0),
+                Route::Node { network, address, slot, vxlan } => abi::Route {
+                    kind: if vxlan { abi::Route::VXLAN } else { abi::Route::DIRECT },
+                    network,
+                    node: v4(address),
+                    slot,
+                },
             };
             self.maps
                 .routes
-                .insert(&key, abi::Route { kind, network }, 0)
+                .insert(&key, value, 0)
                 .with_context(|| format!("writing route {prefix} to map ROUTES4"))?;
             wanted.insert((key.prefix_len(), key.data()));
         }

@@ -25,6 +25,8 @@ pub struct Options {
 pub struct NodeConfig {
     /// The interface that leads to the world, if there is one.
     pub uplink: Option<Uplink>,
+    /// The uplink's MTU, bytes.
+    pub mtu: u32,
     /// The ports that masqueraded flows take, inclusive (`nat.ports`).
     pub ports: (u16, u16),
     /// `nat.max-flows-per-endpoint`.
@@ -71,6 +73,17 @@ pub enum Route {
     Host,
     /// A network of netd's; reachable only for its own endpoints.
     Network(u32),
+    /// Another node's slice of a network.
+    Node {
+        /// The network's number.
+        network: u32,
+        /// The node's address on its uplink.
+        address: Ipv4Addr,
+        /// Index of the node's counters; unique among the nodes, below [`MAX_NODES`].
+        slot: u32,
+        /// Packets go there in VXLAN; otherwise as they are, the node being on the uplink's subnet.
+        vxlan: bool,
+    },
     /// The world behind the uplink; masquerade is a property of the endpoint that sends.
     Uplink,
 }
@@ -88,6 +101,22 @@ pub struct EndpointCounters {
     pub rx_bytes: u64,
     /// Packets from the container that were dropped.
     pub dropped: u64,
+}
+
+/// Other nodes that there are counters for.
+pub const MAX_NODES: u32 = 8192;
+
+/// Packets and bytes between this node and another.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeCounters {
+    /// Packets sent to it.
+    pub tx_packets: u64,
+    /// Bytes of them, as the containers sent them.
+    pub tx_bytes: u64,
+    /// Packets that came from it.
+    pub rx_packets: u64,
+    /// Bytes of them, as they came by the uplink.
+    pub rx_bytes: u64,
 }
 
 /// A counter with its name, e.g. a drop reason.

@@ -10,6 +10,7 @@ pub mod demo;
 mod detach;
 mod ls;
 mod network;
+mod nodes;
 mod run;
 mod status;
 mod table;
@@ -70,6 +71,7 @@ enum Command {
     Ls(ls::Ls),
     #[command(subcommand)]
     Network(network::Command),
+    Nodes(nodes::Nodes),
     Status(status::Status),
     /// Show the configurations that netd is for, with real traffic, in networks made for the purpose
     Demo(demo::Demo),
@@ -103,6 +105,7 @@ impl Cli {
             Command::Detach(detach) => block_on(detach.run(&client))?,
             Command::Ls(ls) => block_on(ls.run(&client))?,
             Command::Network(network) => block_on(network.run(&client))?,
+            Command::Nodes(nodes) => block_on(nodes.run(&client))?,
             Command::Status(status) => return block_on(status.run(&client)),
         }
         Ok(ExitCode::SUCCESS)

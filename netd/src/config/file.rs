@@ -14,8 +14,27 @@ pub(super) struct File {
     pub(super) networks: Option<BTreeMap<String, Network>>,
     #[serde(default)]
     pub(super) nat: Nat,
-    /// Refused for now, by its name, which is better than as an unknown key.
-    pub(super) cluster: Option<toml::Value>,
+    #[serde(default)]
+    pub(super) cluster: Cluster,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Cluster {
+    pub(super) store: Option<String>,
+    pub(super) endpoints: Option<Vec<String>>,
+    pub(super) prefix: Option<String>,
+    pub(super) transport: Option<String>,
+    #[serde(default)]
+    pub(super) peers: Vec<Peer>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Peer {
+    pub(super) name: String,
+    pub(super) address: String,
+    pub(super) subnets: Vec<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -24,6 +43,7 @@ pub(super) struct Node {
     pub(super) name: Option<String>,
     pub(super) uplink: Option<String>,
     pub(super) address: Option<String>,
+    pub(super) subnets: Option<Vec<String>>,
 }
 
 #[derive(Debug, Default, Deserialize)]

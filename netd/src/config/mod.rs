@@ -3,6 +3,7 @@
 //! Reading has two steps: the [`file`] as it is written, then its validation into a [`Config`] in which everything is
 //! known to be right. All errors are one line that names the key.
 
+mod cluster;
 mod explain;
 mod file;
 
@@ -17,6 +18,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use ipnet::{IpNet, Ipv4Net};
 
 use crate::{
+    cluster::ClusterConfig,
     ipam, names,
     network::{Definition, LinkChoice, check_mtu, check_subnet},
 };
@@ -44,6 +46,8 @@ pub struct Config {
     pub networks: BTreeMap<String, Definition>,
     /// `[nat]`.
     pub nat: NatConfig,
+    /// `[cluster]`.
+    pub cluster: ClusterConfig,
 }
 
 /// `[node]`.
@@ -55,6 +59,8 @@ pub struct NodeConfig {
     pub uplink: Option<String>,
     /// The node's address; none: the uplink's first global one.
     pub address: Option<Ipv4Addr>,
+    /// This node's slices of the networks; a network without one is this node's as a whole.
+    pub subnets: Vec<Ipv4Net>,
 }
 
 /// `[nat]`.
@@ -100,13 +106,17 @@ impl Config {
     /// As [`Self::load`].
     pub fn parse(text: &str) -> Result<Self> {
         let file: file::File = toml::from_str(text).map_err(|error| explain::explain(&error, text))?;
-        if file.cluster.is_some() {
-            bail!("not supported yet: [cluster]");
-        }
         let node = node(file.node)?;
+        let cluster = cluster::cluster(file.cluster, &node.subnets)?;
         let nat = nat(&file.nat)?;
         let networks = networks(file.networks)?;
-        Ok(Self { path: None, node, networks, nat })
+        for slice in node.subnets.iter().chain(cluster.peers.iter().flat_map(|peer| &peer.subnets)) {
+            let mut subnets = networks.values().map(|network| network.subnet);
+            if let Some(subnet) = subnets.find(|subnet| slice.contains(subnet) && slice != subnet) {
+                bail!("{slice} is no slice of a network: it contains {subnet} as a whole");
+            }
+        }
+        Ok(Self { path: None, node, networks, nat, cluster })
     }
 }
 
@@ -124,19 +134,19 @@ fn node(node: file::Node) -> Result<NodeConfig> {
             bail!("node.uplink: {uplink:?} is not the name of an interface, such as \"eth0\"");
         }
     }
-    let address = node.address.as_deref().map(address).transpose()?;
-    Ok(NodeConfig { name, uplink: node.uplink, address })
+    let address = node.address.as_deref().map(|text| address("node.address", text)).transpose()?;
+    let subnets = cluster::slices(node.subnets)?;
+    Ok(NodeConfig { name, uplink: node.uplink, address, subnets })
 }
 
-fn address(text: &str) -> Result<Ipv4Addr> {
+fn address(key: &str, text: &str) -> Result<Ipv4Addr> {
     if text.parse::<std::net::Ipv6Addr>().is_ok() {
-        bail!("not supported yet: node.address: the IPv6 address {text}");
+        bail!("not supported yet: {key}: the IPv6 address {text}");
     }
-    let address: Ipv4Addr = text
-        .parse()
-        .map_err(|_| anyhow!("node.address: {text:?} is not an IPv4 address, such as \"192.0.2.1\""))?;
+    let address: Ipv4Addr =
+        text.parse().map_err(|_| anyhow!("{key}: {text:?} is not an IPv4 address, such as \"192.0.2.1\""))?;
     if address.is_unspecified() || address.is_loopback() || address.is_multicast() || address.is_broadcast() {
-        bail!("node.address: {address} is not an address that a node can have");
+        bail!("{key}: {address} is not an address that a node can have");
     }
     Ok(address)
 }

@@ -80,7 +80,10 @@ fn errors_name_the_key() {
             "[networks.a]\nsubnet = '10.0.0.0/8'",
             "line 2: unknown key `networks.a.subnet`: did you mean `subnets`?",
         ),
-        ("[node]\ncolour = 'red'", "line 2: unknown key `node.colour`: known here are name, uplink, address"),
+        (
+            "[node]\ncolour = 'red'",
+            "line 2: unknown key `node.colour`: known here are name, uplink, address, subnets",
+        ),
         // Types and syntax.
         (
             "[networks.a]\nsubnets = '10.0.0.0/8'",
@@ -89,7 +92,38 @@ fn errors_name_the_key() {
         ("[networks.a]\nmtu = 'big'", "line 2: networks.a.mtu: invalid type: string \"big\", expected i64"),
         ("[node]\nname = ", "line 2: string values must be quoted, expected literal string"),
         // Not yet.
-        ("[cluster]\nstore = 'etcd'", "not supported yet: [cluster]"),
+        ("[cluster]\nstore = 'etcd'", "not supported yet: cluster.store = \"etcd\""),
+        ("[cluster]\nstore = 'zookeeper'", "cluster.store: \"zookeeper\" is not a store: local or etcd"),
+        ("[cluster]\nprefix = '/netd'", "cluster.prefix is for cluster.store = \"etcd\""),
+        ("[cluster]\ntransport = 'gre'", "cluster.transport: \"gre\" is not one of auto, direct, vxlan"),
+        (
+            "[[cluster.peers]]\nname = 'b'\naddress = 'here'\nsubnets = []",
+            "cluster.peers.b.address: \"here\" is not an IPv4 address, such as \"192.0.2.1\"",
+        ),
+        (
+            "[[cluster.peers]]\nname = 'b'\naddress = '192.0.2.2'\nsubnets = ['10.88.1.1/24']",
+            "cluster.peers.b.subnets: 10.88.1.1/24 has host bits set: did you mean 10.88.1.0/24?",
+        ),
+        (
+            "[node]\nsubnets = ['10.88.1.0/24']\n\
+             [[cluster.peers]]\nname = 'b'\naddress = '192.0.2.2'\nsubnets = ['10.88.1.0/25']",
+            "cluster.peers.b.subnets: 10.88.1.0/25 overlaps 10.88.1.0/24 of node.subnets",
+        ),
+        (
+            "[[cluster.peers]]\nname = 'b'\naddress = '192.0.2.2'\nsubnets = ['10.88.1.0/24']\n\
+             [[cluster.peers]]\nname = 'c'\naddress = '192.0.2.3'\nsubnets = ['10.88.1.0/25']",
+            "cluster.peers.c.subnets: 10.88.1.0/25 overlaps 10.88.1.0/24 of b",
+        ),
+        (
+            "[[cluster.peers]]\nname = 'b'\naddress = '192.0.2.2'\nsubnets = []\n\
+             [[cluster.peers]]\nname = 'c'\naddress = '192.0.2.2'\nsubnets = []",
+            "cluster.peers.c.address: 192.0.2.2 is that of b too",
+        ),
+        (
+            "[node]\nsubnets = ['10.0.0.0/8']",
+            "10.0.0.0/8 is no slice of a network: it contains 10.88.0.0/16 as a whole",
+        ),
+        ("[node]\nsubnets = ['10.88.1.0/31']", "node.subnets: 10.88.1.0/31 is too small: at most /30"),
         (
             "[networks.a]\nsubnets = ['fd88::/48']",
             "networks.a.subnets: not supported yet: the IPv6 subnet fd88::/48",

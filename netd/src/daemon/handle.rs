@@ -3,7 +3,8 @@
 use tokio::sync::{mpsc, oneshot};
 
 use crate::request::{
-    AttachRequest, EndpointList, EndpointView, NetworkList, NetworkRequest, NetworkView, Refusal, Status,
+    AttachRequest, EndpointList, EndpointView, NetworkList, NetworkRequest, NetworkView, NodeList, Refusal,
+    Status,
 };
 
 /// Where the answer to a request goes.
@@ -18,6 +19,7 @@ pub(super) enum Request {
     CreateNetwork(NetworkRequest, Reply<NetworkView>),
     RemoveNetwork(String, Reply<()>),
     Networks(Reply<NetworkList>),
+    Nodes(Reply<NodeList>),
     Status(Reply<Status>),
 }
 
@@ -69,6 +71,11 @@ impl Handle {
     /// All networks.
     pub async fn networks(&self) -> Result<NetworkList, Refusal> {
         self.ask(Request::Networks).await
+    }
+
+    /// The other nodes.
+    pub async fn nodes(&self) -> Result<NodeList, Refusal> {
+        self.ask(Request::Nodes).await
     }
 
     /// How things are.

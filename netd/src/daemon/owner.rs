@@ -13,7 +13,7 @@ use tracing::{debug, error, info, warn};
 use super::handle::Request;
 use crate::{
     bpf::Expired,
-    config::{Config, NodeConfig},
+    config::Config,
     netlink::{Event, Netlink, NetnsId, monitor},
     node::{HostRoutes, HostView, host_routes, log_uplink},
     reconcile::{Reconciler, network_of},
@@ -83,10 +83,10 @@ impl Owner {
                 () = time::sleep_until(look_at) => {
                     look_at = Instant::now() + LOOK;
                     // On a task of its own: it grows with the host's network, and nobody waits for it.
-                    let (nl, node, views) =
-                        (self.kernel.netlink().clone(), self.config.node.clone(), views.clone());
+                    let (nl, config, views) =
+                        (self.kernel.netlink().clone(), self.config.clone(), views.clone());
                     tokio::spawn(async move {
-                        let _ = views.send(look(&nl, &node).await).await;
+                        let _ = views.send(look(&nl, &config).await).await;
                     });
                 },
                 Some(view) = observed.recv() => self.see(view).await,
@@ -267,6 +267,6 @@ impl Owner {
 }
 
 /// Looks at the host's network.
-async fn look(nl: &Netlink, node: &NodeConfig) -> Result<(HostView, HostRoutes)> {
-    Ok((HostView::observe(nl, node).await?, host_routes(nl).await?))
+async fn look(nl: &Netlink, config: &Config) -> Result<(HostView, HostRoutes)> {
+    Ok((HostView::observe(nl, &config.node, &config.cluster).await?, host_routes(nl).await?))
 }

@@ -36,6 +36,7 @@ impl Owner {
             Request::CreateNetwork(request, reply) => answer(reply, self.create_network(&request).await),
             Request::RemoveNetwork(name, reply) => answer(reply, self.remove_network(&name).await),
             Request::Networks(reply) => answer(reply, Ok(self.networks())),
+            Request::Nodes(reply) => answer(reply, self.nodes()),
             Request::Status(reply) => answer(reply, self.status()),
         }
     }

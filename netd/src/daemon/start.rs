@@ -64,14 +64,14 @@ pub(super) async fn start(options: &Options) -> Result<Started> {
         .flatten()
         .map(|facts| facts.ports)
         .filter(|ports| *ports != config.nat.ports);
-    let (mut state, mut changes) = State::load(&records, facts, alive)?;
+    let (mut state, mut changes) = State::load(&records, facts, &config.node.subnets, alive)?;
 
     let occupied = Occupied::observe(&nl, &state.facts().identity).await?;
     let (removed, configured) = state.configure(config.networks.values(), &occupied)?;
     changes.extend(configured);
     // Here an uplink that is not as it is configured is an error, unlike later.
     find_uplink(&nl, config.node.uplink.as_deref(), config.node.address).await?;
-    let view = HostView::observe(&nl, &config.node).await?;
+    let view = HostView::observe(&nl, &config.node, &config.cluster).await?;
 
     // From here on things are changed. What goes with the old configuration goes before that is forgotten.
     for network in &removed {
@@ -95,7 +95,8 @@ pub(super) async fn start(options: &Options) -> Result<Started> {
     })
     .context("cannot load the datapath")?;
     debug!("datapath loaded");
-    let mut kernel = Reconciler::new(nl, datapath, &state.facts().identity, config.nat);
+    let mut kernel =
+        Reconciler::new(nl, datapath, &state.facts().identity, config.nat, config.cluster.clone());
     let (lo, hi) = config.nat.ports;
     reserve_ports(lo, hi)?;
     let broken = kernel.converge(&state, &view).await?;

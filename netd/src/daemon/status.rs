@@ -7,7 +7,9 @@ use crate::{
     endpoint::Endpoint,
     network::Network,
     reconcile::network_of,
-    request::{EndpointList, EndpointView, NetworkList, NetworkView, Refusal, Status, UplinkView},
+    request::{
+        EndpointList, EndpointView, NetworkList, NetworkView, NodeList, NodeView, Refusal, Status, UplinkView,
+    },
 };
 
 impl Owner {
@@ -51,6 +53,20 @@ impl Owner {
             origin: network.origin,
             endpoints,
         }
+    }
+
+    pub(super) fn nodes(&self) -> Result<NodeList, Refusal> {
+        let cluster = &self.config.cluster;
+        let shown = (0u32..).zip(&cluster.peers).map(|(slot, peer)| {
+            Ok(NodeView {
+                name: peer.name.clone(),
+                address: peer.address,
+                transport: self.view.uplink.as_ref().map(|uplink| cluster.transport_to(peer, uplink)),
+                subnets: peer.subnets.clone(),
+                counters: self.kernel.datapath().node_counters(slot)?,
+            })
+        });
+        Ok(NodeList { nodes: shown.collect::<Result<_>>()? })
     }
 
     pub(super) fn status(&self) -> Result<Status, Refusal> {

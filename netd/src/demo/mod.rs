@@ -24,7 +24,7 @@ use anyhow::{Context, Result, bail, ensure};
 use self::{
     progress::Progress,
     report::{Configuration, Report},
-    scene::{Plan, Scene},
+    scene::{Plan, Scene, Wiring},
 };
 use crate::lab::{self, Closer, Lab, World, signals};
 
@@ -36,22 +36,51 @@ const PLANS: [Plan; 4] = [
     Plan {
         number: 1,
         name: "one container, one host",
-        scene: Some(scene::Layout { host: "host1", config: "", containers: &[("web", "default")] }),
+        wiring: Wiring::Alone,
+        note: None,
+        hosts: &[("host1", &[("web", "default")])],
+        carried: None,
     },
     Plan {
         number: 2,
         name: "many containers, one host",
-        scene: Some(scene::Layout {
-            host: "host2",
-            config: "[networks.default]\nsubnets = [\"10.88.0.0/16\"]\n\n[networks.other]\nsubnets = [\"10.89.0.0/16\"]\n",
-            containers: &[("web", "default"), ("api", "default"), ("db", "default"), ("guest", "other")],
-        }),
+        wiring: Wiring::Alone,
+        note: None,
+        hosts: &[("host2", &[("web", "default"), ("api", "default"), ("db", "default"), ("guest", "other")])],
+        carried: None,
     },
-    Plan { number: 3, name: "many hosts on one layer-2 network", scene: None },
-    Plan { number: 4, name: "many hosts across routers", scene: None },
+    Plan {
+        number: 3,
+        name: "many hosts on one layer-2 network",
+        wiring: Wiring::Switch,
+        note: Some(
+            "three hosts on one switch; packets are routed from host to host as they are (transport direct); the hosts know \
+             each other by [[cluster.peers]] (embedded store; etcd comes later)",
+        ),
+        hosts: &[
+            ("host3a", &[("web", "default"), ("api", "default")]),
+            ("host3b", &[("db", "default"), ("guest", "other")]),
+            ("host3c", &[("mail", "default"), ("visitor", "other")]),
+        ],
+        carried: Some((&["to-node", "from-node"], &["to-node-vxlan", "from-node-vxlan", "from-node-kernel"])),
+    },
+    Plan {
+        number: 4,
+        name: "many hosts across routers",
+        wiring: Wiring::Routed,
+        note: Some(
+            "two hosts, each in a subnet of its own behind the router, which knows no container; packets between them travel in \
+             VXLAN; the hosts know each other by [[cluster.peers]] (embedded store; etcd comes later)",
+        ),
+        hosts: &[
+            ("host4a", &[("web", "default"), ("guest", "other")]),
+            ("host4b", &[("db", "default"), ("visitor", "other")]),
+        ],
+        carried: Some((&["to-node-vxlan", "from-node-vxlan"], &["to-node", "from-node"])),
+    },
 ];
 
-/// Runs the demo; success only if every configuration that is built passes. With `json`, one JSON document is all that
+/// Runs the demo; success only if every configuration passes. With `json`, one JSON document is all that
 /// goes to the standard output. With `keep`, the network stays, and commands to explore it are printed.
 ///
 /// # Errors
@@ -105,7 +134,7 @@ fn demonstrate(keep: bool, json: bool, interruption: &Interruption) -> Result<Ex
             // What failed, failed because the lab is being removed.
             return Ok(ExitCode::FAILURE);
         }
-        if !json && configuration.built {
+        if !json {
             output::configuration(&configuration);
         }
         report.configurations.push(configuration);
@@ -119,7 +148,6 @@ fn demonstrate(keep: bool, json: bool, interruption: &Interruption) -> Result<Ex
     if json {
         println!("{}", serde_json::to_string_pretty(&report.json()).context("cannot write JSON")?);
     } else {
-        output::not_built(&report);
         output::summary(&report);
     }
     if keep {
@@ -139,10 +167,8 @@ fn configuration(
     progress: &Progress,
 ) -> (Configuration, Option<Scene>) {
     let start = Instant::now();
-    let mut configuration = Configuration::new(plan.number, plan.name);
-    let Some(layout) = plan.scene else { return (configuration, None) };
-    configuration.built = true;
-    let mut scene = match Scene::start(&layout, lab, world, plan.number, progress) {
+    let mut configuration = Configuration::new(plan.number, plan.name, plan.note);
+    let mut scene = match Scene::start(&plan, lab, world, progress) {
         Ok(scene) => scene,
         Err(failure) => {
             configuration.fail(format!("{:#}", failure.error), failure.log);
@@ -150,12 +176,12 @@ fn configuration(
             return (configuration, None);
         }
     };
-    if let Err(error) = scene.prove(world, plan.number, progress, &mut configuration) {
+    if let Err(error) = scene.prove(&plan, world, progress, &mut configuration) {
         configuration.fail(format!("{error:#}"), String::new());
     }
     configuration.seconds = start.elapsed().as_secs_f64();
     if !configuration.passed() {
-        configuration.log = scene.host.log();
+        configuration.log = scene.log();
     }
     (configuration, Some(scene))
 }

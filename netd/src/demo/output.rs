@@ -35,10 +35,14 @@ pub(super) fn configuration(configuration: &Configuration) {
     let title = format!("{}. {}", configuration.number, configuration.name);
     let mark = if configuration.passed() { paint("✓", Color::Green) } else { paint("✗", Color::Red) };
     println!("\n{mark} {title} ({:.1} s)", configuration.seconds);
+    if let Some(note) = configuration.note {
+        let words: Vec<String> = note.split("; ").map(str::to_owned).collect();
+        println!("{}", indent(&wrap(&words, "; ")));
+    }
     if !configuration.checks.is_empty() {
         let places: Vec<String> =
             configuration.places.iter().map(|(name, address)| format!("{name} {address}")).collect();
-        println!("{}", indent(&wrap(&places)));
+        println!("{}", indent(&wrap(&places, ", ")));
         println!("{}", indent(&matrix(configuration).to_string()));
     }
     for check in configuration.checks.iter().filter(|check| !check.passed) {
@@ -48,7 +52,7 @@ pub(super) fn configuration(configuration: &Configuration) {
     if let Some(error) = &configuration.error {
         println!("  {} {error}", paint("✗", Color::Red));
     }
-    for what in [What::Masquerade, What::Dropped] {
+    for what in [What::Masquerade, What::Carried, What::Dropped] {
         let checks: Vec<&Check> =
             configuration.checks.iter().filter(|check| check.what == what && check.passed).collect();
         if let Some(first) = checks.first() {
@@ -68,6 +72,7 @@ pub(super) fn configuration(configuration: &Configuration) {
         println!("  programs: {}", configuration.programs.join(", "));
     }
     if let Some(facts) = &configuration.facts {
+        let place = if configuration.hosts > 1 { "on the hosts" } else { "on the host" };
         let facts: Vec<String> = facts
             .checks()
             .iter()
@@ -77,7 +82,7 @@ pub(super) fn configuration(configuration: &Configuration) {
                 format!("{} {name} ({})", paint(mark, color), count.number)
             })
             .collect();
-        println!("  on the host: {}", facts.join(", "));
+        println!("  {place}: {}", facts.join(", "));
     }
     if !configuration.log.is_empty() {
         let lines: Vec<&str> = configuration.log.lines().collect();
@@ -166,15 +171,6 @@ fn carriers(configuration: &Configuration) -> Table {
     table
 }
 
-/// The configurations that this version does not have.
-pub(super) fn not_built(report: &Report) {
-    println!();
-    for configuration in report.configurations.iter().filter(|configuration| !configuration.built) {
-        let mark = paint("·", Color::DarkGrey);
-        println!("{mark} {}. {}: not built yet", configuration.number, configuration.name);
-    }
-}
-
 /// The last line.
 pub(super) fn summary(report: &Report) {
     let (mark, word) = if report.passed() {
@@ -184,15 +180,16 @@ pub(super) fn summary(report: &Report) {
     };
     let counted = |passed: bool| -> String {
         let numbers: Vec<String> = report
-            .built()
+            .configurations
+            .iter()
             .filter(|configuration| configuration.passed() == passed)
             .map(|configuration| configuration.number.to_string())
             .collect();
         numbers.join(", ")
     };
-    let checks: usize = report.built().map(|configuration| configuration.checks.len()).sum();
+    let checks: usize = report.configurations.iter().map(|configuration| configuration.checks.len()).sum();
     let which = if report.passed() { counted(true) } else { counted(false) };
-    if let Some(facts) = report.built().find_map(|configuration| configuration.facts.as_ref()) {
+    if let Some(facts) = report.configurations.iter().find_map(|configuration| configuration.facts.as_ref()) {
         let how: Vec<&str> = facts.checks().iter().map(|(_, count)| count.how.as_str()).collect();
         println!("\nCounted on the host by: {}.", how.join("; "));
     }
@@ -206,26 +203,31 @@ pub(super) fn explore(scenes: &[Scene], world: &World, lab: &str, json: bool) {
     let program =
         crate::lab::host::binary().map_or_else(|_| "netd".to_owned(), |path| path.display().to_string());
     for scene in scenes {
-        let host = &scene.host;
-        let _ = writeln!(text, "\n  # {}", host.name());
-        let _ = writeln!(text, "  {program} --socket {} ls", host.socket().display());
-        let _ = writeln!(text, "  {program} --socket {} status", host.socket().display());
-        let _ = writeln!(text, "  nsenter --net={} ip -brief address", host.namespace.path().display());
-        for container in scene.containers.iter().take(1) {
-            let path = container.namespace.path();
-            let _ = writeln!(text, "  # {} on {}", container.name, host.name());
-            let _ = writeln!(text, "  nsenter --net={} ping -c 3 {}", path.display(), container.gateway);
-            if let Some(other) = scene.containers.get(1) {
-                let _ = writeln!(text, "  nsenter --net={} ping -c 3 {}", path.display(), other.address);
+        for member in &scene.members {
+            let host = &member.host;
+            let _ = writeln!(text, "\n  # {}", host.name());
+            let commands: &[&str] =
+                if scene.members.len() > 1 { &["ls", "status", "nodes"] } else { &["ls", "status"] };
+            for command in commands {
+                let _ = writeln!(text, "  {program} --socket {} {command}", host.socket().display());
             }
-            let _ = writeln!(text, "  nsenter --net={} ping -c 3 {}", path.display(), world.address);
+            let _ = writeln!(text, "  nsenter --net={} ip -brief address", host.namespace.path().display());
+            for container in member.containers.iter().take(1) {
+                let path = container.namespace.path();
+                let _ = writeln!(text, "  # {} on {}", container.name, host.name());
+                let _ = writeln!(text, "  nsenter --net={} ping -c 3 {}", path.display(), container.gateway);
+                for other in scene.neighbours(container) {
+                    let _ = writeln!(text, "  nsenter --net={} ping -c 3 {}", path.display(), other.address);
+                }
+                let _ = writeln!(text, "  nsenter --net={} ping -c 3 {}", path.display(), world.address);
+            }
+            let _ = writeln!(
+                text,
+                "  nsenter --net={} tcpdump -ni {}",
+                host.namespace.path().display(),
+                world::UPLINK
+            );
         }
-        let _ = writeln!(
-            text,
-            "  nsenter --net={} tcpdump -ni {}",
-            host.namespace.path().display(),
-            world::UPLINK
-        );
     }
     let _ = writeln!(text, "\nTo remove all of it:\n\n  {program} demo --clean={lab}");
     if json {
@@ -254,15 +256,18 @@ fn bytes(bytes: u64) -> String {
     if unit == 0 { format!("{bytes} B") } else { format!("{value:.1} {}", UNITS[unit]) }
 }
 
-/// Joins with commas, in lines that fit beside the tables.
-fn wrap(parts: &[String]) -> String {
+/// Joins, in lines that fit beside the tables.
+fn wrap(parts: &[String], separator: &str) -> String {
     let mut text = String::new();
     let mut width = 0;
     for (index, part) in parts.iter().enumerate() {
         if index > 0 {
             let fits = width + part.len() < 100;
-            text.push_str(if fits { ", " } else { ",\n" });
-            width = if fits { width + 2 } else { 0 };
+            text.push_str(if fits { separator } else { separator.trim_end() });
+            if !fits {
+                text.push('\n');
+            }
+            width = if fits { width + separator.len() } else { 0 };
         }
         text.push_str(part);
         width += part.len();

@@ -1,4 +1,4 @@
-//! A configuration as it stands: a host, its containers, and the services that they run.
+//! A configuration as it stands: hosts, their containers, and the services that they run.
 
 use std::net::{Ipv4Addr, SocketAddrV4};
 
@@ -11,7 +11,8 @@ use super::{
 };
 use crate::{
     bpf::{Counter, ProgramStatus},
-    lab::{Container, Host, Lab, Namespace, Service, World, echo, http},
+    cluster::Peer,
+    lab::{Container, Host, Lab, Namespace, Service, Switch, World, cluster, echo, http},
 };
 
 /// Bytes of a download from the internet, and of one from a neighbour.
@@ -28,28 +29,41 @@ const INTERNET: &str = "internet";
 pub(super) struct Plan {
     pub(super) number: u8,
     pub(super) name: &'static str,
-    /// How to build it, where this version of netd can.
-    pub(super) scene: Option<Layout>,
+    pub(super) wiring: Wiring,
+    pub(super) note: Option<&'static str>,
+    /// Hosts, and their containers with their networks.
+    pub(super) hosts: &'static [(&'static str, &'static [(&'static str, &'static str)])],
+    /// Ways that packets between the hosts must take, and those that they must not.
+    pub(super) carried: Option<(&'static [&'static str], &'static [&'static str])>,
 }
 
-/// What a configuration consists of.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Layout {
-    pub(super) host: &'static str,
-    pub(super) config: &'static str,
-    /// Names and networks.
-    pub(super) containers: &'static [(&'static str, &'static str)],
+/// How the hosts are connected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Wiring {
+    /// One host, which knows of no other.
+    Alone,
+    /// By a switch.
+    Switch,
+    /// By a router.
+    Routed,
 }
 
 /// A configuration that runs.
 #[derive(Debug)]
 pub(super) struct Scene {
-    pub(super) host: Host,
-    pub(super) containers: Vec<Container>,
+    pub(super) members: Vec<Member>,
     _services: Vec<Service>,
+    _switch: Option<Switch>,
 }
 
-/// Why a configuration could not be built, with what the daemon said.
+/// A host with its containers.
+#[derive(Debug)]
+pub(super) struct Member {
+    pub(super) host: Host,
+    pub(super) containers: Vec<Container>,
+}
+
+/// Why a configuration could not be built, with what the daemons said.
 #[derive(Debug)]
 pub(super) struct Failure {
     pub(super) error: Error,
@@ -57,44 +71,59 @@ pub(super) struct Failure {
 }
 
 impl Scene {
-    /// Starts the host's daemon, attaches the containers and starts their services.
-    pub(super) fn start(
-        layout: &Layout,
-        lab: &Lab,
-        world: &World,
-        number: u8,
-        progress: &Progress,
-    ) -> Result<Self, Failure> {
-        progress.step(format!("configuration {number}: starting the daemon of {}", layout.host));
-        let mut host = Host::new(lab, world, layout.host, layout.config)
-            .context("cannot build the host")
-            .map_err(|error| Failure { error, log: String::new() })?;
-        let built = host.start().context("cannot start the daemon").and_then(|()| {
-            let containers = layout
-                .containers
-                .iter()
-                .map(|(name, network)| {
+    /// Starts the hosts' daemons, attaches the containers and starts their services.
+    pub(super) fn start(plan: &Plan, lab: &Lab, world: &World, progress: &Progress) -> Result<Self, Failure> {
+        let number = plan.number;
+        let silent = |error| Failure { error, log: String::new() };
+        progress.step(format!("configuration {number}: building the hosts"));
+        let (switch, mut hosts) =
+            build(plan, lab, world).context("cannot build the hosts").map_err(silent)?;
+        let built = (|| {
+            progress.step(format!("configuration {number}: starting the daemons"));
+            start(&mut hosts)?;
+            let mut containers = Vec::new();
+            for (host, (_, members)) in hosts.iter().zip(plan.hosts) {
+                let attach = |(name, network): &(&str, &str)| {
                     progress.step(format!("configuration {number}: attaching {name}"));
                     host.container(name, &["--network", network])
                         .with_context(|| format!("cannot attach {name}"))
-                })
-                .collect::<Result<Vec<_>>>()?;
-            Ok((services(&host, &containers)?, containers))
-        });
-        match built {
-            Ok((services, containers)) => Ok(Self { host, containers, _services: services }),
-            Err(error) => Err(Failure { error, log: host.log() }),
-        }
+                };
+                containers.push(members.iter().map(attach).collect::<Result<Vec<_>>>()?);
+            }
+            Ok(containers)
+        })();
+        let logs = |hosts: &[Host]| hosts.iter().map(Host::log).collect::<Vec<_>>().join("\n");
+        let containers = built.map_err(|error| Failure { error, log: logs(&hosts) })?;
+        let members: Vec<Member> =
+            hosts.into_iter().zip(containers).map(|(host, containers)| Member { host, containers }).collect();
+        let services = members.iter().map(services).collect::<Result<Vec<_>>>().map_err(silent)?;
+        Ok(Self { members, _services: services.into_iter().flatten().collect(), _switch: switch })
+    }
+
+    /// What the daemons have said.
+    pub(super) fn log(&self) -> String {
+        self.members.iter().map(|member| member.host.log()).collect::<Vec<_>>().join("\n")
+    }
+
+    fn containers(&self) -> impl Iterator<Item = &Container> {
+        self.members.iter().flat_map(|member| &member.containers)
+    }
+
+    /// The other containers of a container's network.
+    pub(super) fn neighbours<'a>(&'a self, of: &'a Container) -> impl Iterator<Item = &'a Container> {
+        self.containers().filter(move |other| other.network == of.network && other.name != of.name)
     }
 
     /// Drives the traffic and writes down what came of it.
     pub(super) fn prove(
         &mut self,
+        plan: &Plan,
         world: &World,
-        number: u8,
         progress: &Progress,
         result: &mut Configuration,
     ) -> Result<()> {
+        let number = plan.number;
+        result.hosts = self.members.len();
         let pairs = self.pairs(world);
         for pair in &pairs {
             for (names, name) in [(&mut result.rows, &pair.from), (&mut result.columns, &pair.to)] {
@@ -107,8 +136,8 @@ impl Scene {
         let order = |name: &String| match name.as_str() {
             GATEWAY => 0,
             UPLINK => 1,
-            INTERNET => 3,
-            _ => 2,
+            INTERNET => usize::MAX,
+            name => 2 + self.containers().position(|one| one.name == name).unwrap_or(0),
         };
         result.columns.sort_by_key(order);
         result.places = self.places(world);
@@ -125,28 +154,48 @@ impl Scene {
         }
 
         progress.step(format!("configuration {number}: reading the counters"));
-        result.forwarded = moved(self.host.counters("forwarded")?);
-        result.drops = moved(self.host.counters("drops")?);
+        result.forwarded = moved(self.counters("forwarded")?);
+        result.drops = moved(self.counters("drops")?);
         result.programs = self.programs()?;
-        let facts = HostFacts::of(&self.host.namespace)?;
-        for (name, count) in facts.checks() {
-            result.checks.push(Check {
-                from: HOST.to_owned(),
-                to: HOST.to_owned(),
-                what: What::Fact(name),
-                passed: count.number == 0,
-                detail: format!("{} ({})", count.number, count.how),
-                time: None,
-            });
+        if let Some((must, must_not)) = plan.carried {
+            result.checks.push(carried(&result.forwarded, must, must_not));
         }
-        result.facts = Some(facts);
+        for member in &self.members {
+            let facts = HostFacts::of(&member.host.namespace)?;
+            let name = if self.members.len() > 1 { member.host.name() } else { HOST };
+            for (fact, count) in facts.checks() {
+                let detail = format!("{} ({})", count.number, count.how);
+                result.checks.push(of_host(name, What::Fact(fact), count.number == 0, detail));
+            }
+            match &mut result.facts {
+                Some(sum) => sum.add(&facts),
+                None => result.facts = Some(facts),
+            }
+        }
         Ok(())
+    }
+
+    /// The counters of all hosts together.
+    fn counters(&self, list: &str) -> Result<Vec<Counter>> {
+        let mut sum: Vec<Counter> = Vec::new();
+        for member in &self.members {
+            for counter in member.host.counters(list)? {
+                match sum.iter_mut().find(|one| one.number == counter.number) {
+                    Some(one) => {
+                        one.packets += counter.packets;
+                        one.bytes += counter.bytes;
+                    }
+                    None => sum.push(counter),
+                }
+            }
+        }
+        Ok(sum)
     }
 
     /// All at once, because each waits for an answer that does not come. That nothing came is not enough: the drops must be
     /// counted, or something else kept it from coming.
     fn prove_blocked(&self, pairs: &[&Pair], result: &mut Configuration) -> Result<()> {
-        let before = self.host.counters("drops")?;
+        let before = self.counters("drops")?;
         let checks: Vec<Check> = std::thread::scope(|scope| {
             let threads: Vec<_> = pairs.iter().map(|pair| scope.spawn(|| pair.probe())).collect();
             threads
@@ -154,7 +203,7 @@ impl Scene {
                 .flat_map(|thread| thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
                 .collect()
         });
-        let after = self.host.counters("drops")?;
+        let after = self.counters("drops")?;
         let tries = checks.len() as u64;
         result.checks.extend(checks);
         // Whatever else is dropped, such as IPv6 that nobody asked for, has another reason.
@@ -166,23 +215,26 @@ impl Scene {
             })
             .max()
             .unwrap_or((0, "no reason"));
-        result.checks.push(Check {
-            from: HOST.to_owned(),
-            to: HOST.to_owned(),
-            what: What::Dropped,
-            passed: most >= tries,
-            detail: format!("{tries} tries, {most} packets dropped: {name}"),
-            time: None,
-        });
+        let detail = format!("{tries} tries, {most} packets dropped: {name}");
+        result.checks.push(of_host(HOST, What::Dropped, most >= tries, detail));
         Ok(())
     }
 
-    /// The daemon's programs, with their hooks and how many interfaces run them.
+    /// The daemons' programs, with their hooks and how many interfaces of all hosts run them.
     fn programs(&self) -> Result<Vec<String>> {
-        let mut status = self.host.json(["status", "--json"])?;
-        let programs: Vec<ProgramStatus> = serde_json::from_value(status["programs"].take())
-            .context("netd status --json: no list of programs")?;
-        let attached = programs.iter().filter(|program| program.attached > 0);
+        let mut sum: Vec<ProgramStatus> = Vec::new();
+        for member in &self.members {
+            let mut status = member.host.json(["status", "--json"])?;
+            let programs: Vec<ProgramStatus> = serde_json::from_value(status["programs"].take())
+                .context("netd status --json: no list of programs")?;
+            for program in programs {
+                match sum.iter_mut().find(|one| one.name == program.name) {
+                    Some(one) => one.attached += program.attached,
+                    None => sum.push(program),
+                }
+            }
+        }
+        let attached = sum.iter().filter(|program| program.attached > 0);
         Ok(attached.map(|one| format!("{} ({} × {})", one.name, one.attached, one.hook)).collect())
     }
 
@@ -196,39 +248,100 @@ impl Scene {
             expect,
             bytes,
         };
-        let host = &self.host;
         let mut pairs = Vec::new();
-        for to in &self.containers {
-            let expect = Expect::Reach { seen: to.gateway, masquerade: false };
-            pairs.push(pair(HOST, &host.namespace, &to.name, to.address, expect, LOCAL_BYTES));
-        }
-        let expect = Expect::Reach { seen: host.address, masquerade: false };
-        pairs.push(pair(HOST, &host.namespace, INTERNET, world.address, expect, INTERNET_BYTES));
-        for from in &self.containers {
-            let own = Expect::Reach { seen: from.address, masquerade: false };
-            for (to, address) in [(GATEWAY, from.gateway), (UPLINK, host.address)] {
-                pairs.push(pair(&from.name, &from.namespace, to, address, own, LOCAL_BYTES));
+        for Member { host, containers } in &self.members {
+            // What a host does by itself is shown where there is only one.
+            let alone = self.members.len() == 1;
+            if alone {
+                for to in containers {
+                    let expect = Expect::Reach { seen: to.gateway, masquerade: false };
+                    pairs.push(pair(HOST, &host.namespace, &to.name, to.address, expect, LOCAL_BYTES));
+                }
+                let expect = Expect::Reach { seen: host.address, masquerade: false };
+                pairs.push(pair(HOST, &host.namespace, INTERNET, world.address, expect, INTERNET_BYTES));
             }
-            for to in self.containers.iter().filter(|to| to.name != from.name) {
-                let expect = if from.network == to.network { own } else { Expect::Blocked };
-                pairs.push(pair(&from.name, &from.namespace, &to.name, to.address, expect, LOCAL_BYTES));
+            for from in containers {
+                let own = Expect::Reach { seen: from.address, masquerade: false };
+                if alone {
+                    for (to, address) in [(GATEWAY, from.gateway), (UPLINK, host.address)] {
+                        pairs.push(pair(&from.name, &from.namespace, to, address, own, LOCAL_BYTES));
+                    }
+                }
+                for to in self.containers().filter(|to| to.name != from.name) {
+                    let expect = if from.network == to.network { own } else { Expect::Blocked };
+                    pairs.push(pair(&from.name, &from.namespace, &to.name, to.address, expect, LOCAL_BYTES));
+                }
+                let expect = Expect::Reach { seen: host.address, masquerade: true };
+                let bytes = INTERNET_BYTES;
+                pairs.push(pair(&from.name, &from.namespace, INTERNET, world.address, expect, bytes));
             }
-            let expect = Expect::Reach { seen: host.address, masquerade: true };
-            pairs.push(pair(&from.name, &from.namespace, INTERNET, world.address, expect, INTERNET_BYTES));
         }
         pairs
     }
 
     fn places(&self, world: &World) -> Vec<(String, String)> {
         let mut places: Vec<(String, String)> = Vec::new();
-        for (network, gateway) in networks(&self.containers) {
-            places.push((format!("{GATEWAY} of {network}"), gateway.to_string()));
+        for Member { host, containers } in &self.members {
+            if self.members.len() == 1 {
+                for (network, gateway) in networks(containers) {
+                    places.push((format!("{GATEWAY} of {network}"), gateway.to_string()));
+                }
+                places.push((UPLINK.to_owned(), host.address.to_string()));
+                places.extend(containers.iter().map(|one| (one.name.clone(), one.address.to_string())));
+            } else {
+                let inside: Vec<String> =
+                    containers.iter().map(|one| format!("{} {}", one.name, one.address)).collect();
+                places.push((host.name().to_owned(), format!("{} ({})", host.address, inside.join(", "))));
+            }
         }
-        places.push((UPLINK.to_owned(), self.host.address.to_string()));
-        places.extend(self.containers.iter().map(|one| (one.name.clone(), one.address.to_string())));
         places.push((INTERNET.to_owned(), world.address.to_string()));
         places
     }
+}
+
+/// Makes the hosts, with their uplinks and configurations.
+fn build(plan: &Plan, lab: &Lab, world: &World) -> Result<(Option<Switch>, Vec<Host>)> {
+    let switch = (plan.wiring == Wiring::Switch).then(|| world.switch(lab)).transpose()?;
+    let hosts = plan.hosts.iter().map(|(name, _)| match &switch {
+        Some(switch) => Host::on_switch(lab, switch, name, cluster::NETWORKS),
+        None => Host::new(lab, world, name, cluster::NETWORKS),
+    });
+    let hosts = hosts.collect::<Result<Vec<_>>>()?;
+    let transport = match plan.wiring {
+        Wiring::Alone => return Ok((switch, hosts)),
+        Wiring::Switch => "direct",
+        Wiring::Routed => "vxlan",
+    };
+    let nodes: Vec<Peer> =
+        (1..).zip(&hosts).map(|(number, host)| cluster::node(host, cluster::slices(number))).collect();
+    for (host, node) in hosts.iter().zip(&nodes) {
+        host.configure(&cluster::configuration(node, &nodes, transport))?;
+    }
+    Ok((switch, hosts))
+}
+
+/// Starts the daemons, all at once.
+fn start(hosts: &mut [Host]) -> Result<()> {
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = hosts.iter_mut().map(|host| scope.spawn(|| host.start())).collect();
+        threads
+            .into_iter()
+            .try_for_each(|thread| thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+    })
+    .context("cannot start the daemons")
+}
+
+/// Whether packets between the hosts took the ways that they must, and no other.
+fn carried(forwarded: &[Counter], must: &[&str], must_not: &[&str]) -> Check {
+    let packets = |way: &str| forwarded.iter().find(|one| one.name == way).map_or(0, |one| one.packets);
+    let passed = must.iter().all(|way| packets(way) > 0) && must_not.iter().all(|way| packets(way) == 0);
+    let ways: Vec<String> =
+        must.iter().chain(must_not).map(|way| format!("{way} {} packets", packets(way))).collect();
+    of_host(HOST, What::Carried, passed, ways.join(", "))
+}
+
+fn of_host(host: &str, what: What, passed: bool, detail: String) -> Check {
+    Check { from: host.to_owned(), to: host.to_owned(), what, passed, detail, time: None }
 }
 
 /// Each network once, with its gateway.
@@ -242,7 +355,8 @@ fn networks(containers: &[Container]) -> Vec<(&str, Ipv4Addr)> {
 
 /// Echo and HTTP in each container, and on each of the host's addresses: a datagram that is answered from a socket bound
 /// to no address may leave with another address than it was sent to.
-fn services(host: &Host, containers: &[Container]) -> Result<Vec<Service>> {
+fn services(member: &Member) -> Result<Vec<Service>> {
+    let Member { host, containers } = member;
     let gateways = networks(containers).into_iter().map(|(_, gateway)| (&host.namespace, gateway));
     let places = gateways
         .chain([(&host.namespace, host.address)])

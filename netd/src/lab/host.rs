@@ -13,7 +13,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
-use super::{Lab, Namespace, Process, World, registry::Resources};
+use super::{Lab, Namespace, Process, Switch, World, registry::Resources, world};
 use crate::bpf::Counter;
 
 /// What the line begins with that the daemon prints once it serves.
@@ -64,8 +64,25 @@ impl Host {
     /// # Errors
     /// The namespace or the uplink cannot be made.
     pub fn new(lab: &Lab, world: &World, name: &str, config: &str) -> Result<Self> {
+        Self::plugged(lab, name, config, |namespace| world.plug(lab, namespace))
+    }
+
+    /// The same, with its uplink on a switch.
+    ///
+    /// # Errors
+    /// As [`Host::new`].
+    pub fn on_switch(lab: &Lab, switch: &Switch, name: &str, config: &str) -> Result<Self> {
+        Self::plugged(lab, name, config, |namespace| switch.plug(lab, namespace))
+    }
+
+    fn plugged(
+        lab: &Lab,
+        name: &str,
+        config: &str,
+        plug: impl FnOnce(&Namespace) -> Result<world::Uplink>,
+    ) -> Result<Self> {
         let namespace = lab.namespace(name)?;
-        let uplink = world.plug(lab, &namespace)?;
+        let uplink = plug(&namespace)?;
         let directory = lab.directory().join(name);
         fs::create_dir(&directory).with_context(|| format!("cannot create {}", directory.display()))?;
         let host = Self {

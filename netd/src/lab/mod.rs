@@ -7,6 +7,7 @@
 //! Nothing in here touches the caller's own network namespace: each step that concerns a network is done by a thread or a
 //! process which has entered the namespace that it works on.
 
+pub mod cluster;
 pub mod echo;
 pub mod facts;
 pub mod host;
@@ -35,7 +36,7 @@ pub use namespace::Namespace;
 pub use process::Process;
 pub use registry::{Closer, clean_kept};
 pub use service::Service;
-pub use world::World;
+pub use world::{Switch, World};
 
 const CARRIER_TIMEOUT: Duration = Duration::from_secs(5);
 

@@ -34,6 +34,15 @@ pub struct Uplink {
     pub router: Ipv4Addr,
 }
 
+/// A layer-2 network of the world's, with the router on it: a namespace whose bridge stands for a switch.
+#[derive(Debug)]
+pub struct Switch {
+    /// The switch.
+    pub namespace: Namespace,
+    number: u8,
+    hosts: AtomicU8,
+}
+
 /// What the uplink is called on a host.
 pub const UPLINK: &str = "eth0";
 
@@ -77,9 +86,52 @@ impl World {
         Ok(uplink)
     }
 
+    /// Makes a switch with the router on it; hosts are plugged in there instead of into the router.
+    ///
+    /// # Errors
+    /// `ip` refuses.
+    pub fn switch(&self, lab: &Lab) -> Result<Switch> {
+        let number = self.hosts.fetch_add(1, Ordering::Relaxed) + 1;
+        let namespace = lab.namespace(&format!("switch{number}"))?;
+        namespace.ip(["link add ports type bridge", "link set ports up"])?;
+        let name = format!("switch{number}");
+        lab.cable(
+            End {
+                namespace: &self.router,
+                interface: &name,
+                address: Some(&format!("198.18.{number}.1/24")),
+            },
+            End { namespace: &namespace, interface: "router", address: None },
+        )?;
+        namespace.ip(["link set router master ports"])?;
+        Ok(Switch { namespace, number, hosts: AtomicU8::new(0) })
+    }
+
     /// The server's echo service.
     #[must_use]
     pub fn echo(&self) -> SocketAddrV4 {
         SocketAddrV4::new(self.address, echo::PORT)
+    }
+}
+
+impl Switch {
+    /// Gives a host an uplink to the switch, an address and a default route.
+    ///
+    /// # Errors
+    /// `ip` refuses.
+    pub fn plug(&self, lab: &Lab, host: &Namespace) -> Result<Uplink> {
+        let port = self.hosts.fetch_add(1, Ordering::Relaxed) + 2;
+        let uplink = Uplink {
+            address: Ipv4Addr::new(198, 18, self.number, port),
+            router: Ipv4Addr::new(198, 18, self.number, 1),
+        };
+        let interface = format!("port{port}");
+        lab.cable(
+            End { namespace: &self.namespace, interface: &interface, address: None },
+            End { namespace: host, interface: UPLINK, address: Some(&format!("{}/24", uplink.address)) },
+        )?;
+        self.namespace.ip([format!("link set {interface} master ports")])?;
+        host.ip([format!("route add default via {}", uplink.router)])?;
+        Ok(uplink)
     }
 }

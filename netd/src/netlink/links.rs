@@ -258,7 +258,7 @@ pub(super) fn no_ipv6(refusal: &Refusal) -> bool {
     refusal.errno == Errno::EAFNOSUPPORT
 }
 
-fn indexed(ifindex: u32) -> LinkMessage {
+pub(super) fn indexed(ifindex: u32) -> LinkMessage {
     let mut message = LinkMessage::default();
     message.header.index = ifindex;
     message

@@ -16,6 +16,7 @@ mod sysctl;
 #[cfg(test)]
 mod testing;
 mod uplink;
+mod vxlan;
 
 use std::sync::{Arc, Mutex, PoisonError, TryLockError};
 

@@ -1,16 +1,18 @@
 //! The host's side of things: gateways, routes to endpoints, and what the datapath is told about the host.
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use ipnet::{IpNet, Ipv4Net};
+use netd_common::wire::Vxlan;
 use std::{
     collections::BTreeMap,
     net::{IpAddr, Ipv4Addr},
 };
 use tracing::{debug, info, warn};
 
-use super::Reconciler;
+use super::{OVERLAY, Reconciler, delete_link};
 use crate::{
     bpf::{self, NodeConfig, Uplink},
+    endpoint::alias,
     netlink::{Netlink, Route, is_gone},
     node::{HostRoutes, HostView, LOOPBACK},
     state::State,
@@ -60,6 +62,7 @@ impl Reconciler {
             .map(|uplink| Uplink { ifindex: uplink.ifindex, address: uplink.address.addr() });
         self.datapath.configure(&NodeConfig {
             uplink,
+            mtu: view.uplink.as_ref().map_or(0, |uplink| uplink.mtu),
             ports: self.nat.ports,
             max_flows_per_endpoint: self.nat.max_flows_per_endpoint,
         })?;
@@ -68,7 +71,34 @@ impl Reconciler {
         } else {
             self.datapath.detach_uplink()?;
         }
+        self.ensure_overlay(view.overhead > 0).await.context("cannot set up the overlay")?;
         self.set_routes(state, view)
+    }
+
+    /// Makes the VXLAN device, or removes it where no node is reached by it. No packet is sent through it: it is there so
+    /// that NICs aggregate what they receive (they do where a VXLAN socket exists), and decapsulates what the programs
+    /// cannot (segmented UDP, and outer packets that came in fragments).
+    async fn ensure_overlay(&mut self, wanted: bool) -> Result<()> {
+        let found = self.nl.link_by_name(OVERLAY).await?;
+        let ifindex = match (found, wanted) {
+            (None, false) => return Ok(()),
+            (Some(link), _) if link.alias != Some(self.overlay_alias()) => {
+                bail!("link {OVERLAY} is not of this netd: remove it")
+            }
+            (Some(link), false) => return delete_link(&self.nl, link.ifindex).await,
+            (Some(link), true) => link.ifindex,
+            (None, true) => {
+                let port = Vxlan::PORT.host();
+                self.nl.create_vxlan(OVERLAY, port, &self.overlay_alias()).await?
+            }
+        };
+        self.datapath.attach_overlay(ifindex)?;
+        self.nl.set_up(ifindex).await
+    }
+
+    /// The alias of the VXLAN device: that of no endpoint, whose names have no colon.
+    pub(super) fn overlay_alias(&self) -> String {
+        alias(&self.identity, ":overlay")
     }
 
     /// Tells the datapath where packets go.
@@ -82,8 +112,9 @@ impl Reconciler {
         for address in view.addresses.iter().copied().chain(gateways) {
             routes.insert(address.into(), bpf::Route::Host);
         }
-        if view.uplink.is_some() {
+        if let Some(uplink) = &view.uplink {
             routes.insert(Ipv4Net::default(), bpf::Route::Uplink);
+            routes.extend(self.cluster.routes(state, uplink));
         }
         let routes: Vec<_> = routes.into_iter().collect();
         self.datapath.set_routes(&routes).context("cannot set the datapath's routes")

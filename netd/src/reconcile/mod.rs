@@ -16,6 +16,7 @@ pub use self::host::{add_gateway, remove_gateway};
 
 use crate::{
     bpf::{self, Datapath, Expired},
+    cluster::ClusterConfig,
     config::NatConfig,
     endpoint::{Endpoint, alias},
     netlink::{ContainerSide, Link, Netlink, Netns, Route, VethSpec, is_gone},
@@ -24,12 +25,16 @@ use crate::{
     state::State,
 };
 
+/// The name of the VXLAN device.
+const OVERLAY: &str = "nd-vxlan";
+
 /// The kernel's side of things.
 pub struct Reconciler {
     nl: Netlink,
     datapath: Datapath,
     identity: String,
     nat: NatConfig,
+    cluster: ClusterConfig,
     /// What the datapath knows of each live endpoint.
     live: HashMap<String, bpf::Endpoint>,
     by_ifindex: HashMap<u32, String>,
@@ -48,9 +53,15 @@ pub struct TornDown {
 impl Reconciler {
     /// Takes charge of a datapath.
     #[must_use]
-    pub fn new(nl: Netlink, datapath: Datapath, identity: &str, nat: NatConfig) -> Self {
+    pub fn new(
+        nl: Netlink,
+        datapath: Datapath,
+        identity: &str,
+        nat: NatConfig,
+        cluster: ClusterConfig,
+    ) -> Self {
         let identity = identity.to_owned();
-        Self { nl, datapath, identity, nat, live: HashMap::new(), by_ifindex: HashMap::new() }
+        Self { nl, datapath, identity, nat, cluster, live: HashMap::new(), by_ifindex: HashMap::new() }
     }
 
     /// The datapath, for its counters.
@@ -103,6 +114,7 @@ impl Reconciler {
                 _ => missing.push((endpoint, network)),
             }
         }
+        wanted.insert((OVERLAY, self.overlay_alias()));
         for link in own.values() {
             let alias = link.alias.clone().unwrap_or_default();
             if !wanted.contains(&(link.name.as_str(), alias)) {

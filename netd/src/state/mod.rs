@@ -50,8 +50,10 @@ pub struct NetworkState {
 }
 
 impl NetworkState {
-    fn new(network: Network) -> Self {
-        let pool = Pool::new(network.subnet);
+    /// `slices` are the node's; a network without one is the node's as a whole.
+    fn new(network: Network, slices: &[Ipv4Net]) -> Self {
+        let slice = slices.iter().find(|slice| network.subnet.contains(*slice));
+        let pool = Pool::within(network.subnet, slice.copied().unwrap_or(network.subnet));
         Self { network, pool }
     }
 
@@ -66,6 +68,7 @@ impl NetworkState {
 #[derive(Debug)]
 pub struct State {
     facts: Facts,
+    slices: Vec<Ipv4Net>,
     networks: BTreeMap<String, NetworkState>,
     endpoints: BTreeMap<String, Endpoint>,
     host_interfaces: HashSet<String>,
@@ -84,11 +87,12 @@ pub struct Place {
 }
 
 impl State {
-    /// A state with nothing in it.
+    /// A state with nothing in it, of a node with these slices of the networks.
     #[must_use]
-    pub fn new(facts: Facts) -> Self {
+    pub fn new(facts: Facts, slices: &[Ipv4Net]) -> Self {
         Self {
             facts,
+            slices: slices.to_vec(),
             networks: BTreeMap::new(),
             endpoints: BTreeMap::new(),
             host_interfaces: HashSet::new(),
@@ -112,14 +116,16 @@ impl State {
     pub fn load(
         records: &[Record],
         facts: Facts,
+        slices: &[Ipv4Net],
         alive: impl Fn(&Endpoint) -> bool,
     ) -> Result<(Self, Vec<Change>)> {
-        let mut state = Self::new(facts);
+        let mut state = Self::new(facts, slices);
         for record in records.iter().filter(|record| record.kind == Kind::Network) {
             let network: Network = record.read()?;
             crate::network::check_subnet(network.subnet)
                 .with_context(|| format!("network `{}` of the stored state", network.name))?;
-            state.networks.insert(record.name.clone(), NetworkState::new(network));
+            let slices = &state.slices;
+            state.networks.insert(record.name.clone(), NetworkState::new(network, slices));
         }
         for record in records.iter().filter(|record| record.kind == Kind::Cursor) {
             if let Some(network) = state.networks.get_mut(&record.name) {

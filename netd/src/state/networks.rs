@@ -70,7 +70,9 @@ impl State {
             match self.networks.get_mut(name) {
                 Some(state) if state.network == network => continue,
                 Some(state) => state.network = network.clone(),
-                None => drop(self.networks.insert(name.to_owned(), NetworkState::new(network.clone()))),
+                None => drop(
+                    self.networks.insert(name.to_owned(), NetworkState::new(network.clone(), &self.slices)),
+                ),
             }
             changes.push(Change::put(Kind::Network, name, &network)?);
         }
@@ -125,7 +127,7 @@ impl State {
         self.check_subnet(&definition, occupied).map_err(|error| Refusal::Conflict(error.to_string()))?;
         let network = Network::new(definition, self.next_number(), Origin::Command);
         let changes = vec![Change::put(Kind::Network, &name, &network)?, self.put_facts()?];
-        self.networks.insert(name, NetworkState::new(network.clone()));
+        self.networks.insert(name, NetworkState::new(network.clone(), &self.slices));
         Ok((network, changes))
     }
 
@@ -158,7 +160,7 @@ impl State {
 
     /// Puts a network back that could not be removed, or removed in the store.
     pub fn restore_network(&mut self, network: Network) {
-        self.networks.insert(network.name.clone(), NetworkState::new(network));
+        self.networks.insert(network.name.clone(), NetworkState::new(network, &self.slices));
     }
 
     /// Names of the endpoints of a network. Walks over all endpoints: for errors only.

@@ -47,7 +47,7 @@ fn place(name: &str) -> Place {
 
 /// A state with the network `default`, and what its making commits.
 fn start() -> (State, Vec<Change>) {
-    let mut state = State::new(facts());
+    let mut state = State::new(facts(), &[]);
     let config = [network("default", "10.88.0.0/24")];
     let (removed, changes) = state.configure(config.iter(), &Occupied::default()).unwrap();
     assert_eq!(removed, []);
@@ -73,7 +73,7 @@ fn records(changes: &[Change]) -> Vec<Record> {
 fn load(changes: &[Change], alive: impl Fn(&Endpoint) -> bool) -> (State, Vec<Change>) {
     let records = records(changes);
     let facts = State::facts_of(&records).unwrap().unwrap();
-    State::load(&records, facts, alive).unwrap()
+    State::load(&records, facts, &[], alive).unwrap()
 }
 
 #[test]
@@ -139,7 +139,7 @@ fn refusals_of_attachments() {
 
 #[test]
 fn a_full_network_is_refused_and_costs_no_slot() {
-    let mut state = State::new(facts());
+    let mut state = State::new(facts(), &[]);
     let config = [network("default", "10.88.0.0/30")];
     state.configure(config.iter(), &Occupied::default()).unwrap();
     attach(&mut state, &request("a")).unwrap();
@@ -235,6 +235,6 @@ fn a_network_under_an_endpoint_that_is_missing_is_an_error() {
     committed.extend(attach(&mut state, &request("web")).unwrap().1);
     committed.push(Change::delete(Kind::Network, "default"));
     let records = records(&committed);
-    let error = State::load(&records, facts(), |_| true).unwrap_err().to_string();
+    let error = State::load(&records, facts(), &[], |_| true).unwrap_err().to_string();
     assert_eq!(error, "endpoint `web` of the stored state: no network `default`");
 }

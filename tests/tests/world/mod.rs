@@ -12,7 +12,7 @@ use std::{
 use netd::bpf::{Datapath, Endpoint, Mac, NodeConfig, Options, Route, TestRun, Uplink};
 use netd_common::{
     abi,
-    host::cases::{At, Member, NODE, PORTS, QUOTA, World},
+    host::cases::{At, MTU, Member, NODE, PORTS, QUOTA, World},
 };
 use nix::{
     mount::{MsFlags, mount},
@@ -43,6 +43,7 @@ impl Loaded {
             At::FromContainer(ifindex) => ("from_container", ifindex, 0),
             At::FromUplink => ("from_uplink", self.world.uplink, 0),
             At::ToContainer(ifindex, from) => ("to_container", ifindex, from),
+            At::FromOverlay(..) => unreachable!("a test run has no tunnel metadata"),
         };
         self.datapath.test_run(program, frame, ifindex, from, times).expect("a test run")
     }
@@ -98,6 +99,7 @@ fn load(world: World, directory: &Path) -> Loaded {
     let mut datapath = Datapath::open(&options).expect("the programs load");
     let config = NodeConfig {
         uplink: Some(Uplink { ifindex: world.uplink, address: NODE.into() }),
+        mtu: MTU,
         ports: PORTS,
         max_flows_per_endpoint: QUOTA,
     };
@@ -108,10 +110,16 @@ fn load(world: World, directory: &Path) -> Loaded {
     let routes: Vec<_> = world
         .routes()
         .into_iter()
-        .map(|(prefix, bits, kind, network)| {
-            let route = match kind {
+        .map(|(prefix, bits, route)| {
+            let route = match route.kind {
                 abi::Route::HOST => Route::Host,
-                abi::Route::NETWORK => Route::Network(network),
+                abi::Route::NETWORK => Route::Network(route.network),
+                abi::Route::DIRECT | abi::Route::VXLAN => Route::Node {
+                    network: route.network,
+                    address: route.node.bytes().into(),
+                    slot: route.slot,
+                    vxlan: route.kind == abi::Route::VXLAN,
+                },
                 _ => Route::Uplink,
             };
             (ipnet::Ipv4Net::new(prefix.into(), bits).expect("a prefix"), route)

@@ -1,0 +1,50 @@
+//! Hosts that know each other.
+
+use std::{fmt::Write as _, net::Ipv4Addr};
+
+use ipnet::Ipv4Net;
+
+use super::Host;
+use crate::cluster::Peer;
+
+/// Two networks: that part of a configuration.
+pub const NETWORKS: &str =
+    "[networks.default]\nsubnets = [\"10.88.0.0/16\"]\n\n[networks.other]\nsubnets = [\"10.89.0.0/16\"]\n";
+
+/// The slices that the node of that number has of the networks of [`NETWORKS`]: a /24 of each.
+#[must_use]
+pub fn slices(number: u8) -> Vec<Ipv4Net> {
+    let networks = [Ipv4Addr::new(10, 88, number, 0), Ipv4Addr::new(10, 89, number, 0)];
+    networks.into_iter().map(|first| Ipv4Net::new_assert(first, 24)).collect()
+}
+
+/// A host as a node that has these slices of the networks.
+#[must_use]
+pub fn node(host: &Host, slices: Vec<Ipv4Net>) -> Peer {
+    Peer { name: host.name().to_owned(), address: host.address, subnets: slices }
+}
+
+/// The configuration of one of several nodes; the others become its peers. Networks are those of [`NETWORKS`].
+#[must_use]
+pub fn configuration(own: &Peer, all: &[Peer], transport: &str) -> String {
+    let mut text = format!(
+        "[node]\nname = {:?}\nsubnets = {}\n\n{NETWORKS}\n[cluster]\ntransport = {transport:?}\n",
+        own.name,
+        list(own)
+    );
+    for peer in all.iter().filter(|peer| peer.name != own.name) {
+        let _ = write!(
+            text,
+            "\n[[cluster.peers]]\nname = {:?}\naddress = \"{}\"\nsubnets = {}\n",
+            peer.name,
+            peer.address,
+            list(peer)
+        );
+    }
+    text
+}
+
+fn list(node: &Peer) -> String {
+    let texts: Vec<String> = node.subnets.iter().map(ToString::to_string).collect();
+    format!("{texts:?}")
+}
