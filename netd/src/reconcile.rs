@@ -352,9 +352,8 @@ impl Reconciler {
     async fn ensure_overlay(&mut self, wanted: bool) -> Result<()> {
         let mut found = self.nl.link_by_name(OVERLAY).await?;
         // Between the creation of a link and its alias there is a moment at which a crash can leave it without.
-        let unfinished = |link: &Link| {
-            link.alias.is_none() && !link.up && link.kind.as_deref() == Some("vxlan")
-        };
+        let unfinished =
+            |link: &Link| link.alias.is_none() && !link.up && link.kind.as_deref() == Some("vxlan");
         if let Some(link) = found.take_if(|link| unfinished(link)) {
             delete_link(&self.nl, link.ifindex).await?;
         }

@@ -144,7 +144,9 @@ impl Cluster {
     /// One was.
     pub fn nothing_dropped(&self) -> Result<()> {
         for node in 0..self.nodes.len() {
-            for reason in ["overlay-node", "overlay-network", "too-big", "rewrite", "no-endpoint", "malformed"] {
+            for reason in
+                ["overlay-node", "overlay-network", "too-big", "rewrite", "no-endpoint", "malformed"]
+            {
                 let dropped = self.counter(node, "drops", reason)?;
                 ensure!(dropped == 0, "node {node} dropped {dropped} packets: {reason}");
             }

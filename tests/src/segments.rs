@@ -35,7 +35,10 @@ pub fn exchange(from: &Namespace, to: &Namespace, address: SocketAddrV4, bursts:
             let length = receiver.recv(&mut buffer).with_context(|| {
                 format!("burst {burst} to {address}: {number} of {SEGMENTS} datagrams came")
             })?;
-            ensure!(buffer[..length] == *segment, "burst {burst}: datagram {number} is wrong ({length} bytes)");
+            ensure!(
+                buffer[..length] == *segment,
+                "burst {burst}: datagram {number} is wrong ({length} bytes)"
+            );
         }
     }
     Ok(())

@@ -95,9 +95,7 @@ fn bulk_stays_whole(test: &str, transport: &str) {
             thread::sleep(Duration::from_millis(400));
             let sent = flood.finish()?;
             let after = (cluster.traffic(sender, "tx")?, cluster.traffic(receiver, "rx")?);
-            for (what, before, after) in
-                [("sent", before.0, after.0), ("received", before.1, after.1)]
-            {
+            for (what, before, after) in [("sent", before.0, after.0), ("received", before.1, after.1)] {
                 let (packets, bytes) = (after.0 - before.0, after.1 - before.1);
                 ensure!(bytes >= sent, "{} {what}: {sent} bytes of data, {bytes} counted", from.name);
                 let average = bytes / packets;
@@ -182,8 +180,7 @@ impl Foreign {
     fn new(cluster: &mut Cluster) -> Result<Self> {
         let namespace = cluster.lab.namespace("foreign")?;
         let uplink = cluster.world.plug(&cluster.lab, &namespace)?;
-        let peer =
-            Peer { name: "foreign".to_owned(), address: uplink.address, subnets: cluster::slices(9) };
+        let peer = Peer { name: "foreign".to_owned(), address: uplink.address, subnets: cluster::slices(9) };
         cluster.configure("vxlan", &[peer])?;
         cluster.start()?;
         let address = Ipv4Addr::new(10, 88, 9, 5);
@@ -275,11 +272,8 @@ fn the_mtu_leaves_room_for_the_overlay() {
         let routes = a.namespace.output("ip", ["route", "get", &b.address.to_string()])?;
         ensure!(routes.contains("mtu 1450"), "{routes}");
         let output = ping("1472")?;
-        let said = format!(
-            "{}{}",
-            String::from_utf8_lossy(&output.stdout),
-            String::from_utf8_lossy(&output.stderr)
-        );
+        let said =
+            format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
         ensure!(!output.status.success() && said.contains("1450"), "{said}");
         ensure!(ping("1422")?.status.success(), "what fits does not arrive");
         for container in [&a, &b] {
@@ -293,16 +287,15 @@ fn the_mtu_leaves_room_for_the_overlay() {
 fn the_first_ping_that_is_too_big_is_told() {
     with_cluster("the_first_ping_that_is_too_big_is_told", "vxlan", |cluster| {
         let (a, b) = cluster.pair()?;
+        // Both ends: beyond the MTU of its own end, the kernel drops what is not segmented before a program sees it.
         a.namespace.ip(["link set eth0 mtu 1500"])?;
+        cluster.nodes[0].namespace.ip([format!("link set {} mtu 1500", a.host_interface)])?;
         let to = b.address.to_string();
         let mut command = a.namespace.command("ping")?;
         command.args(["-c", "1", "-W", "2", "-M", "do", "-s", "1472", &to]);
         let output = command.output().context("cannot run ping")?;
         let said = String::from_utf8_lossy(&output.stdout).into_owned();
-        let told = cluster.counter(0, "forwarded", "too-big-sent")?;
-        let dropped = cluster.nodes[0].counters("drops")?;
-        let dropped: Vec<_> = dropped.iter().filter(|one| one.packets > 0).collect();
-        ensure!(said.contains("mtu = 1450") && said.contains(&a.gateway.to_string()), "{said} {told} {dropped:?} {output:?} {}", a.namespace.output("nstat", ["-a"])?);
+        ensure!(said.contains("mtu = 1450") && said.contains(&a.gateway.to_string()), "{said}");
         Ok(())
     });
 }
@@ -459,14 +452,10 @@ fn masquerade_is_for_the_world_only() {
 fn killed_daemons_lose_nothing(test: &str, transport: &str) {
     with_cluster(test, transport, |cluster| {
         let (a, b) = cluster.pair()?;
-        let _sinks = [
-            TcpFlood::sink(&b.namespace, at(&b, PORT))?,
-            TcpFlood::sink(&a.namespace, at(&a, PORT))?,
-        ];
-        let floods = [
-            TcpFlood::start(&a.namespace, at(&b, PORT))?,
-            TcpFlood::start(&b.namespace, at(&a, PORT))?,
-        ];
+        let _sinks =
+            [TcpFlood::sink(&b.namespace, at(&b, PORT))?, TcpFlood::sink(&a.namespace, at(&a, PORT))?];
+        let floods =
+            [TcpFlood::start(&a.namespace, at(&b, PORT))?, TcpFlood::start(&b.namespace, at(&a, PORT))?];
         let pulses = [
             UdpPulse::start(&a.namespace, &b.namespace, at(&b, PORT + 1))?,
             UdpPulse::start(&b.namespace, &a.namespace, at(&a, PORT + 1))?,

@@ -238,7 +238,14 @@ fn too_big(world: &World) -> Vec<Case> {
     let dropped = |destination, size, fragment| {
         unchanged(at, packet(destination, size, fragment), Fate::Dropped(Drop::TooBig))
     };
-    let ping = |kind| frame(a.host_mac, a.mac, &Ip { fragment: 0x4000, ..Ip::new(a.address, FAR) }, &Body::Icmp(kind, 0, 1, vec![7; 1500]));
+    let ping = |kind| {
+        frame(
+            a.host_mac,
+            a.mac,
+            &Ip { fragment: 0x4000, ..Ip::new(a.address, FAR) },
+            &Body::Icmp(kind, 0, 1, vec![7; 1500]),
+        )
+    };
     vec![
         case("an ICMP error that is too big", vec![unchanged(at, ping(3), Fate::Dropped(Drop::TooBig))]),
         case("too big for a far node", vec![told(FAR, 1451, 1450)]),

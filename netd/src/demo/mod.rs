@@ -46,10 +46,7 @@ const PLANS: [Plan; 4] = [
         name: "many containers, one host",
         wiring: Wiring::Alone,
         note: None,
-        hosts: &[(
-            "host2",
-            &[("web", "default"), ("api", "default"), ("db", "default"), ("guest", "other")],
-        )],
+        hosts: &[("host2", &[("web", "default"), ("api", "default"), ("db", "default"), ("guest", "other")])],
         carried: None,
     },
     Plan {

@@ -166,9 +166,7 @@ impl Configuration {
 
     /// Everything was tried, and all of it was as it must be.
     pub(super) fn passed(&self) -> bool {
-        self.error.is_none()
-            && !self.checks.is_empty()
-            && self.checks.iter().all(|check| check.passed)
+        self.error.is_none() && !self.checks.is_empty() && self.checks.iter().all(|check| check.passed)
     }
 
     fn json(&self) -> Value {

@@ -94,11 +94,8 @@ impl Scene {
         })();
         let logs = |hosts: &[Host]| hosts.iter().map(Host::log).collect::<Vec<_>>().join("\n");
         let containers = built.map_err(|error| Failure { error, log: logs(&hosts) })?;
-        let members: Vec<Member> = hosts
-            .into_iter()
-            .zip(containers)
-            .map(|(host, containers)| Member { host, containers })
-            .collect();
+        let members: Vec<Member> =
+            hosts.into_iter().zip(containers).map(|(host, containers)| Member { host, containers }).collect();
         let services = members.iter().map(services).collect::<Result<Vec<_>>>().map_err(silent)?;
         Ok(Self { members, _services: services.into_iter().flatten().collect(), _switch: switch })
     }
@@ -308,9 +305,9 @@ fn build(plan: &Plan, lab: &Lab, world: &World) -> Result<(Option<Switch>, Vec<H
 fn start(hosts: &mut [Host]) -> Result<()> {
     std::thread::scope(|scope| {
         let threads: Vec<_> = hosts.iter_mut().map(|host| scope.spawn(|| host.start())).collect();
-        threads.into_iter().try_for_each(|thread| {
-            thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-        })
+        threads
+            .into_iter()
+            .try_for_each(|thread| thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
     })
     .context("cannot start the daemons")
 }
