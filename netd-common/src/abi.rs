@@ -82,7 +82,8 @@ pub struct Route {
     pub kind: u32,
     /// [`Route::NETWORK`], [`Route::DIRECT`], [`Route::VXLAN`]: the network's number.
     pub network: u32,
-    /// [`Route::DIRECT`], [`Route::VXLAN`]: the node's address on its uplink.
+    /// [`Route::DIRECT`], [`Route::VXLAN`]: the node's address on its uplink. [`Route::UPLINK`]: the same where the prefix is
+    /// that address, else 0.
     pub node: V4,
     /// Index of the node's counters.
     pub slot: u32,

@@ -10,7 +10,7 @@ use crate::{
     reason::{Drop, Way},
     tables::Tables,
     too_big,
-    wire::{Be16, Ethernet, Vxlan, udp},
+    wire::{Be16, Ethernet, Vxlan, protocol, udp},
 };
 
 /// The whole way: decide, rewrite, count.
@@ -89,7 +89,7 @@ fn ipv4<P: Packet, T: Tables<V4>>(
         }
         // No two networks share an address, so whoever has this one is in the sender's network.
         let Some(endpoint) = tables.endpoint(&ip.destination) else {
-            return to_node(packet, tables, interface, &ip, plan);
+            return to_node(packet, tables, hook.ifindex, interface, &ip, plan);
         };
         if endpoint.ifindex == hook.ifindex {
             // Its own address: the kernel in the container would not have sent it.
@@ -122,6 +122,12 @@ fn ipv4<P: Packet, T: Tables<V4>>(
             if !matches!(plan.to, To::Neighbour) {
                 return Ok(());
             }
+            if ip.protocol == protocol::UDP
+                && transport.destination == Vxlan::PORT
+                && tables.route(&ip.destination).is_some_and(|route| route.node != V4(0))
+            {
+                return Err(Drop::OverlayContainer);
+            }
             match nat::create(tables, &tuple, interface.slot, &mut mapping) {
                 0 => {}
                 reason => return Err(refusal(reason)),
@@ -152,6 +158,7 @@ fn ipv4<P: Packet, T: Tables<V4>>(
 fn to_node<P: Packet, T: Tables<V4>>(
     packet: &P,
     tables: &T,
+    ifindex: u32,
     interface: &Interface<V4>,
     ip: &headers::Headers<V4>,
     plan: &mut Plan<V4>,
@@ -175,10 +182,12 @@ fn to_node<P: Packet, T: Tables<V4>>(
     // Of a packet that will be cut, each piece has to fit; of TCP with options, a little more than this.
     let piece = if segment == 0 { length } else { segment + ip.l4 - Ethernet::LEN + udp::LEN };
     if piece > plan.mtu || length > 0xffff - overhead {
-        if length > 0xffff - overhead || !too_big::can_be_answered(ip.fragment, ip.l4, ip.protocol) {
+        if length > 0xffff - overhead || !too_big::can_be_answered(packet, ip) {
             return Err(Drop::TooBig);
         }
-        plan.to = To::Reflect;
+        // Not back out of the link: there, `to_container` would take it for what the host forwards.
+        plan.to = To::Peer;
+        plan.ifindex = ifindex;
         plan.way = Way::TooBigSent;
         plan.address = interface.gateway;
         plan.old_address = interface.address;

@@ -2,7 +2,7 @@
 //! decision core: what happens to a packet, in plain Rust over two small traits, [`Packet`] (its bytes) and [`Tables`]
 //! (endpoints, routes, flows). The same code runs in the kernel, compiled to BPF, and on the host under property tests.
 //!
-//! A packet's way, top to bottom: [`from_container()`] or [`from_uplink()`] decides ([`Plan`]), [`Plan::apply`] rewrites, and
+//! A packet's way, top to bottom: [`from_container()`] or [`from_uplink()`] decides ([`Plan`]), [`Plan::carry_out`] rewrites, and
 //! the adapter in `netd-ebpf` turns the [`Verdict`] into the hook's return code.
 #![cfg_attr(not(feature = "host"), no_std)]
 // For the compare-and-swap in `shared`: aya-ebpf needs the same feature, so no toolchain is asked for more than it.

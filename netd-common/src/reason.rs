@@ -76,6 +76,8 @@ numbered! {
         OverlayNode = 22, "overlay-node";
         /// An overlay packet with the VNI of another network than its inner source's or destination's.
         OverlayNetwork = 23, "overlay-network";
+        /// A container's own packet to the overlay's port of another node: masqueraded, it would pass for the node's.
+        OverlayContainer = 24, "overlay-container";
     }
 }
 

@@ -3,9 +3,10 @@
 
 use crate::{
     V4, checksum,
+    headers::Headers,
     packet::Packet,
     plan::Plan,
-    wire::{Be16, Ethernet, Ipv4, icmp, protocol},
+    wire::{Ethernet, Ipv4, icmp, protocol},
 };
 
 /// What an error quotes of the packet (RFC 792): an IP header without options and eight bytes.
@@ -14,10 +15,16 @@ type Quote = [u32; 7];
 /// Length of the error, bytes.
 const LEN: u32 = Ethernet::LEN + Ipv4::LEN + icmp::LEN + size_of::<Quote>() as u32;
 
-/// Whether a packet that is too big can be answered: it asks for it, is no fragment or error itself, and has no options.
+/// Whether a packet that is too big can be answered: it asks for it, is no fragment or error itself (RFC 1122 section
+/// 3.2.2), and has no options.
 #[inline(always)]
-pub fn can_be_answered(fragment: Be16, l4: u32, protocol: u8) -> bool {
-    fragment == Ipv4::DONT_FRAGMENT && l4 == Ethernet::LEN + Ipv4::LEN && protocol != protocol::ICMP
+pub fn can_be_answered<P: Packet>(packet: &P, ip: &Headers<V4>) -> bool {
+    const L4: u32 = Ethernet::LEN + Ipv4::LEN;
+    if ip.fragment != Ipv4::DONT_FRAGMENT || ip.l4 != L4 {
+        return false;
+    }
+    let is_echo = |[kind, _]: [u8; 2]| kind == icmp::ECHO_REQUEST || kind == icmp::ECHO_REPLY;
+    ip.protocol != protocol::ICMP || packet.get(L4).is_some_and(is_echo)
 }
 
 /// Turns the packet into the error; the Ethernet header is another's work. The plan has the MTU in `mtu`, the gateway in

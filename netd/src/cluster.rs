@@ -71,7 +71,7 @@ impl ClusterConfig {
         }
     }
 
-    /// The routes to the other nodes' slices of the networks that there are.
+    /// The routes to the other nodes, and to their slices of the networks that there are.
     pub fn routes<'a>(
         &'a self,
         state: &'a State,
@@ -79,10 +79,11 @@ impl ClusterConfig {
     ) -> impl Iterator<Item = (Ipv4Net, bpf::Route)> + 'a {
         (0u32..).zip(&self.peers).flat_map(move |(slot, peer)| {
             let vxlan = self.transport.encapsulates(peer.address, uplink.address);
-            peer.subnets.iter().filter_map(move |slice| {
+            let slices = peer.subnets.iter().filter_map(move |slice| {
                 let (_, network) = state.subnets().find(|(subnet, _)| subnet.contains(slice))?;
                 Some((*slice, bpf::Route::Node { network, address: peer.address, slot, vxlan }))
-            })
+            });
+            slices.chain([(peer.address.into(), bpf::Route::Peer(peer.address))])
         })
     }
 }

@@ -4,9 +4,12 @@
 //! which packets arrive and what the kernel and the daemon say afterwards. All of it is removed again, also when a test
 //! fails, and two runs at once do not meet.
 
+pub mod cluster;
 pub mod frames;
+pub mod segments;
 pub mod site;
 pub mod snapshot;
 pub mod streams;
 
+pub use cluster::{Cluster, with_cluster};
 pub use site::{Site, with_site};

@@ -166,12 +166,13 @@ impl World {
     }
 
     /// The routes, longest first: prefix, bits, route.
-    pub fn routes(&self) -> [([u8; 4], u8, Route); 7] {
+    pub fn routes(&self) -> [([u8; 4], u8, Route); 8] {
         let (one, two) = (self.a.network, self.c.network);
         let route = |kind, network: u32| Route { kind, network, node: V4(0), slot: 0 };
         let node = |kind, network: u32, node, slot| Route { kind, network, node: V4::new(node), slot };
         [
             (NODE, 32, route(Route::HOST, 0)),
+            (FAR_NODE, 32, node(Route::UPLINK, 0, FAR_NODE, 0)),
             ([10, 99, 0, 128], 25, node(Route::VXLAN, two.number, FAR_NODE, 1)),
             ([10, 88, 64, 0], 24, node(Route::VXLAN, one.number, FAR_NODE, 1)),
             ([10, 88, 32, 0], 24, node(Route::DIRECT, one.number, NEAR_NODE, 0)),

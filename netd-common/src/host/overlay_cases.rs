@@ -60,6 +60,14 @@ fn outward(world: &World) -> Vec<Case> {
             )],
         ),
         case(
+            "a container's own VXLAN to a node",
+            vec![unchanged(
+                at,
+                frame(a.host_mac, a.mac, &Ip::new(a.address, FAR_NODE), &Body::Udp(1000, 4789, vec![8; 60])),
+                Fate::Dropped(Drop::OverlayContainer),
+            )],
+        ),
+        case(
             "to a far node of another network",
             vec![unchanged(
                 at,
@@ -221,7 +229,7 @@ fn too_big(world: &World) -> Vec<Case> {
         Step {
             at,
             frame: frame_before,
-            fate: Fate::Goes(To::Reflect, Way::TooBigSent),
+            fate: Fate::Goes(To::Peer, Way::TooBigSent),
             after,
             // Identification and header checksum; the ICMP checksum has a test of its own.
             free: &[18..20, 24..26, 36..38],
@@ -230,7 +238,16 @@ fn too_big(world: &World) -> Vec<Case> {
     let dropped = |destination, size, fragment| {
         unchanged(at, packet(destination, size, fragment), Fate::Dropped(Drop::TooBig))
     };
+    let ping = |kind| {
+        frame(
+            a.host_mac,
+            a.mac,
+            &Ip { fragment: 0x4000, ..Ip::new(a.address, FAR) },
+            &Body::Icmp(kind, 0, 1, vec![7; 1500]),
+        )
+    };
     vec![
+        case("an ICMP error that is too big", vec![unchanged(at, ping(3), Fate::Dropped(Drop::TooBig))]),
         case("too big for a far node", vec![told(FAR, 1451, 1450)]),
         case("too big for a near node", vec![told(NEAR, 1501, 1500)]),
         case("too big, and may not be answered", vec![dropped(FAR, 1451, 0)]),

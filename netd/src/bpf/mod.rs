@@ -219,6 +219,7 @@ impl Datapath {
                 Route::Host => plain(abi::Route::HOST, 0),
                 Route::Network(number) => plain(abi::Route::NETWORK, number),
                 Route::Uplink => plain(abi::Route::UPLINK, 0),
+                Route::Peer(node) => abi::Route { node: v4(node), ..plain(abi::Route::UPLINK, 0) },
                 Route::Node { network, address, slot, vxlan } => abi::Route {
                     kind: if vxlan { abi::Route::VXLAN } else { abi::Route::DIRECT },
                     network,

@@ -84,6 +84,8 @@ pub enum Route {
         /// Packets go there in VXLAN; otherwise as they are, the node being on the uplink's subnet.
         vxlan: bool,
     },
+    /// Another node itself; like [`Route::Uplink`] for all but what could pass for this node's.
+    Peer(Ipv4Addr),
     /// The world behind the uplink; masquerade is a property of the endpoint that sends.
     Uplink,
 }

@@ -13,7 +13,7 @@ use super::{OVERLAY, Reconciler, delete_link};
 use crate::{
     bpf::{self, NodeConfig, Uplink},
     endpoint::alias,
-    netlink::{Netlink, Route, is_gone},
+    netlink::{Link, Netlink, Route, is_gone},
     node::{HostRoutes, HostView, LOOPBACK},
     state::State,
 };
@@ -79,7 +79,13 @@ impl Reconciler {
     /// that NICs aggregate what they receive (they do where a VXLAN socket exists), and decapsulates what the programs
     /// cannot (segmented UDP, and outer packets that came in fragments).
     async fn ensure_overlay(&mut self, wanted: bool) -> Result<()> {
-        let found = self.nl.link_by_name(OVERLAY).await?;
+        let mut found = self.nl.link_by_name(OVERLAY).await?;
+        // Between the creation of a link and its alias there is a moment at which a crash can leave it without.
+        let unfinished =
+            |link: &Link| link.alias.is_none() && !link.up && link.kind.as_deref() == Some("vxlan");
+        if let Some(link) = found.take_if(|link| unfinished(link)) {
+            delete_link(&self.nl, link.ifindex).await?;
+        }
         let ifindex = match (found, wanted) {
             (None, false) => return Ok(()),
             (Some(link), _) if link.alias != Some(self.overlay_alias()) => {

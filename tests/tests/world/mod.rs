@@ -120,6 +120,7 @@ fn load(world: World, directory: &Path) -> Loaded {
                     slot: route.slot,
                     vxlan: route.kind == abi::Route::VXLAN,
                 },
+                _ if route.node.bytes() != [0; 4] => Route::Peer(route.node.bytes().into()),
                 _ => Route::Uplink,
             };
             (ipnet::Ipv4Net::new(prefix.into(), bits).expect("a prefix"), route)
