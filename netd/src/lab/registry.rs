@@ -70,14 +70,23 @@ impl Resources {
         let directory = Path::new(DIRECTORY).join(prefix);
         let bpffs = Path::new(BPFFS).join("netd-lab").join(prefix);
         mount_bpffs()?;
-        create_dir(&directory)?;
+        // Under another name until it says whose it is: a lab without an owner is swept by whoever starts one.
+        let fresh = Path::new(DIRECTORY).join(format!(".{prefix}"));
+        create_dir(&fresh)?;
+        let owned = write_owner(&fresh).and_then(|()| {
+            fs::rename(&fresh, &directory).with_context(|| format!("cannot create {}", directory.display()))
+        });
+        if let Err(error) = owned {
+            let _ = fs::remove_dir_all(&fresh);
+            return Err(error);
+        }
         let resources = Self {
             prefix: prefix.to_owned(),
             directory: directory.clone(),
             bpffs: bpffs.clone(),
             live: Mutex::default(),
         };
-        let claimed = write_owner(&directory).and_then(|()| create_dir(&bpffs));
+        let claimed = create_dir(&bpffs);
         if claimed.is_err() {
             resources.close();
         }
