@@ -40,7 +40,7 @@ pub fn encapsulate<P: Packet>(packet: &mut P, plan: &Plan<V4>, random: u16) -> O
     packet.set(INNER, inner)
 }
 
-/// Decides on a packet to the VXLAN port of the node, seen at the uplink. `None`: it is not netd's.
+/// Decides on a packet to the VXLAN port of the node, seen at the uplink. `Ok(false)`: it is not netd's.
 ///
 /// # Errors
 /// It has a VNI of netd's, and is not what a node of netd's would send.
