@@ -42,6 +42,8 @@ pub struct Definition {
     pub link: LinkChoice,
     /// MTU of its links, in bytes; none: the uplink's.
     pub mtu: Option<u32>,
+    /// Prefix length of the parts of it that nodes of a cluster take; none: [`slice_length`].
+    pub slice: Option<u8>,
 }
 
 impl Definition {
@@ -85,7 +87,7 @@ impl Network {
     /// Gives a definition its number.
     #[must_use]
     pub fn new(definition: Definition, number: u32, origin: Origin) -> Self {
-        let Definition { name, subnet, masquerade, link, mtu } = definition;
+        let Definition { name, subnet, masquerade, link, mtu, slice: _ } = definition;
         Self { name, number, subnet, masquerade, link, mtu, origin }
     }
 
@@ -100,6 +102,13 @@ impl Network {
     pub fn host_mac(&self) -> Mac {
         mac::of_address(self.gateway())
     }
+}
+
+/// Prefix length of nodes' slices of a subnet for which nobody has chosen one: a /24, but at least 16 slices where the
+/// subnet has room for them.
+#[must_use]
+pub fn slice_length(subnet: Ipv4Net) -> u8 {
+    (subnet.prefix_len() + 4).clamp(24, MAX_PREFIX)
 }
 
 /// Whether two subnets have addresses in common.
@@ -204,6 +213,7 @@ mod tests {
             masquerade: true,
             link: LinkChoice::Auto,
             mtu: None,
+            slice: None,
         };
         let network = Network::new(definition, 7, Origin::Command);
         assert_eq!(network.gateway(), Ipv4Addr::new(10, 88, 0, 1));

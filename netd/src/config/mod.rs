@@ -236,6 +236,7 @@ fn definition(name: &str, network: &file::Network) -> Result<Definition> {
         masquerade: network.masquerade.unwrap_or(true),
         link,
         mtu,
+        slice: None,
     })
 }
 

@@ -189,6 +189,7 @@ fn definition(request: &NetworkRequest) -> Result<Definition, Refusal> {
         masquerade: request.masquerade,
         link: request.link,
         mtu,
+        slice: None,
     })
 }
 

@@ -20,6 +20,7 @@ fn network(name: &str, subnet: &str) -> Definition {
         masquerade: true,
         link: LinkChoice::Auto,
         mtu: None,
+        slice: None,
     }
 }
 

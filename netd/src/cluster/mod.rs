@@ -1,11 +1,14 @@
 //! Other nodes: which slices of the networks they have, and how packets get there.
 
+mod model;
+
 use std::net::Ipv4Addr;
 
 use ipnet::Ipv4Net;
 use netd_common::wire::Vxlan;
 use serde::{Deserialize, Serialize};
 
+pub use self::model::{Announcement, Cluster, Registration, SharedNetwork, Slice, View};
 use crate::{bpf, netlink::UplinkInfo, state::State};
 
 /// How packets for another node travel.

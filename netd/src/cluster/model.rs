@@ -1,0 +1,90 @@
+//! The cluster as the shared store has it, and what this node wants of it.
+//!
+//! All of it was checked when it was read: whoever can write to the store can write anything.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::Ipv4Addr,
+};
+
+use ipnet::Ipv4Net;
+use serde::{Deserialize, Serialize};
+
+use super::Transport;
+use crate::network::{Definition, LinkChoice};
+
+/// What all nodes agree on.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Cluster {
+    /// The networks, by name. Their subnets do not overlap, and no two have one number.
+    pub networks: BTreeMap<String, SharedNetwork>,
+    /// The nodes that are there, by name: those whose lease is valid.
+    pub nodes: BTreeMap<String, Registration>,
+    /// The parts of the networks that nodes have, also nodes that are not there. Each is of its network's slice length,
+    /// within its subnet.
+    pub slices: BTreeMap<Ipv4Net, Slice>,
+}
+
+/// A network, the same on all nodes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SharedNetwork {
+    /// What the datapaths know it by, and what its VNI is made of. Never given to another network.
+    pub number: u32,
+    /// Its subnet.
+    pub subnet: Ipv4Net,
+    /// Prefix length of the nodes' slices of it.
+    pub slice: u8,
+    /// Whether packets to the world take the node's address.
+    pub masquerade: bool,
+    /// The kind of its links.
+    pub link: LinkChoice,
+    /// MTU of its links, in bytes; none: the uplink's.
+    pub mtu: Option<u32>,
+}
+
+/// What a node says of itself for as long as its lease is valid.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Registration {
+    /// Its address on its uplink.
+    pub address: Ipv4Addr,
+    /// How it wants packets to travel.
+    pub transport: Transport,
+    /// Its uplink's MTU, in bytes.
+    pub mtu: u32,
+    /// Networks that cannot go: it has endpoints in them, or its configuration file defines them.
+    pub uses: BTreeSet<String>,
+}
+
+/// Who has a part of a network.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Slice {
+    /// The network's name.
+    pub network: String,
+    /// The node's name.
+    pub node: String,
+}
+
+/// What this node wants of the shared store; the store is brought to it whenever it is reached.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Announcement {
+    /// What it says of itself; none: it has no uplink, and no other node can reach it.
+    pub registration: Option<Registration>,
+    /// The networks of its configuration file, with the numbers that they have on it already.
+    pub networks: Vec<(Definition, Option<u32>)>,
+    /// The slices that it had, by network: the first that it tries to get.
+    pub slices: BTreeMap<String, Ipv4Net>,
+}
+
+/// How the shared store is seen from this node.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct View {
+    /// The cluster as it was when it was last read; none: it was never read.
+    pub cluster: Option<Cluster>,
+    /// All that was announced last is there, or is refused: see `refused`.
+    pub settled: bool,
+    /// Why the store cannot be reached or written to; none: it is reached.
+    pub unreachable: Option<String>,
+    /// What this node cannot have, in words: a network that the cluster has with another subnet, a slice where none is
+    /// left, its own name where another node has it.
+    pub refused: Vec<String>,
+}
