@@ -19,9 +19,6 @@ pub(crate) fn is_root() -> bool {
 /// The program `name`, searched in PATH, in cargo's bin directory and in the sbin directories; an absolute path stands
 /// for itself.
 pub(crate) fn find(name: &str) -> Option<PathBuf> {
-    if name.starts_with('/') {
-        return Some(PathBuf::from(name)).filter(|path| is_program(path));
-    }
     let path = env::var_os("PATH").unwrap_or_default();
     env::split_paths(&path)
         .chain(cargo_bin())

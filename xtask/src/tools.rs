@@ -1,5 +1,7 @@
 //! The programs that builds, tests and benchmarks call, and the packages that bring them.
 
+use std::path::Path;
+
 use anyhow::{Result, bail};
 use clap::ValueEnum;
 
@@ -27,7 +29,7 @@ pub(crate) enum Goal {
 struct Tool {
     /// Debian's package.
     package: &'static str,
-    /// What the package brings; any one of these means that the tool is there.
+    /// What the package brings, programs by name or files by path; any one of these means that the tool is there.
     finds: &'static [&'static str],
     /// What it is for, as set-up says it before it installs.
     why: &'static str,
@@ -56,7 +58,9 @@ impl Tool {
     }
 
     fn is_missing(&self) -> bool {
-        !self.finds.iter().any(|name| system::find(name).is_some())
+        !self.finds.iter().any(|name| {
+            Path::new(name).is_absolute() && Path::new(name).exists() || system::find(name).is_some()
+        })
     }
 }
 
@@ -66,8 +70,17 @@ const TEST: &[Goal] = &[Goal::Test];
 const BENCH: &[Goal] = &[Goal::Bench];
 const TEST_AND_BENCH: &[Goal] = &[Goal::Test, Goal::Bench];
 
-const TOOLS: [Tool; 15] = [
+const TOOLS: [Tool; 17] = [
     Tool::new("protobuf-compiler", &["protoc"], EVERY_BUILD, "generates the client of the etcd store"),
+    Tool::new(
+        "libprotobuf-dev",
+        &[
+            "/usr/include/google/protobuf/descriptor.proto",
+            "/usr/local/include/google/protobuf/descriptor.proto",
+        ],
+        EVERY_BUILD,
+        "what protoc needs for that",
+    ),
     Tool::new("iproute2", &["ip"], EVERY_RUN, "makes the namespaces that stand for hosts and containers"),
     Tool::new("iputils-ping", &["ping"], EVERY_RUN, "sends the pings of the demo and of the tests"),
     Tool::new("ethtool", &["ethtool"], TEST_AND_BENCH, "switches the offloads of links"),
@@ -82,6 +95,7 @@ const TOOLS: [Tool; 15] = [
         TEST,
         "the CNI plugins that netd is chained with",
     ),
+    Tool::new("etcd-server", &["etcd"], TEST_AND_BENCH, "the cluster's shared store").with_service("etcd"),
     Tool::new("busybox-static", &["busybox"], TEST, "the root file system of test containers"),
     Tool::new("nginx", &["nginx"], BENCH, "the web server of the request benchmark").with_service("nginx"),
     Tool::new("wrk", &["wrk"], BENCH, "the client of the request benchmark"),
@@ -147,7 +161,7 @@ mod tests {
     #[test]
     fn the_demo_needs_little() {
         let packages: Vec<&str> = TOOLS.iter().filter(|t| t.is_for(Goal::Run)).map(|t| t.package).collect();
-        assert_eq!(packages, ["protobuf-compiler", "iproute2", "iputils-ping"]);
+        assert_eq!(packages, ["protobuf-compiler", "libprotobuf-dev", "iproute2", "iputils-ping"]);
     }
 
     #[test]
