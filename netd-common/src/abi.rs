@@ -10,7 +10,7 @@ use crate::{
 };
 
 /// Version of everything in this module, part of the pins' path.
-pub const ABI_VERSION: u32 = 2;
+pub const ABI_VERSION: u32 = 3;
 
 /// What the programs know of the node, one entry a family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,7 +79,9 @@ pub struct Endpoint {
 #[repr(C)]
 pub struct Route {
     /// One of the constants below.
-    pub kind: u32,
+    pub kind: u16,
+    /// [`Route::DIRECT`], [`Route::VXLAN`]: the largest packet that gets there, as a container sends it, bytes.
+    pub mtu: u16,
     /// [`Route::NETWORK`], [`Route::DIRECT`], [`Route::VXLAN`]: the network's number.
     pub network: u32,
     /// [`Route::DIRECT`], [`Route::VXLAN`]: the node's address on its uplink. [`Route::UPLINK`]: the same where the prefix is
@@ -91,15 +93,15 @@ pub struct Route {
 
 impl Route {
     /// One of the host's own addresses.
-    pub const HOST: u32 = 1;
+    pub const HOST: u16 = 1;
     /// A network of netd's: its endpoints are reachable from that network only.
-    pub const NETWORK: u32 = 2;
+    pub const NETWORK: u16 = 2;
     /// The world behind the uplink.
-    pub const UPLINK: u32 = 3;
+    pub const UPLINK: u16 = 3;
     /// Another node's slice of a network; the node is on the uplink's subnet and gets packets as they are.
-    pub const DIRECT: u32 = 4;
+    pub const DIRECT: u16 = 4;
     /// Another node's slice of a network; packets go there in VXLAN.
-    pub const VXLAN: u32 = 5;
+    pub const VXLAN: u16 = 5;
 }
 
 /// The VNI of a network. netd has the 65,536 from 7,208,960 (0x6e0000) on; VXLAN traffic with any other is not its.

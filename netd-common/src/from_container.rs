@@ -173,7 +173,7 @@ fn to_node<P: Packet, T: Tables<V4>>(
     }
     let config = tables.config().ok_or(Drop::NoRoute)?;
     let overhead = if vxlan { Vxlan::OVERHEAD } else { 0 };
-    plan.mtu = config.mtu.wrapping_sub(overhead);
+    plan.mtu = u32::from(route.mtu);
     plan.address = config.address;
     plan.old_address = ip.destination;
     plan.macs = interface.macs;

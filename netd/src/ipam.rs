@@ -48,6 +48,9 @@ pub enum IpamError {
         /// The endpoint that has it.
         holder: String,
     },
+    /// In a network of which this node has no part.
+    #[error("this node has no slice of {0} yet: `netd status` says why")]
+    NoSlice(Ipv4Net),
     /// All are taken.
     #[error("all {count} addresses of {subnet} are in use")]
     Exhausted {
@@ -71,8 +74,8 @@ pub fn gateway(subnet: Ipv4Net) -> Ipv4Addr {
 #[derive(Clone, Debug)]
 pub struct Pool {
     subnet: Ipv4Net,
-    /// The part of it that addresses are given out of.
-    slice: Ipv4Net,
+    /// The part of it that addresses are given out of; none: the node has got none yet.
+    slice: Option<Ipv4Net>,
     used: BTreeMap<u32, String>,
     /// Where the search for a free address begins; always one that endpoints may have.
     cursor: u32,
@@ -86,20 +89,40 @@ impl Pool {
     #[must_use]
     pub fn new(subnet: Ipv4Net) -> Self {
         assert!(subnet.prefix_len() <= MAX_PREFIX, "{subnet} has no room for an endpoint");
-        Self::within(subnet, subnet)
+        Self::within(subnet, Some(subnet))
     }
 
-    /// An empty pool of a node that has only a slice of the subnet.
+    /// An empty pool of a node that has only a slice of the subnet, or none of it.
     ///
     /// # Panics
     /// As [`Pool::new`].
     #[must_use]
-    pub fn within(subnet: Ipv4Net, slice: Ipv4Net) -> Self {
-        assert!(slice.prefix_len() <= MAX_PREFIX, "{slice} has no room for an endpoint");
-        let (subnet, slice) = (subnet.trunc(), slice.trunc());
+    pub fn within(subnet: Ipv4Net, slice: Option<Ipv4Net>) -> Self {
+        assert!(slice.is_none_or(|slice| slice.prefix_len() <= MAX_PREFIX), "{slice:?} has no room");
+        let (subnet, slice) = (subnet.trunc(), slice.map(|slice| slice.trunc()));
         let mut pool = Self { subnet, slice, used: BTreeMap::new(), cursor: 0 };
         pool.cursor = pool.first();
         pool
+    }
+
+    /// The part of the subnet that addresses are given out of.
+    #[must_use]
+    pub fn slice(&self) -> Option<Ipv4Net> {
+        self.slice
+    }
+
+    /// Gives addresses out of another part from now on.
+    ///
+    /// # Errors
+    /// An address that is taken is not in it: says which, and whose. Nothing is changed then.
+    pub fn set_slice(&mut self, slice: Option<Ipv4Net>) -> Result<(), IpamError> {
+        let mut moved = Self::within(self.subnet, slice);
+        for (address, holder) in &self.used {
+            moved.take(Ipv4Addr::from_bits(*address), holder)?;
+        }
+        moved.set_cursor(self.cursor());
+        *self = moved;
+        Ok(())
     }
 
     /// Where the search for a free address begins; kept over restarts.
@@ -118,7 +141,7 @@ impl Pool {
     /// How many addresses endpoints may have.
     #[must_use]
     pub fn capacity(&self) -> u32 {
-        self.last() - self.first() + 1
+        (self.last() + 1).saturating_sub(self.first())
     }
 
     /// How many are taken.
@@ -138,6 +161,9 @@ impl Pool {
     /// # Errors
     /// There is none.
     pub fn take_next(&mut self, holder: &str) -> Result<Ipv4Addr, IpamError> {
+        if self.slice.is_none() {
+            return Err(IpamError::NoSlice(self.subnet));
+        }
         let address =
             self.next_free().ok_or(IpamError::Exhausted { count: self.capacity(), subnet: self.subnet })?;
         self.used.insert(address, holder.to_owned());
@@ -180,10 +206,14 @@ impl Pool {
             Err(IpamError::Broadcast(address, subnet))
         } else if address == gateway(subnet) {
             Err(IpamError::Gateway(address, subnet))
-        } else if !self.slice.contains(&address) {
-            Err(IpamError::Elsewhere { address, slice: self.slice, subnet })
         } else {
-            Ok(())
+            match self.slice {
+                None => Err(IpamError::NoSlice(subnet)),
+                Some(slice) if !slice.contains(&address) => {
+                    Err(IpamError::Elsewhere { address, slice, subnet })
+                }
+                Some(_) => Ok(()),
+            }
         }
     }
 
@@ -218,12 +248,13 @@ impl Pool {
     /// The first address that an endpoint gets: behind the gateway. The first and the last of a slice would do, but people
     /// (and their programs) take them for a network's and a broadcast address.
     fn first(&self) -> u32 {
-        (self.slice.network().to_bits() + 1).max(gateway(self.subnet).to_bits() + 1)
+        let slice = self.slice.unwrap_or(self.subnet);
+        (slice.network().to_bits() + 1).max(gateway(self.subnet).to_bits() + 1)
     }
 
     /// The last address that an endpoint gets: before the broadcast address.
     fn last(&self) -> u32 {
-        self.slice.broadcast().to_bits() - 1
+        self.slice.map_or(self.subnet.network().to_bits(), |slice| slice.broadcast().to_bits() - 1)
     }
 }
 

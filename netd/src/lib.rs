@@ -23,5 +23,6 @@ pub mod network;
 pub mod node;
 pub mod reconcile;
 pub mod request;
+pub mod slots;
 pub mod state;
 pub mod store;

@@ -62,6 +62,8 @@ pub enum Origin {
     Config,
     /// `netd network create`.
     Command,
+    /// Another node of the cluster.
+    Cluster,
 }
 
 /// A network, as it is kept in the store.
@@ -81,6 +83,9 @@ pub struct Network {
     pub mtu: Option<u32>,
     /// Where it is from.
     pub origin: Origin,
+    /// In a cluster: the part of it that this node has got.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub slice: Option<Ipv4Net>,
 }
 
 impl Network {
@@ -88,7 +93,7 @@ impl Network {
     #[must_use]
     pub fn new(definition: Definition, number: u32, origin: Origin) -> Self {
         let Definition { name, subnet, masquerade, link, mtu, slice: _ } = definition;
-        Self { name, number, subnet, masquerade, link, mtu, origin }
+        Self { name, number, subnet, masquerade, link, mtu, origin, slice: None }
     }
 
     /// The host's own address in it, and its endpoints' gateway.
@@ -185,6 +190,18 @@ pub fn check_mtu(mtu: i64) -> Result<Option<u32>> {
     match u32::try_from(mtu) {
         Ok(bytes) if MTU.contains(&mtu) => Ok(Some(bytes)),
         _ => bail!("{mtu} is not between {} and {} (0: the uplink's)", MTU.start(), MTU.end()),
+    }
+}
+
+/// Checks that nodes' slices of a subnet can have a prefix length.
+///
+/// # Errors
+/// Says which can be.
+pub fn check_slice(subnet: Ipv4Net, length: i64) -> Result<u8> {
+    let lengths = subnet.prefix_len()..=MAX_PREFIX;
+    match u8::try_from(length) {
+        Ok(length) if lengths.contains(&length) => Ok(length),
+        _ => bail!("{length} is not a prefix length from {} to {MAX_PREFIX}", subnet.prefix_len()),
     }
 }
 

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     bpf::{Counter, EndpointCounters, MapFill, NodeCounters, ProgramStatus},
-    cluster::Transport,
+    cluster::{Presence, Transport},
     endpoint::LinkKind,
     network::{LinkChoice, Origin},
 };
@@ -50,6 +50,9 @@ pub struct NetworkRequest {
     /// MTU of its links, in bytes; 0: the uplink's.
     #[serde(default)]
     pub mtu: i64,
+    /// In a cluster: prefix length of the nodes' slices of it; none: as fits its size.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub slice: Option<u8>,
 }
 
 fn yes() -> bool {
@@ -175,12 +178,19 @@ pub struct NodeList {
 pub struct NodeView {
     /// Its name.
     pub name: String,
-    /// Its address on its uplink.
-    pub address: Ipv4Addr,
-    /// How packets travel there; none: there is no uplink.
+    /// Its address on its uplink; none: it was never there while this node was.
+    pub address: Option<Ipv4Addr>,
+    /// How packets travel there; none: there is no uplink, or no address.
     pub transport: Option<Transport>,
+    /// Its uplink's MTU, in bytes, if it tells.
+    pub mtu: Option<u32>,
     /// Its slices of the networks.
     pub subnets: Vec<Ipv4Net>,
+    /// What is known of its being there.
+    pub presence: Presence,
+    /// When it was last known to be there, in seconds since 1970 (UTC): now, while its lease is valid; otherwise when a
+    /// packet of its containers was last seen to have come.
+    pub last_seen: Option<u64>,
     /// Packets and bytes each way.
     #[serde(flatten)]
     pub counters: NodeCounters,

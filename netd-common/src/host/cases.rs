@@ -10,7 +10,7 @@ use super::{
 use crate::{
     Drop, Hook, To, V4, Verdict, Way,
     abi::{Config, Endpoint, Interface, Route},
-    wire::{Mac, MacPair, tcp},
+    wire::{Mac, MacPair, Vxlan, tcp},
 };
 
 /// An endpoint of the world.
@@ -168,8 +168,11 @@ impl World {
     /// The routes, longest first: prefix, bits, route.
     pub fn routes(&self) -> [([u8; 4], u8, Route); 8] {
         let (one, two) = (self.a.network, self.c.network);
-        let route = |kind, network: u32| Route { kind, network, node: V4(0), slot: 0 };
-        let node = |kind, network: u32, node, slot| Route { kind, network, node: V4::new(node), slot };
+        let route = |kind, network: u32| Route { kind, mtu: 0, network, node: V4(0), slot: 0 };
+        let node = |kind, network: u32, node, slot| {
+            let overhead = if kind == Route::VXLAN { Vxlan::OVERHEAD } else { 0 };
+            Route { kind, mtu: (MTU - overhead) as u16, network, node: V4::new(node), slot }
+        };
         [
             (NODE, 32, route(Route::HOST, 0)),
             (FAR_NODE, 32, node(Route::UPLINK, 0, FAR_NODE, 0)),

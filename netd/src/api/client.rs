@@ -73,6 +73,15 @@ impl Client {
         self.json(Method::GET, "/v1/nodes", None::<&()>).await
     }
 
+    /// Forgets a node that is no more.
+    ///
+    /// # Errors
+    /// The daemon refuses.
+    pub async fn remove_node(&self, name: &str) -> Result<()> {
+        names::check(name).context("node name")?;
+        self.request(Method::DELETE, &format!("/v1/nodes/{name}"), None::<&()>).await.map(drop)
+    }
+
     /// All networks.
     pub async fn networks(&self) -> Result<NetworkList> {
         self.json(Method::GET, "/v1/networks", None::<&()>).await

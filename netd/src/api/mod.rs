@@ -120,6 +120,7 @@ fn router(daemon: Handle) -> Router {
         .route("/v1/networks", get(networks).post(create_network))
         .route("/v1/networks/{name}", delete(remove_network))
         .route("/v1/nodes", get(nodes))
+        .route("/v1/nodes/{name}", delete(remove_node))
         .route("/v1/status", get(status))
         .fallback(async |uri: Uri| Failure(StatusCode::NOT_FOUND, format!("no such path: {}", uri.path())))
         .method_not_allowed_fallback(async |method: Method, uri: Uri| {
@@ -170,6 +171,14 @@ async fn remove_network(
 
 async fn nodes(State(daemon): State<Handle>) -> Result<Json<NodeList>, Failure> {
     Ok(Json(daemon.nodes().await?))
+}
+
+async fn remove_node(
+    State(daemon): State<Handle>,
+    name: Result<Path<String>, PathRejection>,
+) -> Result<StatusCode, Failure> {
+    daemon.remove_node(in_path(name)?).await?;
+    Ok(StatusCode::NO_CONTENT)
 }
 
 async fn status(State(daemon): State<Handle>) -> Result<Json<Status>, Failure> {

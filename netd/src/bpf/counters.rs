@@ -1,9 +1,13 @@
 //! Reading the counters: sums over the CPUs.
 
 use anyhow::{Context as _, Result};
+use aya::maps::PerCpuValues;
 use netd_common::{Drop, Way, abi};
 
-use super::{Counter, Datapath, EndpointCounters, MapFill, NodeCounters, maps::counter_index};
+use super::{
+    Counter, Datapath, EndpointCounters, MapFill, NodeCounters,
+    maps::{counter_index, cpus},
+};
 
 impl Datapath {
     /// The counters of an endpoint's slot.
@@ -35,6 +39,15 @@ impl Datapath {
             rx_packets: sum.rx_packets + cpu.rx_packets,
             rx_bytes: sum.rx_bytes + cpu.rx_bytes,
         }))
+    }
+
+    /// Zeroes the counters of another node's slot, for its next owner.
+    pub fn reset_node_counters(&mut self, slot: u32) -> Result<()> {
+        let zero = PerCpuValues::try_from(vec![abi::NodeCounters::default(); cpus()?])?;
+        self.maps
+            .node_counters
+            .set(slot, zero, 0)
+            .with_context(|| format!("zeroing the counters of node {slot}"))
     }
 
     /// Forwarded packets by the way they took, and dropped packets by reason (all of them, also those at zero).

@@ -163,7 +163,7 @@ impl Maps {
     }
 }
 
-fn cpus() -> Result<usize> {
+pub(super) fn cpus() -> Result<usize> {
     nr_cpus().map_err(|(file, error)| anyhow::anyhow!("reading {file}: {error}"))
 }
 

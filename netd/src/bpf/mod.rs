@@ -5,6 +5,7 @@ mod flows;
 mod links;
 mod maps;
 mod pins;
+mod routes;
 mod syscall;
 mod types;
 
@@ -13,7 +14,7 @@ use std::{collections::HashSet, net::Ipv4Addr, path::Path};
 use anyhow::{Context as _, Result, anyhow, bail};
 use aya::{
     Ebpf,
-    maps::{MapError, lpm_trie::Key},
+    maps::MapError,
     programs::{ProgramError, SchedClassifier, TestRun as _, TestRunOptions},
 };
 use ipnet::Ipv4Net;
@@ -27,7 +28,13 @@ pub use self::types::{
     Counter, Endpoint, EndpointCounters, Expired, MAX_NODES, Mac, MapFill, NodeConfig, NodeCounters, Options,
     ProgramStatus, Route, TestRun, Uplink,
 };
-use self::{links::Hook, maps::Maps, pins::Pins, syscall::Walk};
+use self::{
+    links::Hook,
+    maps::Maps,
+    pins::Pins,
+    routes::{RouteTable, Routes, entry},
+    syscall::Walk,
+};
 
 /// The programs, as they are called in the object.
 const PROGRAMS: [&str; 5] = [FROM_CONTAINER, TO_CONTAINER, FROM_UPLINK, FROM_OVERLAY, FLOW_GC];
@@ -46,6 +53,7 @@ pub struct Datapath {
     maps: Maps,
     pins: Pins,
     config: Option<NodeConfig>,
+    routes: Routes,
     /// Where the search for flows that have timed out is.
     expiry: Walk,
 }
@@ -77,7 +85,7 @@ impl Datapath {
         }
         let maps = Maps::take(&mut programs)?;
         pins.adopt_links()?;
-        Ok(Self { programs, maps, pins, config: None, expiry: Walk::default() })
+        Ok(Self { programs, maps, pins, config: None, routes: Routes::default(), expiry: Walk::default() })
     }
 
     /// Tells the programs about the node.
@@ -211,34 +219,8 @@ impl Datapath {
 
     /// Makes the route table hold exactly these routes.
     pub fn set_routes(&mut self, routes: &[(Ipv4Net, Route)]) -> Result<()> {
-        let mut wanted = HashSet::with_capacity(routes.len());
-        for (prefix, route) in routes {
-            let key = Key::new(u32::from(prefix.prefix_len()), v4(prefix.network()));
-            let plain = |kind, network| abi::Route { kind, network, node: V4(0), slot: 0 };
-            let value = match *route {
-                Route::Host => plain(abi::Route::HOST, 0),
-                Route::Network(number) => plain(abi::Route::NETWORK, number),
-                Route::Uplink => plain(abi::Route::UPLINK, 0),
-                Route::Peer(node) => abi::Route { node: v4(node), ..plain(abi::Route::UPLINK, 0) },
-                Route::Node { network, address, slot, vxlan } => abi::Route {
-                    kind: if vxlan { abi::Route::VXLAN } else { abi::Route::DIRECT },
-                    network,
-                    node: v4(address),
-                    slot,
-                },
-            };
-            self.maps
-                .routes
-                .insert(&key, value, 0)
-                .with_context(|| format!("writing route {prefix} to map ROUTES4"))?;
-            wanted.insert((key.prefix_len(), key.data()));
-        }
-        for key in keys(self.maps.routes.keys(), "reading map ROUTES4")? {
-            if !wanted.contains(&(key.prefix_len(), key.data())) {
-                gone(self.maps.routes.remove(&key), "removing from map ROUTES4")?;
-            }
-        }
-        Ok(())
+        let wanted: RouteTable = routes.iter().map(|(prefix, route)| (*prefix, entry(route))).collect();
+        self.routes.change(&mut self.maps.routes, wanted)
     }
 
     /// The loaded programs.

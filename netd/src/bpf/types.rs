@@ -83,6 +83,8 @@ pub enum Route {
         slot: u32,
         /// Packets go there in VXLAN; otherwise as they are, the node being on the uplink's subnet.
         vxlan: bool,
+        /// The largest packet that gets there, as a container sends it, bytes.
+        mtu: u16,
     },
     /// Another node itself; like [`Route::Uplink`] for all but what could pass for this node's.
     Peer(Ipv4Addr),

@@ -42,6 +42,10 @@ pub(super) struct Create {
     #[arg(long, value_name = "BYTES", default_value_t = 0, hide_default_value = true)]
     mtu: i64,
 
+    /// In a cluster: prefix length of the part that each node takes [default: 24, or what makes 16 parts]
+    #[arg(long, value_name = "LENGTH")]
+    slice: Option<u8>,
+
     /// The kind of the containers' links
     #[arg(long, value_name = "KIND", default_value = "auto")]
     link: LinkChoice,
@@ -84,6 +88,7 @@ impl Create {
             masquerade: !self.no_masquerade,
             link: self.link,
             mtu: self.mtu,
+            slice: self.slice,
         };
         let network = client.create_network(&request).await?;
         if self.json { print_json(&network) } else { Ok(()) }
@@ -113,6 +118,7 @@ impl Ls {
                 match network.origin {
                     Origin::Config => "configuration",
                     Origin::Command => "command",
+                    Origin::Cluster => "cluster",
                 }
                 .to_owned(),
             ]);

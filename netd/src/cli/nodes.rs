@@ -1,10 +1,16 @@
 //! `netd nodes`.
 
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
 use anyhow::Result;
-use clap::Args;
+use clap::{Args, Subcommand};
 
 use super::{print, print_json, table};
-use crate::{api::client::Client, cluster::Transport, request::NodeView};
+use crate::{
+    api::client::Client,
+    cluster::{Presence, Transport},
+    request::NodeView,
+};
 
 /// List the other nodes: their slices of the networks, and how packets get there
 #[derive(Debug, Args)]
@@ -12,25 +18,53 @@ use crate::{api::client::Client, cluster::Transport, request::NodeView};
 
 Examples:
   netd nodes
-  netd nodes --json | jq -r '.nodes[] | select(.transport == \"vxlan\") | .name'")]
+  netd nodes --json | jq -r '.nodes[] | select(.transport == \"vxlan\") | .name'
+  netd nodes rm host-c                 # it is gone for good: its slices are free for others")]
 pub(super) struct Nodes {
+    #[command(subcommand)]
+    command: Option<Command>,
+
     /// Print JSON
     #[arg(long)]
     json: bool,
 }
 
+#[derive(Debug, Subcommand)]
+enum Command {
+    Rm(Rm),
+}
+
+/// Forget a node that is no more: its slices of the networks are free for other nodes
+#[derive(Debug, Args)]
+struct Rm {
+    /// The node's name
+    name: String,
+}
+
 impl Nodes {
     pub(super) async fn run(self, client: &Client) -> Result<()> {
+        if let Some(Command::Rm(rm)) = self.command {
+            return client.remove_node(&rm.name).await;
+        }
         let list = client.nodes().await?;
         if self.json {
             return print_json(&list);
         }
         if list.nodes.is_empty() {
-            return print("no other nodes: [[cluster.peers]] in the configuration names them");
+            return print("no other nodes: [[cluster.peers]] in the configuration names them, or etcd");
         }
-        let headings =
-            ["name", "address", "transport", "slices", "tx packets", "tx bytes", "rx packets", "rx bytes"];
-        let mut shown = table::table(&headings, &[4, 5, 6, 7]);
+        let headings = [
+            "name",
+            "address",
+            "transport",
+            "slices",
+            "last seen",
+            "tx packets",
+            "tx bytes",
+            "rx packets",
+            "rx bytes",
+        ];
+        let mut shown = table::table(&headings, &[5, 6, 7, 8]);
         for node in &list.nodes {
             shown.add_row(row(node));
         }
@@ -43,17 +77,40 @@ fn row(node: &NodeView) -> Vec<String> {
     let transport = match node.transport {
         Some(Transport::Direct) => "direct",
         Some(Transport::Vxlan) => "vxlan",
+        None if node.address.is_none() => "-",
         Some(Transport::Auto) | None => "no uplink",
     };
     let counters = &node.counters;
     vec![
         node.name.clone(),
-        node.address.to_string(),
+        node.address.map_or_else(|| "-".to_owned(), |address| address.to_string()),
         transport.to_owned(),
         subnets.join(" "),
+        last_seen(node, SystemTime::now()),
         counters.tx_packets.to_string(),
         table::bytes(counters.tx_bytes),
         counters.rx_packets.to_string(),
         table::bytes(counters.rx_bytes),
     ]
+}
+
+/// `now`, `12 s ago`, `3 min ago (lost)`.
+fn last_seen(node: &NodeView, now: SystemTime) -> String {
+    let age = node.last_seen.map(|seen| {
+        let since = now.duration_since(UNIX_EPOCH + Duration::from_secs(seen)).unwrap_or_default();
+        match since.as_secs() {
+            0..2 => "now".to_owned(),
+            seconds @ 2..120 => format!("{seconds} s ago"),
+            seconds @ 120..7200 => format!("{} min ago", seconds / 60),
+            seconds => format!("{} h ago", seconds / 3600),
+        }
+    });
+    match (age, node.presence) {
+        (Some(age), Presence::Known | Presence::Registered) => age,
+        (None, Presence::Known | Presence::Registered) => "-".to_owned(),
+        (Some(age), Presence::Unregistered) => format!("{age} (no lease)"),
+        (None, Presence::Unregistered) => "no lease".to_owned(),
+        (Some(age), Presence::Lost) => format!("{age} (lost)"),
+        (None, Presence::Lost) => "lost".to_owned(),
+    }
 }

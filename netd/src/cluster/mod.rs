@@ -1,15 +1,19 @@
 //! Other nodes: which slices of the networks they have, and how packets get there.
 
+mod etcd;
 mod model;
+mod remotes;
 
-use std::net::Ipv4Addr;
+use std::{net::Ipv4Addr, time::Duration};
 
 use ipnet::Ipv4Net;
 use netd_common::wire::Vxlan;
 use serde::{Deserialize, Serialize};
 
+pub use self::etcd::{Directory, EtcdConfig};
 pub use self::model::{Announcement, Cluster, Registration, SharedNetwork, Slice, View};
-use crate::{bpf, netlink::UplinkInfo, state::State};
+pub use self::remotes::{Presence, Remote, Remotes, Said, Update, said_by_cluster, said_by_configuration};
+use crate::netlink::UplinkInfo;
 
 /// How packets for another node travel.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -22,17 +26,6 @@ pub enum Transport {
     Direct,
     /// In VXLAN (RFC 7348).
     Vxlan,
-}
-
-impl Transport {
-    /// Whether packets to a node are encapsulated.
-    fn encapsulates(self, node: Ipv4Addr, uplink: Ipv4Net) -> bool {
-        match self {
-            Self::Direct => false,
-            Self::Vxlan => true,
-            Self::Auto => !uplink.contains(&node),
-        }
-    }
 }
 
 /// Another node.
@@ -51,62 +44,30 @@ pub struct Peer {
 pub struct ClusterConfig {
     /// How packets travel.
     pub transport: Transport,
-    /// The other nodes, in the order in which they are written, which is that of their counters.
+    /// The other nodes; none where they are found in `etcd`.
     pub peers: Vec<Peer>,
+    /// The shared store; none: this node keeps to itself what it knows.
+    pub etcd: Option<EtcdConfig>,
 }
 
 impl ClusterConfig {
-    /// Bytes that packets to other nodes grow by on their way.
+    /// How long a node without a lease may send nothing until its routes go.
+    #[must_use]
+    pub fn silence(&self) -> Duration {
+        self.etcd.as_ref().map_or(Duration::MAX, |etcd| etcd.lease / 3)
+    }
+
+    /// Bytes that packets to other nodes may grow by.
     #[must_use]
     pub fn overhead(&self, uplink: Option<&UplinkInfo>) -> u32 {
-        let overlay = uplink.is_some_and(|uplink| {
-            self.peers.iter().any(|peer| self.transport.encapsulates(peer.address, uplink.address))
-        });
+        let is_near = |peer: &Peer| uplink.is_none_or(|uplink| uplink.address.contains(&peer.address));
+        let overlay = match self.transport {
+            Transport::Direct => false,
+            // Who else will be there is not known; and a link's MTU does not change under a container.
+            _ if self.etcd.is_some() => true,
+            Transport::Vxlan => !self.peers.is_empty(),
+            Transport::Auto => !self.peers.iter().all(is_near),
+        };
         if overlay { Vxlan::OVERHEAD } else { 0 }
-    }
-
-    /// How packets to a node travel, by this uplink.
-    #[must_use]
-    pub fn transport_to(&self, peer: &Peer, uplink: &UplinkInfo) -> Transport {
-        match self.transport.encapsulates(peer.address, uplink.address) {
-            true => Transport::Vxlan,
-            false => Transport::Direct,
-        }
-    }
-
-    /// The routes to the other nodes, and to their slices of the networks that there are.
-    pub fn routes<'a>(
-        &'a self,
-        state: &'a State,
-        uplink: &'a UplinkInfo,
-    ) -> impl Iterator<Item = (Ipv4Net, bpf::Route)> + 'a {
-        (0u32..).zip(&self.peers).flat_map(move |(slot, peer)| {
-            let vxlan = self.transport.encapsulates(peer.address, uplink.address);
-            let slices = peer.subnets.iter().filter_map(move |slice| {
-                let (_, network) = state.subnets().find(|(subnet, _)| subnet.contains(slice))?;
-                Some((*slice, bpf::Route::Node { network, address: peer.address, slot, vxlan }))
-            });
-            slices.chain([(peer.address.into(), bpf::Route::Peer(peer.address))])
-        })
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn who_is_near() {
-        let uplink: Ipv4Net = "192.0.2.1/24".parse().unwrap();
-        let (near, far) = (Ipv4Addr::new(192, 0, 2, 2), Ipv4Addr::new(198, 51, 100, 2));
-        for (transport, node, expected) in [
-            (Transport::Auto, near, false),
-            (Transport::Auto, far, true),
-            (Transport::Direct, near, false),
-            (Transport::Vxlan, near, true),
-            (Transport::Vxlan, far, true),
-        ] {
-            assert_eq!(transport.encapsulates(node, uplink), expected, "{transport:?} {node}");
-        }
     }
 }

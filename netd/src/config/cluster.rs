@@ -65,7 +65,7 @@ pub(super) fn cluster(cluster: file::Cluster, own: &[Ipv4Net]) -> Result<Cluster
         }
         peers.push(peer);
     }
-    Ok(ClusterConfig { transport, peers })
+    Ok(ClusterConfig { transport, peers, etcd: None })
 }
 
 /// Reads `node.subnets`.

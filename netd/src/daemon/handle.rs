@@ -20,6 +20,7 @@ pub(super) enum Request {
     RemoveNetwork(String, Reply<()>),
     Networks(Reply<NetworkList>),
     Nodes(Reply<NodeList>),
+    RemoveNode(String, Reply<()>),
     Status(Reply<Status>),
 }
 
@@ -76,6 +77,11 @@ impl Handle {
     /// The other nodes.
     pub async fn nodes(&self) -> Result<NodeList, Refusal> {
         self.ask(Request::Nodes).await
+    }
+
+    /// Forgets a node that is no more, and gives its slices back.
+    pub async fn remove_node(&self, name: String) -> Result<(), Refusal> {
+        self.ask(|reply| Request::RemoveNode(name, reply)).await
     }
 
     /// How things are.

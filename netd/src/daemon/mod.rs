@@ -3,6 +3,7 @@
 mod bpffs;
 mod handle;
 mod lock;
+mod membership;
 mod owner;
 mod privileges;
 mod purge;

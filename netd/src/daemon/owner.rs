@@ -10,7 +10,10 @@ use tokio::{
 };
 use tracing::{debug, error, info, warn};
 
-use super::handle::Request;
+use super::{
+    handle::Request,
+    membership::{Membership, news},
+};
 use crate::{
     bpf::Expired,
     config::Config,
@@ -39,6 +42,8 @@ pub(super) struct Owner {
     pub(super) view: HostView,
     /// The daemon's own network namespace.
     pub(super) netns: NetnsId,
+    /// Its part in a cluster with a shared store.
+    pub(super) membership: Option<Membership>,
     /// Endpoints that do not work, and why.
     pub(super) broken: BTreeMap<String, Error>,
     /// Changes that are made already, but that the store did not take. They are part of the next commit.
@@ -57,12 +62,16 @@ impl Owner {
         let (views, mut observed) = mpsc::channel(1);
         let mut look_at = Instant::now() + LOOK;
         let mut expire_at = Instant::now() + TICK;
+        let mut listen_at = Instant::now();
         let mut ticks = time::interval_at(Instant::now() + TICK, TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 request = requests.recv() => match request {
-                    Some(request) => self.serve(request).await,
+                    Some(request) => {
+                        self.serve(request).await;
+                        self.announce();
+                    }
                     None => return,
                 },
                 event = events.recv() => {
@@ -89,7 +98,12 @@ impl Owner {
                         let _ = views.send(look(&nl, &config).await).await;
                     });
                 },
-                Some(view) = observed.recv() => self.see(view).await,
+                Some(view) = observed.recv() => {
+                    self.see(view).await;
+                    self.announce();
+                }
+                news = news(&mut self.membership) => self.take_in(news).await,
+                () = time::sleep_until(listen_at) => listen_at = self.listen().await,
                 () = time::sleep_until(expire_at) => expire_at = self.expire(),
                 _ = ticks.tick() => self.tick().await,
             }
@@ -213,9 +227,26 @@ impl Owner {
         Instant::now() + if more { MOMENT } else { TICK }
     }
 
+    /// Listens to the nodes of which nobody says that they are there. Returns when to do it again.
+    async fn listen(&mut self) -> Instant {
+        let silence = self.config.cluster.silence();
+        match self.kernel.listen_to_nodes(silence) {
+            Ok(false) => {}
+            Ok(true) => {
+                info!("a node has fallen silent: its routes go");
+                let set = self.kernel.set_routes(&self.state, &self.view).await;
+                self.note("routes", set);
+            }
+            Err(error) => error!("{error:#}"),
+        }
+        let closely = self.kernel.remotes().any_unregistered();
+        Instant::now() + if closely { TICK.min(silence / 2) } else { TICK }
+    }
+
     /// What is done every few seconds.
     async fn tick(&mut self) {
         self.flush_pending().await;
+        self.answer_waiting();
         if self.troubles.contains_key("host network") {
             self.apply_view().await;
         }
@@ -224,7 +255,7 @@ impl Owner {
         }
     }
 
-    async fn flush_pending(&mut self) {
+    pub(super) async fn flush_pending(&mut self) {
         if !self.pending.is_empty() {
             // What does not succeed stays pending, and is shown by `netd status`.
             let _ = self.commit(Vec::new()).await;
@@ -253,7 +284,7 @@ impl Owner {
     }
 
     /// Remembers how a task went, for `netd status`.
-    fn note(&mut self, task: &'static str, result: Result<()>) {
+    pub(super) fn note(&mut self, task: &'static str, result: Result<()>) {
         match result {
             Ok(()) => drop(self.troubles.remove(task)),
             Err(error) => {

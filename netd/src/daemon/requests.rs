@@ -12,7 +12,7 @@ use crate::{
     endpoint::{Endpoint, NetnsRef},
     names,
     netlink::{Netns, is_gone},
-    network::{Definition, Network, check_mtu},
+    network::{Definition, Network, check_mtu, check_slice},
     node::Occupied,
     reconcile::{add_gateway, delete_link, free_interface, network_of, remove_gateway},
     request::{AttachRequest, EndpointView, NetworkRequest, NetworkView, Refusal},
@@ -33,8 +33,18 @@ impl Owner {
             }
             Request::Detach(name, reply) => self.detach(&name, reply).await,
             Request::Endpoints(reply) => answer(reply, self.endpoints()),
+            Request::CreateNetwork(request, reply) if self.membership.is_some() => {
+                match definition(&request) {
+                    Ok(definition) => self.create_shared_network(definition, reply).await,
+                    Err(refusal) => answer(reply, Err(refusal)),
+                }
+            }
             Request::CreateNetwork(request, reply) => answer(reply, self.create_network(&request).await),
+            Request::RemoveNetwork(name, reply) if self.membership.is_some() => {
+                self.remove_shared_network(&name, reply);
+            }
             Request::RemoveNetwork(name, reply) => answer(reply, self.remove_network(&name).await),
+            Request::RemoveNode(name, reply) => self.remove_node(&name, reply),
             Request::Networks(reply) => answer(reply, Ok(self.networks())),
             Request::Nodes(reply) => answer(reply, self.nodes()),
             Request::Status(reply) => answer(reply, self.status()),
@@ -132,6 +142,10 @@ impl Owner {
 
     async fn create_network(&mut self, request: &NetworkRequest) -> Result<NetworkView, Refusal> {
         let definition = definition(request)?;
+        if definition.slice.is_some() {
+            let why = "a slice length is for a cluster with a shared store: cluster.store = \"etcd\"";
+            return Err(Refusal::Invalid(why.to_owned()));
+        }
         let occupied = Occupied::observe(self.kernel.netlink(), &self.state.facts().identity).await?;
         let (network, changes) = self.state.create_network(definition, &occupied)?;
         if let Err(error) = self.commit(changes).await {
@@ -139,7 +153,7 @@ impl Owner {
             return Err(Refusal::Failed(error.context("cannot keep the network")));
         }
         let added = match add_gateway(self.kernel.netlink(), network.gateway()).await {
-            Ok(()) => self.kernel.set_routes(&self.state, &self.view),
+            Ok(()) => self.kernel.set_routes(&self.state, &self.view).await,
             Err(error) => Err(error),
         };
         if let Err(error) = added {
@@ -161,7 +175,7 @@ impl Owner {
             self.restore(network).await;
             return Err(Refusal::Failed(error.context(format!("cannot remove network `{name}`"))));
         }
-        self.kernel.set_routes(&self.state, &self.view)?;
+        self.kernel.set_routes(&self.state, &self.view).await?;
         info!("network {name} removed");
         Ok(())
     }
@@ -182,6 +196,8 @@ fn definition(request: &NetworkRequest) -> Result<Definition, Refusal> {
         [subnet] => parse_subnet(subnet).map_err(|error| Refusal::Invalid(error.to_string()))?,
         [..] => return Err(Refusal::Invalid("not supported yet: more than one subnet".to_owned())),
     };
+    let slice = request.slice.map(|length| check_slice(subnet, i64::from(length))).transpose();
+    let slice = slice.map_err(|error| Refusal::Invalid(format!("slice: {error}")))?;
     let mtu = check_mtu(request.mtu).map_err(|error| Refusal::Invalid(format!("MTU: {error}")))?;
     Ok(Definition {
         name: request.name.clone(),
@@ -189,7 +205,7 @@ fn definition(request: &NetworkRequest) -> Result<Definition, Refusal> {
         masquerade: request.masquerade,
         link: request.link,
         mtu,
-        slice: None,
+        slice,
     })
 }
 

@@ -2,21 +2,23 @@
 
 use std::{collections::HashSet, fs, path::Path};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use ipnet::Ipv4Net;
 use tokio::sync::mpsc;
 use tracing::{debug, info, warn};
 
-use super::{Options, bpffs, identity, lock, owner::Owner, privileges, socket};
+use super::{Options, bpffs, identity, lock, membership::Membership, owner::Owner, privileges, socket};
 use crate::{
     bpf::{self, Datapath},
+    cluster::{Remotes, Update, View, said_by_cluster, said_by_configuration},
     config::Config,
     endpoint::Endpoint,
     netlink::{Event, Netlink, Netns, find_uplink, monitor, release_ports, reserve_ports},
+    network::Network,
     node::{HostView, Occupied, is_own, log_uplink},
     reconcile::{Reconciler, remove_gateway},
-    state::{Facts, MAX_ENDPOINTS, State},
-    store::{Kind, RedbStore, Store},
+    state::{Facts, MAX_ENDPOINTS, Share, State},
+    store::{Change, Kind, RedbStore, Store},
 };
 
 /// A daemon that is ready to serve.
@@ -64,14 +66,34 @@ pub(super) async fn start(options: &Options) -> Result<Started> {
         .flatten()
         .map(|facts| facts.ports)
         .filter(|ports| *ports != config.nat.ports);
-    let (mut state, mut changes) = State::load(&records, facts, &config.node.subnets, alive)?;
+    let share = match &config.cluster.etcd {
+        Some(_) => Share::OfCluster,
+        None => Share::Fixed(config.node.subnets.clone()),
+    };
+    let (mut state, mut changes) = State::load(&records, facts, share, alive)?;
 
-    let occupied = Occupied::observe(&nl, &state.facts().identity).await?;
-    let (removed, configured) = state.configure(config.networks.values(), &occupied)?;
-    changes.extend(configured);
     // Here an uplink that is not as it is configured is an error, unlike later.
     find_uplink(&nl, config.node.uplink.as_deref(), config.node.address).await?;
     let view = HostView::observe(&nl, &config.node, &config.cluster).await?;
+    let occupied = Occupied::observe(&nl, &state.facts().identity).await?;
+    let mut remotes = Remotes::load(&records)?;
+    let membership = match &config.cluster.etcd {
+        Some(etcd) => Some(Membership::join(etcd, &config, &state, &view).await?),
+        None => None,
+    };
+    let (removed, nodes) = match &membership {
+        Some(membership) => {
+            let found = membership.at_start(&config, state.networks().len() > 0)?;
+            adopt(&found, &config, &mut state, &mut remotes, &occupied, &mut changes)?
+        }
+        None => {
+            let (removed, configured) = state.configure(config.networks.values(), &occupied)?;
+            changes.extend(configured);
+            let said = said_by_configuration(&config.cluster.peers, config.cluster.transport);
+            (removed, remotes.hear(said, false)?)
+        }
+    };
+    changes.extend(nodes.changes);
 
     // From here on things are changed. What goes with the old configuration goes before that is forgotten.
     for network in &removed {
@@ -88,15 +110,18 @@ pub(super) async fn start(options: &Options) -> Result<Started> {
     for gone in stored.filter(|record| state.endpoint(&record.name).is_none()) {
         info!("endpoint {}: its namespace is gone", gone.name);
     }
-    let datapath = Datapath::open(&bpf::Options {
+    let mut datapath = Datapath::open(&bpf::Options {
         directory: options.bpffs_dir.clone(),
         max_flows: config.nat.max_flows,
         max_endpoints: MAX_ENDPOINTS,
     })
     .context("cannot load the datapath")?;
     debug!("datapath loaded");
-    let mut kernel =
-        Reconciler::new(nl, datapath, &state.facts().identity, config.nat, config.cluster.clone());
+    for slot in nodes.reused {
+        datapath.reset_node_counters(slot)?;
+    }
+    let (identity, transport) = (&state.facts().identity, config.cluster.transport);
+    let mut kernel = Reconciler::new(nl, datapath, identity, config.nat, transport, remotes);
     let (lo, hi) = config.nat.ports;
     reserve_ports(lo, hi)?;
     let broken = kernel.converge(&state, &view).await?;
@@ -110,11 +135,39 @@ pub(super) async fn start(options: &Options) -> Result<Started> {
         kernel,
         view,
         netns: Netns::current()?,
+        membership,
         broken,
         pending: Vec::new(),
         troubles: Default::default(),
     };
     Ok(Started { owner, events, _locks: [state_lock, pin_lock] })
+}
+
+/// Takes in what the cluster has, if it is known. Returns the networks that go, and what becomes of the other nodes.
+fn adopt(
+    view: &View,
+    config: &Config,
+    state: &mut State,
+    remotes: &mut Remotes,
+    occupied: &Occupied,
+    changes: &mut Vec<Change>,
+) -> Result<(Vec<Network>, Update)> {
+    let Some(cluster) = &view.cluster else { return Ok(Default::default()) };
+    let node = &config.node.name;
+    let networks = state.synchronise(cluster, node, &config.networks, occupied)?;
+    let missing = |name: &&String| state.network(name).is_err();
+    if let (Some(_), Some(problem)) = (config.networks.keys().find(missing), networks.problems.first()) {
+        bail!("{problem}");
+    }
+    changes.extend(networks.changes);
+    changes.push(state.put_facts()?);
+    Ok((networks.removed, remotes.hear(said_by_cluster(cluster, node), true)?))
+}
+
+/// A random name.
+fn random_id() -> Result<String> {
+    const PATH: &str = "/proc/sys/kernel/random/uuid";
+    Ok(fs::read_to_string(PATH).with_context(|| format!("cannot read {PATH}"))?.trim().to_owned())
 }
 
 /// The node's facts as they are from now on, and whether the stored ones are of this boot.
@@ -125,9 +178,13 @@ fn facts(stored: Option<Facts>, state_dir: &Path, config: &Config) -> Result<(Fa
     Ok(match stored {
         Some(facts) => {
             let same_boot = facts.boot == boot;
-            (Facts { boot, ports, ..facts }, same_boot)
+            // Those of a netd that knew no clusters have none.
+            let id = if facts.id.is_empty() { random_id()? } else { facts.id };
+            (Facts { boot, ports, id, ..facts }, same_boot)
         }
-        None => (Facts { identity: identity(state_dir)?, boot, ports, next_network: 1 }, true),
+        None => {
+            (Facts { identity: identity(state_dir)?, boot, ports, next_network: 1, id: random_id()? }, true)
+        }
     })
 }
 

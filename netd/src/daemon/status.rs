@@ -1,5 +1,7 @@
 //! What the owner of the state shows of it.
 
+use std::time::{SystemTime, UNIX_EPOCH};
+
 use anyhow::Result;
 
 use super::owner::Owner;
@@ -56,17 +58,30 @@ impl Owner {
     }
 
     pub(super) fn nodes(&self) -> Result<NodeList, Refusal> {
-        let cluster = &self.config.cluster;
-        let shown = (0u32..).zip(&cluster.peers).map(|(slot, peer)| {
+        let own = self.kernel.transport();
+        let seconds = |time: SystemTime| time.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        let shown = self.kernel.remotes().iter().map(|(name, remote)| {
+            let uplink = self.view.uplink.as_ref().filter(|_| remote.address.is_some());
             Ok(NodeView {
-                name: peer.name.clone(),
-                address: peer.address,
-                transport: self.view.uplink.as_ref().map(|uplink| cluster.transport_to(peer, uplink)),
-                subnets: peer.subnets.clone(),
-                counters: self.kernel.datapath().node_counters(slot)?,
+                name: name.to_owned(),
+                address: remote.address,
+                transport: uplink.map(|uplink| remote.transport(own, uplink.address)),
+                mtu: remote.mtu,
+                subnets: remote.slices.iter().copied().collect(),
+                presence: remote.presence,
+                last_seen: remote.last_seen().map(seconds),
+                counters: self.kernel.datapath().node_counters(remote.slot)?,
             })
         });
         Ok(NodeList { nodes: shown.collect::<Result<_>>()? })
+    }
+
+    fn describe_store(&self) -> String {
+        let own = self.store.describe();
+        match &self.config.cluster.etcd {
+            Some(etcd) => format!("{own}; etcd {}, {}", etcd.endpoints.join(" "), etcd.prefix),
+            None => own,
+        }
     }
 
     pub(super) fn status(&self) -> Result<Status, Refusal> {
@@ -75,6 +90,7 @@ impl Owner {
         let mut problems: Vec<String> =
             self.broken.iter().map(|(name, error)| format!("endpoint `{name}`: {error:#}")).collect();
         problems.extend(self.view.problem.clone());
+        problems.extend(self.membership.iter().flat_map(|membership| membership.problems.clone()));
         problems.extend(self.troubles.iter().map(|(task, error)| format!("{task}: {error}")));
         Ok(Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -88,7 +104,7 @@ impl Owner {
                 mtu: uplink.mtu,
                 address: uplink.address,
             }),
-            store: self.store.describe(),
+            store: self.describe_store(),
             programs: datapath.programs()?,
             maps: datapath.maps()?,
             forwarded,

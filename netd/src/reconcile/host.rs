@@ -71,8 +71,7 @@ impl Reconciler {
         } else {
             self.datapath.detach_uplink()?;
         }
-        self.ensure_overlay(view.overhead > 0).await.context("cannot set up the overlay")?;
-        self.set_routes(state, view)
+        self.set_routes(state, view).await
     }
 
     /// Makes the VXLAN device, or removes it where no node is reached by it. No packet is sent through it: it is there so
@@ -107,11 +106,14 @@ impl Reconciler {
         alias(&self.identity, ":overlay")
     }
 
-    /// Tells the datapath where packets go.
+    /// Tells the datapath where packets go, and makes sure of the device that some of them need.
     ///
     /// # Errors
     /// The kernel refuses.
-    pub fn set_routes(&mut self, state: &State, view: &HostView) -> Result<()> {
+    pub async fn set_routes(&mut self, state: &State, view: &HostView) -> Result<()> {
+        let overlay =
+            view.overhead > 0 || self.remotes.any_encapsulated(self.transport, view.uplink.as_ref());
+        self.ensure_overlay(overlay).await.context("cannot set up the overlay")?;
         let mut routes: BTreeMap<Ipv4Net, bpf::Route> =
             state.subnets().map(|(subnet, number)| (subnet, bpf::Route::Network(number))).collect();
         let gateways = state.networks().map(|state| state.network.gateway());
@@ -120,7 +122,7 @@ impl Reconciler {
         }
         if let Some(uplink) = &view.uplink {
             routes.insert(Ipv4Net::default(), bpf::Route::Uplink);
-            routes.extend(self.cluster.routes(state, uplink));
+            routes.extend(self.remotes.routes(self.transport, state, uplink));
         }
         let routes: Vec<_> = routes.into_iter().collect();
         self.datapath.set_routes(&routes).context("cannot set the datapath's routes")

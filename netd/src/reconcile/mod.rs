@@ -5,6 +5,7 @@
 
 mod carrier;
 mod host;
+mod nodes;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -16,7 +17,7 @@ pub use self::host::{add_gateway, remove_gateway};
 
 use crate::{
     bpf::{self, Datapath, Expired},
-    cluster::ClusterConfig,
+    cluster::{Remotes, Transport},
     config::NatConfig,
     endpoint::{Endpoint, alias},
     netlink::{ContainerSide, Link, Netlink, Netns, Route, VethSpec, is_gone},
@@ -34,7 +35,8 @@ pub struct Reconciler {
     datapath: Datapath,
     identity: String,
     nat: NatConfig,
-    cluster: ClusterConfig,
+    transport: Transport,
+    remotes: Remotes,
     /// What the datapath knows of each live endpoint.
     live: HashMap<String, bpf::Endpoint>,
     by_ifindex: HashMap<u32, String>,
@@ -58,10 +60,12 @@ impl Reconciler {
         datapath: Datapath,
         identity: &str,
         nat: NatConfig,
-        cluster: ClusterConfig,
+        transport: Transport,
+        remotes: Remotes,
     ) -> Self {
         let identity = identity.to_owned();
-        Self { nl, datapath, identity, nat, cluster, live: HashMap::new(), by_ifindex: HashMap::new() }
+        let (live, by_ifindex) = (HashMap::new(), HashMap::new());
+        Self { nl, datapath, identity, nat, transport, remotes, live, by_ifindex }
     }
 
     /// The datapath, for its counters.

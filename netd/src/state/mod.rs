@@ -5,7 +5,7 @@
 
 mod endpoints;
 mod networks;
-mod slots;
+mod shared;
 
 use std::collections::{BTreeMap, HashSet};
 
@@ -13,12 +13,13 @@ use anyhow::{Context, Result};
 use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
 
-use self::slots::Slots;
+pub use self::shared::Synchronised;
 use crate::{
     endpoint::{Endpoint, NetnsRef},
     ipam::Pool,
     network::Network,
     request::Refusal,
+    slots::Slots,
     store::{Change, Kind, Record},
 };
 
@@ -39,6 +40,31 @@ pub struct Facts {
     pub ports: (u16, u16),
     /// The number that the next network gets.
     pub next_network: u32,
+    /// Tells this state directory's node from another one of its name. Random.
+    #[serde(default)]
+    pub id: String,
+}
+
+/// Which part of each network this node gives addresses out of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Share {
+    /// These slices; a network without one is the node's as a whole.
+    Fixed(Vec<Ipv4Net>),
+    /// The slice that it got from its cluster; of a network without one, nothing.
+    OfCluster,
+}
+
+impl Share {
+    /// The part of a network.
+    fn of(&self, network: &Network) -> Option<Ipv4Net> {
+        match self {
+            Self::Fixed(slices) => {
+                let slice = slices.iter().find(|slice| network.subnet.contains(*slice));
+                Some(slice.copied().unwrap_or(network.subnet))
+            }
+            Self::OfCluster => network.slice,
+        }
+    }
 }
 
 /// A network and its addresses.
@@ -50,11 +76,15 @@ pub struct NetworkState {
 }
 
 impl NetworkState {
-    /// `slices` are the node's; a network without one is the node's as a whole.
-    fn new(network: Network, slices: &[Ipv4Net]) -> Self {
-        let slice = slices.iter().find(|slice| network.subnet.contains(*slice));
-        let pool = Pool::within(network.subnet, slice.copied().unwrap_or(network.subnet));
+    fn new(network: Network, share: &Share) -> Self {
+        let pool = Pool::within(network.subnet, share.of(&network));
         Self { network, pool }
+    }
+
+    /// The part of it that this node gives addresses out of.
+    #[must_use]
+    pub fn slice(&self) -> Option<Ipv4Net> {
+        self.pool.slice()
     }
 
     /// How many endpoints it has.
@@ -68,7 +98,7 @@ impl NetworkState {
 #[derive(Debug)]
 pub struct State {
     facts: Facts,
-    slices: Vec<Ipv4Net>,
+    share: Share,
     networks: BTreeMap<String, NetworkState>,
     endpoints: BTreeMap<String, Endpoint>,
     host_interfaces: HashSet<String>,
@@ -87,12 +117,12 @@ pub struct Place {
 }
 
 impl State {
-    /// A state with nothing in it, of a node with these slices of the networks.
+    /// A state with nothing in it.
     #[must_use]
-    pub fn new(facts: Facts, slices: &[Ipv4Net]) -> Self {
+    pub fn new(facts: Facts, share: Share) -> Self {
         Self {
             facts,
-            slices: slices.to_vec(),
+            share,
             networks: BTreeMap::new(),
             endpoints: BTreeMap::new(),
             host_interfaces: HashSet::new(),
@@ -116,16 +146,16 @@ impl State {
     pub fn load(
         records: &[Record],
         facts: Facts,
-        slices: &[Ipv4Net],
+        share: Share,
         alive: impl Fn(&Endpoint) -> bool,
     ) -> Result<(Self, Vec<Change>)> {
-        let mut state = Self::new(facts, slices);
+        let mut state = Self::new(facts, share);
         for record in records.iter().filter(|record| record.kind == Kind::Network) {
             let network: Network = record.read()?;
             crate::network::check_subnet(network.subnet)
                 .with_context(|| format!("network `{}` of the stored state", network.name))?;
-            let slices = &state.slices;
-            state.networks.insert(record.name.clone(), NetworkState::new(network, slices));
+            let network = NetworkState::new(network, &state.share);
+            state.networks.insert(record.name.clone(), network);
         }
         for record in records.iter().filter(|record| record.kind == Kind::Cursor) {
             if let Some(network) = state.networks.get_mut(&record.name) {

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Context, Result, bail};
+use ipnet::Ipv4Net;
 
 use super::{FACTS, NetworkState, State, enumerate};
 use crate::{
@@ -62,7 +63,7 @@ impl State {
                 None => None,
             };
             if number.is_none() {
-                self.check_subnet(definition, occupied)
+                self.check_free(definition.subnet, occupied)
                     .with_context(|| format!("networks.{name}.subnets"))?;
             }
             let number = number.unwrap_or_else(|| self.next_number());
@@ -71,7 +72,7 @@ impl State {
                 Some(state) if state.network == network => continue,
                 Some(state) => state.network = network.clone(),
                 None => drop(
-                    self.networks.insert(name.to_owned(), NetworkState::new(network.clone(), &self.slices)),
+                    self.networks.insert(name.to_owned(), NetworkState::new(network.clone(), &self.share)),
                 ),
             }
             changes.push(Change::put(Kind::Network, name, &network)?);
@@ -88,8 +89,7 @@ impl State {
         Ok(())
     }
 
-    fn check_subnet(&self, definition: &Definition, occupied: &Occupied) -> Result<()> {
-        let subnet = definition.subnet;
+    pub(super) fn check_free(&self, subnet: Ipv4Net, occupied: &Occupied) -> Result<()> {
         let mut others = self.networks.values().map(|state| &state.network);
         if let Some(other) = others.find(|other| overlap(other.subnet, subnet)) {
             bail!("{subnet} overlaps {} of network `{}`", other.subnet, other.name);
@@ -106,7 +106,11 @@ impl State {
         number
     }
 
-    fn put_facts(&self) -> Result<Change> {
+    /// The facts, to be committed.
+    ///
+    /// # Errors
+    /// They cannot be written.
+    pub fn put_facts(&self) -> Result<Change> {
         Change::put(Kind::Node, FACTS, &self.facts)
     }
 
@@ -119,16 +123,25 @@ impl State {
         definition: Definition,
         occupied: &Occupied,
     ) -> Result<(Network, Vec<Change>), Refusal> {
+        self.check_creatable(&definition, occupied)?;
         let name = definition.name.clone();
-        if let Some(existing) = self.networks.get(&name) {
+        let network = Network::new(definition, self.next_number(), Origin::Command);
+        let changes = vec![Change::put(Kind::Network, &name, &network)?, self.put_facts()?];
+        self.networks.insert(name, NetworkState::new(network.clone(), &self.share));
+        Ok((network, changes))
+    }
+
+    /// Whether a network can be added.
+    ///
+    /// # Errors
+    /// As [`Self::create_network`].
+    pub fn check_creatable(&self, definition: &Definition, occupied: &Occupied) -> Result<(), Refusal> {
+        let name = &definition.name;
+        if let Some(existing) = self.networks.get(name) {
             let subnet = existing.network.subnet;
             return Err(Refusal::Conflict(format!("network `{name}` exists already ({subnet})")));
         }
-        self.check_subnet(&definition, occupied).map_err(|error| Refusal::Conflict(error.to_string()))?;
-        let network = Network::new(definition, self.next_number(), Origin::Command);
-        let changes = vec![Change::put(Kind::Network, &name, &network)?, self.put_facts()?];
-        self.networks.insert(name, NetworkState::new(network.clone(), &self.slices));
-        Ok((network, changes))
+        self.check_free(definition.subnet, occupied).map_err(|error| Refusal::Conflict(error.to_string()))
     }
 
     /// Whether a network can be removed.
@@ -160,11 +173,11 @@ impl State {
 
     /// Puts a network back that could not be removed, or removed in the store.
     pub fn restore_network(&mut self, network: Network) {
-        self.networks.insert(network.name.clone(), NetworkState::new(network, &self.slices));
+        self.networks.insert(network.name.clone(), NetworkState::new(network, &self.share));
     }
 
     /// Names of the endpoints of a network. Walks over all endpoints: for errors only.
-    fn users(&self, network: &str) -> Vec<&str> {
+    pub(super) fn users(&self, network: &str) -> Vec<&str> {
         if self.networks.get(network).is_none_or(|state| state.endpoints() == 0) {
             return Vec::new();
         }

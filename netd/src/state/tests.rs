@@ -2,6 +2,7 @@ use std::{net::Ipv4Addr, path::PathBuf};
 
 use super::*;
 use crate::{
+    cluster::{Cluster, SharedNetwork, Slice},
     endpoint::host_interface,
     netlink::NetnsId,
     network::{Definition, LinkChoice, Origin},
@@ -10,7 +11,13 @@ use crate::{
 };
 
 fn facts() -> Facts {
-    Facts { identity: "1234abcd".to_owned(), boot: "b".to_owned(), ports: (49152, 65535), next_network: 1 }
+    Facts {
+        identity: "1234abcd".to_owned(),
+        boot: "b".to_owned(),
+        ports: (49152, 65535),
+        next_network: 1,
+        id: "0".to_owned(),
+    }
 }
 
 fn network(name: &str, subnet: &str) -> Definition {
@@ -48,7 +55,7 @@ fn place(name: &str) -> Place {
 
 /// A state with the network `default`, and what its making commits.
 fn start() -> (State, Vec<Change>) {
-    let mut state = State::new(facts(), &[]);
+    let mut state = State::new(facts(), Share::Fixed(Vec::new()));
     let config = [network("default", "10.88.0.0/24")];
     let (removed, changes) = state.configure(config.iter(), &Occupied::default()).unwrap();
     assert_eq!(removed, []);
@@ -74,7 +81,7 @@ fn records(changes: &[Change]) -> Vec<Record> {
 fn load(changes: &[Change], alive: impl Fn(&Endpoint) -> bool) -> (State, Vec<Change>) {
     let records = records(changes);
     let facts = State::facts_of(&records).unwrap().unwrap();
-    State::load(&records, facts, &[], alive).unwrap()
+    State::load(&records, facts, Share::Fixed(Vec::new()), alive).unwrap()
 }
 
 #[test]
@@ -140,7 +147,7 @@ fn refusals_of_attachments() {
 
 #[test]
 fn a_full_network_is_refused_and_costs_no_slot() {
-    let mut state = State::new(facts(), &[]);
+    let mut state = State::new(facts(), Share::Fixed(Vec::new()));
     let config = [network("default", "10.88.0.0/30")];
     state.configure(config.iter(), &Occupied::default()).unwrap();
     attach(&mut state, &request("a")).unwrap();
@@ -236,6 +243,94 @@ fn a_network_under_an_endpoint_that_is_missing_is_an_error() {
     committed.extend(attach(&mut state, &request("web")).unwrap().1);
     committed.push(Change::delete(Kind::Network, "default"));
     let records = records(&committed);
-    let error = State::load(&records, facts(), &[], |_| true).unwrap_err().to_string();
+    let error = State::load(&records, facts(), Share::Fixed(Vec::new()), |_| true).unwrap_err().to_string();
     assert_eq!(error, "endpoint `web` of the stored state: no network `default`");
+}
+
+fn shared(number: u32, subnet: &str) -> SharedNetwork {
+    let subnet = subnet.parse().unwrap();
+    SharedNetwork { number, subnet, slice: 28, masquerade: true, link: LinkChoice::Auto, mtu: None }
+}
+
+/// A cluster with these networks, and slices of them for node `one`.
+fn cluster(networks: &[(&str, u32, &str)], slices: &[(&str, &str)]) -> Cluster {
+    let networks =
+        networks.iter().map(|(name, number, subnet)| ((*name).to_owned(), shared(*number, subnet)));
+    let slice = |network: &str| Slice { network: network.to_owned(), node: "one".to_owned() };
+    Cluster {
+        networks: networks.collect(),
+        slices: slices.iter().map(|(name, prefix)| (prefix.parse().unwrap(), slice(name))).collect(),
+        ..Cluster::default()
+    }
+}
+
+fn synchronise(state: &mut State, cluster: &Cluster) -> Synchronised {
+    let configured = BTreeMap::from([("default".to_owned(), network("default", "10.88.0.0/24"))]);
+    state.synchronise(cluster, "one", &configured, &Occupied::default()).unwrap()
+}
+
+#[test]
+fn the_networks_of_a_cluster() {
+    let mut state = State::new(facts(), Share::OfCluster);
+    let both = [("default", 4, "10.88.0.0/24"), ("blue", 5, "10.89.0.0/24")];
+    let first = synchronise(&mut state, &cluster(&both, &[("default", "10.88.0.16/28")]));
+    assert!(first.changed && first.problems.is_empty() && first.removed.is_empty());
+    let origin = |state: &State, name: &str| state.network(name).map(|n| (n.number, n.origin)).unwrap();
+    assert_eq!(origin(&state, "default"), (4, Origin::Config));
+    assert_eq!(origin(&state, "blue"), (5, Origin::Cluster));
+    assert!(!state.lacks_network_of(&cluster(&both, &[])));
+
+    // Addresses are those of the slice; without one there are none.
+    let (a, _) = attach(&mut state, &request("a")).unwrap();
+    assert_eq!(a.address, Ipv4Addr::new(10, 88, 0, 17));
+    let in_blue = AttachRequest { network: Some("blue".to_owned()), ..request("b") };
+    assert_eq!(
+        attach(&mut state, &in_blue).unwrap_err().to_string(),
+        "this node has no slice of 10.89.0.0/24 yet: `netd status` says why (network `blue`)"
+    );
+    let slices = [("default", "10.88.0.16/28"), ("blue", "10.89.0.32/28")];
+    assert!(synchronise(&mut state, &cluster(&both, &slices)).changed);
+    assert_eq!(attach(&mut state, &in_blue).unwrap().0.address, Ipv4Addr::new(10, 89, 0, 33));
+    assert_eq!(synchronise(&mut state, &cluster(&both, &slices)), Synchronised::default(), "nothing new");
+}
+
+#[test]
+fn a_cluster_takes_nothing_from_endpoints() {
+    let mut state = State::new(facts(), Share::OfCluster);
+    let both = [("default", 4, "10.88.0.0/24"), ("blue", 5, "10.89.0.0/24")];
+    let slices = [("default", "10.88.0.16/28"), ("blue", "10.89.0.32/28")];
+    synchronise(&mut state, &cluster(&both, &slices));
+    let in_blue = AttachRequest { network: Some("blue".to_owned()), ..request("b") };
+    attach(&mut state, &in_blue).unwrap();
+
+    for (networks, slices, expected) in [
+        (
+            &both[..1],
+            &slices[..1],
+            "network `blue` is gone from the cluster, but is in use by `b`: detach them",
+        ),
+        (
+            &[both[0], ("blue", 6, "10.90.0.0/24")],
+            &slices[..1],
+            "network `blue` is another one in the cluster (10.90.0.0/24), but is in use by `b`: detach them",
+        ),
+        (
+            &both,
+            &[slices[0], ("blue", "10.89.0.64/28")],
+            "network `blue`: 10.89.0.33 is not in 10.89.0.64/28, this node's slice of 10.89.0.0/24, held since before: \
+             detach it",
+        ),
+    ] {
+        let cluster = cluster(networks, slices);
+        let done = synchronise(&mut state, &cluster);
+        assert_eq!(done.problems, [expected]);
+        assert_eq!(done.removed, []);
+        assert_eq!(state.network("blue").unwrap().number, 5);
+        assert_eq!(state.endpoints().len(), 1);
+    }
+    // When they are detached, it goes; the configuration's stays though the cluster has lost it.
+    state.remove("b").unwrap();
+    let done = synchronise(&mut state, &cluster(&[], &[]));
+    assert_eq!(done.removed.iter().map(|n| n.name.as_str()).collect::<Vec<_>>(), ["blue"]);
+    assert_eq!((done.problems, state.networks().len()), (Vec::<String>::new(), 1));
 }

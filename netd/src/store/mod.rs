@@ -24,10 +24,12 @@ pub enum Kind {
     Cursor,
     /// Facts about the node, by their names.
     Node,
+    /// Another node as it was last known, by its name.
+    Peer,
 }
 
 impl Kind {
-    const ALL: [Self; 4] = [Self::Network, Self::Endpoint, Self::Cursor, Self::Node];
+    const ALL: [Self; 5] = [Self::Network, Self::Endpoint, Self::Cursor, Self::Node, Self::Peer];
 
     /// The text that stands for it in the store.
     #[must_use]
@@ -37,6 +39,7 @@ impl Kind {
             Self::Endpoint => "endpoint",
             Self::Cursor => "cursor",
             Self::Node => "node",
+            Self::Peer => "peer",
         }
     }
 

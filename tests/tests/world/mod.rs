@@ -119,6 +119,7 @@ fn load(world: World, directory: &Path) -> Loaded {
                     address: route.node.bytes().into(),
                     slot: route.slot,
                     vxlan: route.kind == abi::Route::VXLAN,
+                    mtu: route.mtu,
                 },
                 _ if route.node.bytes() != [0; 4] => Route::Peer(route.node.bytes().into()),
                 _ => Route::Uplink,

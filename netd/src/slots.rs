@@ -1,12 +1,12 @@
-//! The numbers of the live endpoints' counters: small, dense, and unique among them.
+//! The numbers of counters, of the live endpoints and of other nodes: small, dense, and unique among them.
 
 use std::collections::BTreeSet;
 
 use anyhow::{Result, bail};
 
-/// The slots of a node.
+/// Which numbers are taken.
 #[derive(Clone, Debug)]
-pub(super) struct Slots {
+pub struct Slots {
     limit: u32,
     /// All slots from here on are free.
     next: u32,
@@ -16,12 +16,13 @@ pub(super) struct Slots {
 
 impl Slots {
     /// Slots below `limit`, all free.
-    pub(super) fn new(limit: u32) -> Self {
+    #[must_use]
+    pub fn new(limit: u32) -> Self {
         Self { limit, next: 0, freed: BTreeSet::new() }
     }
 
     /// Takes a free slot, if there is one.
-    pub(super) fn take(&mut self) -> Option<u32> {
+    pub fn take(&mut self) -> Option<u32> {
         if let Some(slot) = self.freed.pop_first() {
             return Some(slot);
         }
@@ -31,7 +32,10 @@ impl Slots {
     }
 
     /// Takes that very slot.
-    pub(super) fn claim(&mut self, slot: u32) -> Result<()> {
+    ///
+    /// # Errors
+    /// It is taken, or beyond the limit.
+    pub fn claim(&mut self, slot: u32) -> Result<()> {
         if slot >= self.limit {
             bail!("slot {slot} is beyond {}", self.limit);
         }
@@ -45,7 +49,7 @@ impl Slots {
     }
 
     /// Gives a slot back.
-    pub(super) fn free(&mut self, slot: u32) {
+    pub fn free(&mut self, slot: u32) {
         if slot < self.next {
             self.freed.insert(slot);
         }

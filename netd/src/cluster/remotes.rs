@@ -1,0 +1,419 @@
+//! The other nodes as this one knows them: by the configuration, or by the cluster's shared store and from before.
+//!
+//! A node whose lease has ended may be dead, or only its daemon is, or its way to the store. Its routes stay for as long as
+//! packets come from it: what works is not taken away.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::Ipv4Addr,
+    time::{Duration, Instant, SystemTime},
+};
+
+use anyhow::Result;
+use ipnet::Ipv4Net;
+use serde::{Deserialize, Serialize};
+
+use super::{Cluster, Peer, Transport};
+use crate::{
+    bpf::{self, MAX_NODES},
+    netlink::UplinkInfo,
+    slots::Slots,
+    state::State,
+    store::{Change, Kind, Record},
+};
+
+/// Another node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Remote {
+    /// Its address on its uplink; none: it has slices, but was never there while this node was.
+    pub address: Option<Ipv4Addr>,
+    /// How it wants packets to travel.
+    pub transport: Transport,
+    /// Its uplink's MTU, in bytes, if it has told.
+    pub mtu: Option<u32>,
+    /// Its slices of the networks.
+    pub slices: BTreeSet<Ipv4Net>,
+    /// Index of its counters.
+    pub slot: u32,
+    /// Whether it is there.
+    #[serde(skip)]
+    pub presence: Presence,
+    /// Packets that have come from it so far, and when that was last seen to have changed.
+    #[serde(skip)]
+    heard: Option<(u64, Instant, Option<SystemTime>)>,
+}
+
+/// What is known of a node's being there.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Presence {
+    /// Nothing: it is in the configuration, or known from before.
+    #[default]
+    Known,
+    /// Its lease is valid.
+    Registered,
+    /// Its lease has ended, while packets still come from it.
+    Unregistered,
+    /// Its lease has ended, and nothing comes from it: its routes are gone.
+    Lost,
+}
+
+impl Remote {
+    fn new(slot: u32) -> Self {
+        Self {
+            address: None,
+            transport: Transport::Auto,
+            mtu: None,
+            slices: BTreeSet::new(),
+            slot,
+            presence: Presence::Known,
+            heard: None,
+        }
+    }
+
+    /// When it was last known to be there, if ever.
+    #[must_use]
+    pub fn last_seen(&self) -> Option<SystemTime> {
+        match self.presence {
+            Presence::Registered => Some(SystemTime::now()),
+            _ => self.heard.and_then(|(_, _, when)| when),
+        }
+    }
+
+    /// How packets between it and a node on this uplink, which wants `own`, travel; both sides come to the same.
+    #[must_use]
+    pub fn transport(&self, own: Transport, uplink: Ipv4Net) -> Transport {
+        match (own, self.transport) {
+            (Transport::Vxlan, _) | (_, Transport::Vxlan) => Transport::Vxlan,
+            (Transport::Direct, _) | (_, Transport::Direct) => Transport::Direct,
+            _ if self.address.is_some_and(|address| uplink.contains(&address)) => Transport::Direct,
+            _ => Transport::Vxlan,
+        }
+    }
+
+    /// What the store keeps of it.
+    fn kept(&self) -> impl PartialEq + '_ {
+        (self.address, self.transport, self.mtu, &self.slices, self.slot)
+    }
+
+    fn is_routed(&self) -> bool {
+        self.presence != Presence::Lost
+    }
+}
+
+/// What is said of another node.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Said {
+    /// Its address, how it wants packets to travel, and its uplink's MTU; none: it is not there.
+    pub there: Option<(Ipv4Addr, Transport, Option<u32>)>,
+    /// Its slices.
+    pub slices: BTreeSet<Ipv4Net>,
+}
+
+/// What the configuration says of the other nodes.
+#[must_use]
+pub fn said_by_configuration(peers: &[Peer], transport: Transport) -> BTreeMap<String, Said> {
+    let said = |peer: &Peer| Said {
+        there: Some((peer.address, transport, None)),
+        slices: peer.subnets.iter().copied().collect(),
+    };
+    peers.iter().map(|peer| (peer.name.clone(), said(peer))).collect()
+}
+
+/// What the shared store says of the nodes other than `own`.
+#[must_use]
+pub fn said_by_cluster(cluster: &Cluster, own: &str) -> BTreeMap<String, Said> {
+    let mut said: BTreeMap<String, Said> = BTreeMap::new();
+    for (name, node) in cluster.nodes.iter().filter(|(name, _)| *name != own) {
+        let there = Some((node.address, node.transport, Some(node.mtu)));
+        said.insert(name.clone(), Said { there, slices: BTreeSet::new() });
+    }
+    for (prefix, slice) in cluster.slices.iter().filter(|(_, slice)| slice.node != own) {
+        said.entry(slice.node.clone()).or_default().slices.insert(*prefix);
+    }
+    said
+}
+
+/// What a change of the other nodes comes to.
+#[derive(Debug, Default)]
+pub struct Update {
+    /// Whether routes have to be set.
+    pub changed: bool,
+    /// What to commit.
+    pub changes: Vec<Change>,
+    /// Counters that have another owner now: they are to be zeroed.
+    pub reused: Vec<u32>,
+    /// What cannot be, in words.
+    pub problems: Vec<String>,
+}
+
+/// All other nodes.
+#[derive(Debug)]
+pub struct Remotes {
+    nodes: BTreeMap<String, Remote>,
+    slots: Slots,
+}
+
+impl Default for Remotes {
+    fn default() -> Self {
+        Self { nodes: BTreeMap::new(), slots: Slots::new(MAX_NODES) }
+    }
+}
+
+impl Remotes {
+    /// Those that were known before. They count as there until something else is said.
+    ///
+    /// # Errors
+    /// A record is not of a shape that this version knows.
+    pub fn load(records: &[Record]) -> Result<Self> {
+        let mut remotes = Self::default();
+        for record in records.iter().filter(|record| record.kind == Kind::Peer) {
+            let remote: Remote = record.read()?;
+            remotes.slots.claim(remote.slot)?;
+            remotes.nodes.insert(record.name.clone(), remote);
+        }
+        Ok(remotes)
+    }
+
+    /// All, by name.
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = (&str, &Remote)> {
+        self.nodes.iter().map(|(name, remote)| (name.as_str(), remote))
+    }
+
+    /// One by its name.
+    #[must_use]
+    pub fn get(&self, name: &str) -> Option<&Remote> {
+        self.nodes.get(name)
+    }
+
+    /// Takes in what is said of all nodes. `registers`: they are there for as long as they say so themselves; else they
+    /// just are.
+    ///
+    /// # Errors
+    /// A record cannot be written.
+    pub fn hear(&mut self, said: BTreeMap<String, Said>, registers: bool) -> Result<Update> {
+        let mut update = Update::default();
+        let gone: Vec<String> = self.nodes.keys().filter(|name| !said.contains_key(*name)).cloned().collect();
+        for name in gone {
+            if let Some(remote) = self.nodes.remove(&name) {
+                self.slots.free(remote.slot);
+            }
+            update.changed = true;
+            update.changes.push(Change::delete(Kind::Peer, &name));
+        }
+        for (name, said) in said {
+            let known = self.nodes.get(&name);
+            let mut remote = match known {
+                Some(remote) => remote.clone(),
+                None => {
+                    let Some(slot) = self.slots.take() else {
+                        update.problems.push(format!(
+                            "node `{name}` is one too many: there is room for {MAX_NODES} others"
+                        ));
+                        continue;
+                    };
+                    update.reused.push(slot);
+                    Remote::new(slot)
+                }
+            };
+            if let Some((address, transport, mtu)) = said.there {
+                (remote.address, remote.transport, remote.mtu) = (Some(address), transport, mtu);
+                remote.presence = if registers { Presence::Registered } else { Presence::Known };
+            } else if remote.is_routed() && remote.presence != Presence::Unregistered {
+                remote.presence = match remote.address {
+                    Some(_) => Presence::Unregistered,
+                    None => Presence::Lost,
+                };
+                remote.heard = None;
+            }
+            remote.slices = said.slices;
+            if known == Some(&remote) {
+                continue;
+            }
+            update.changed = true;
+            if known.is_none_or(|known| known.kept() != remote.kept()) {
+                update.changes.push(Change::put(Kind::Peer, &name, &remote)?);
+            }
+            self.nodes.insert(name, remote);
+        }
+        Ok(update)
+    }
+
+    /// Looks whether packets come from those of which nobody else says that they are there. `packets` tells how many have
+    /// come by the index of the counters. Returns whether one has fallen silent, for which its routes go.
+    ///
+    /// # Errors
+    /// Counters cannot be read.
+    pub fn listen(&mut self, silence: Duration, packets: impl Fn(u32) -> Result<u64>) -> Result<bool> {
+        let mut changed = false;
+        for remote in self.nodes.values_mut() {
+            if !matches!(remote.presence, Presence::Known | Presence::Unregistered) {
+                continue;
+            }
+            let now = packets(remote.slot)?;
+            match remote.heard {
+                Some((before, since, _)) if before == now => {
+                    if remote.presence == Presence::Unregistered && since.elapsed() >= silence {
+                        remote.presence = Presence::Lost;
+                        changed = true;
+                    }
+                }
+                // What came before the first look may be long ago.
+                None => remote.heard = Some((now, Instant::now(), None)),
+                Some(_) => remote.heard = Some((now, Instant::now(), Some(SystemTime::now()))),
+            }
+        }
+        Ok(changed)
+    }
+
+    /// Whether any of them is to be listened to closely.
+    #[must_use]
+    pub fn any_unregistered(&self) -> bool {
+        self.nodes.values().any(|remote| remote.presence == Presence::Unregistered)
+    }
+
+    /// Whether packets to or from any of them are encapsulated.
+    #[must_use]
+    pub fn any_encapsulated(&self, own: Transport, uplink: Option<&UplinkInfo>) -> bool {
+        uplink.is_some_and(|uplink| {
+            self.nodes.values().any(|remote| remote.transport(own, uplink.address) == Transport::Vxlan)
+        })
+    }
+
+    /// The routes to the nodes that are there, and to their slices of the networks that this node has.
+    pub fn routes<'a>(
+        &'a self,
+        own: Transport,
+        state: &'a State,
+        uplink: &'a UplinkInfo,
+    ) -> impl Iterator<Item = (Ipv4Net, bpf::Route)> + 'a {
+        let there = self.nodes.values().filter(|remote| remote.is_routed());
+        let addressed = there.filter_map(|remote| Some((remote, remote.address?)));
+        // One with an address of a network's, or of this node, would take packets from those that it belongs to.
+        let foreign = move |address: Ipv4Addr| {
+            address != uplink.address.addr() && !state.subnets().any(|(subnet, _)| subnet.contains(&address))
+        };
+        addressed.filter(move |(_, address)| foreign(*address)).flat_map(move |(remote, address)| {
+            let vxlan = remote.transport(own, uplink.address) == Transport::Vxlan;
+            let mtu = mtu(uplink.mtu, remote.mtu, vxlan);
+            let slices = remote.slices.iter().filter_map(move |slice| {
+                let (_, network) = state.subnets().find(|(subnet, _)| subnet.contains(slice))?;
+                Some((*slice, bpf::Route::Node { network, address, slot: remote.slot, vxlan, mtu }))
+            });
+            slices.chain([(address.into(), bpf::Route::Peer(address))])
+        })
+    }
+}
+
+/// The largest packet of a container that reaches a node, bytes.
+fn mtu(own: u32, its: Option<u32>, vxlan: bool) -> u16 {
+    let path = own.min(its.unwrap_or(own));
+    let overhead = if vxlan { netd_common::wire::Vxlan::OVERHEAD } else { 0 };
+    u16::try_from(path.saturating_sub(overhead)).unwrap_or(u16::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const OWN: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(192, 0, 2, 1), 24);
+    const NEAR: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 2);
+    const FAR: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 2);
+
+    fn said(address: Option<Ipv4Addr>, slice: &str) -> Said {
+        let there = address.map(|address| (address, Transport::Auto, Some(1500)));
+        Said { there, slices: BTreeSet::from([slice.parse().unwrap()]) }
+    }
+
+    fn hear(remotes: &mut Remotes, said: &[(&str, Said)]) -> Update {
+        let said = said.iter().map(|(name, said)| ((*name).to_owned(), said.clone())).collect();
+        remotes.hear(said, true).unwrap()
+    }
+
+    #[test]
+    fn both_sides_choose_one_transport() {
+        use Transport::{Auto, Direct, Vxlan};
+        for (own, its, address, expected) in [
+            (Auto, Auto, NEAR, Direct),
+            (Auto, Auto, FAR, Vxlan),
+            (Direct, Auto, FAR, Direct),
+            (Auto, Direct, FAR, Direct),
+            (Vxlan, Auto, NEAR, Vxlan),
+            (Auto, Vxlan, NEAR, Vxlan),
+            (Direct, Vxlan, NEAR, Vxlan),
+            (Vxlan, Direct, NEAR, Vxlan),
+        ] {
+            let remote = Remote { address: Some(address), transport: its, ..Remote::new(0) };
+            assert_eq!(remote.transport(own, OWN), expected, "{own:?} {its:?} {address}");
+        }
+    }
+
+    #[test]
+    fn a_nodes_packets_keep_its_routes() {
+        let mut remotes = Remotes::default();
+        let slice = "10.88.1.0/24";
+        assert!(hear(&mut remotes, &[("b", said(Some(NEAR), slice))]).changed);
+        assert!(!hear(&mut remotes, &[("b", said(Some(NEAR), slice))]).changed, "nothing new");
+        let presence = |remotes: &Remotes| remotes.get("b").unwrap().presence;
+        assert_eq!(presence(&remotes), Presence::Registered);
+
+        assert!(hear(&mut remotes, &[("b", said(None, slice))]).changed);
+        assert_eq!(presence(&remotes), Presence::Unregistered);
+        let moment = Duration::ZERO;
+        for packets in 1..4 {
+            assert!(!remotes.listen(moment, |_| Ok(packets)).unwrap(), "it still talks");
+            assert!(remotes.get("b").unwrap().is_routed());
+        }
+        assert!(!remotes.listen(Duration::from_secs(60), |_| Ok(3)).unwrap(), "not silent for long enough");
+        assert!(remotes.listen(moment, |_| Ok(3)).unwrap());
+        assert_eq!(presence(&remotes), Presence::Lost);
+        assert!(!hear(&mut remotes, &[("b", said(None, slice))]).changed, "it stays lost");
+
+        hear(&mut remotes, &[("b", said(Some(FAR), slice))]);
+        assert_eq!(
+            (presence(&remotes), remotes.get("b").unwrap().address),
+            (Presence::Registered, Some(FAR))
+        );
+    }
+
+    #[test]
+    fn counters_stay_with_a_node() {
+        let mut remotes = Remotes::default();
+        let all = [("a", said(Some(NEAR), "10.88.1.0/24")), ("b", said(Some(FAR), "10.88.2.0/24"))];
+        let first = hear(&mut remotes, &all);
+        assert_eq!(first.reused, [0, 1]);
+        let records: Vec<Record> = first
+            .changes
+            .into_iter()
+            .map(|change| match change {
+                Change::Put(kind, name, value) => Record { kind, name, value },
+                Change::Delete(..) => unreachable!("nothing goes"),
+            })
+            .collect();
+        let mut again = Remotes::load(&records).unwrap();
+        assert_eq!(hear(&mut again, &all[1..]).changes, [Change::delete(Kind::Peer, "a")]);
+        assert_eq!(again.get("b").unwrap().slot, 1);
+        let update = hear(&mut again, &[all[1].clone(), ("c", said(Some(NEAR), "10.88.1.0/24"))]);
+        assert_eq!(update.reused, [0], "a's, for c");
+    }
+
+    #[test]
+    fn a_node_that_was_never_there_is_known_by_its_slices() {
+        let mut remotes = Remotes::default();
+        hear(&mut remotes, &[("b", said(None, "10.88.1.0/24"))]);
+        let node = remotes.get("b").unwrap();
+        assert_eq!((node.address, node.presence, node.last_seen()), (None, Presence::Lost, None));
+    }
+
+    #[test]
+    fn the_mtu_of_a_path() {
+        for (own, its, vxlan, expected) in [
+            (1500, None, false, 1500),
+            (1500, Some(1400), false, 1400),
+            (1400, Some(1500), true, 1350),
+            (65536, None, false, 65535),
+        ] {
+            assert_eq!(mtu(own, its, vxlan), expected);
+        }
+    }
+}
