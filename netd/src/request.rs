@@ -196,6 +196,79 @@ pub struct NodeView {
     pub counters: NodeCounters,
 }
 
+/// Asks for flows, or that they are removed; what is not said is any.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FlowQuery {
+    /// Those of an endpoint.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub endpoint: Option<String>,
+    /// Those of a protocol.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub protocol: Option<FlowProtocol>,
+    /// Those with another party.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub remote: Option<Ipv4Addr>,
+    /// At most so many; none: 10,000.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limit: Option<usize>,
+}
+
+/// A protocol whose flows are translated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum FlowProtocol {
+    /// TCP.
+    Tcp,
+    /// UDP.
+    Udp,
+    /// ICMP echo.
+    Icmp,
+}
+
+/// Translated flows.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FlowList {
+    /// Each of them, by endpoint.
+    pub flows: Vec<FlowView>,
+    /// How many fit the question; more than are listed, if there is a limit.
+    pub total: usize,
+}
+
+/// How many flows were removed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Flushed {
+    /// That many.
+    pub removed: usize,
+}
+
+/// A translated flow, as it is shown.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct FlowView {
+    /// The endpoint; none: it has just been detached.
+    pub endpoint: Option<String>,
+    /// `tcp`, `udp`, `icmp`, or the protocol's number.
+    pub protocol: String,
+    /// The container's address...
+    pub address: Ipv4Addr,
+    /// ... and its port, or echo identifier.
+    pub port: u16,
+    /// Whom it talks to...
+    pub remote: Ipv4Addr,
+    /// ... and the port there.
+    pub remote_port: u16,
+    /// What stands for the container on the wire...
+    pub translated: Ipv4Addr,
+    /// ... and the port or echo identifier of that.
+    pub translated_port: u16,
+    /// `unreplied`, `established`, `closing`, `closed` or `reset`.
+    pub state: String,
+    /// Seconds since its last packet.
+    pub idle: u64,
+    /// Seconds until it goes if no packet comes.
+    pub expires_in: u64,
+}
+
 /// Why the daemon does not do what it was asked for: one line that names the thing and the mend.
 #[derive(Debug, thiserror::Error)]
 pub enum Refusal {

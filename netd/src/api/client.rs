@@ -17,7 +17,8 @@ use super::ErrorBody;
 use crate::{
     names,
     request::{
-        AttachRequest, EndpointList, EndpointView, NetworkList, NetworkRequest, NetworkView, NodeList, Status,
+        AttachRequest, EndpointList, EndpointView, FlowList, FlowQuery, Flushed, NetworkList, NetworkRequest,
+        NetworkView, NodeList, Status,
     },
 };
 
@@ -82,6 +83,22 @@ impl Client {
         self.request(Method::DELETE, &format!("/v1/nodes/{name}"), None::<&()>).await.map(drop)
     }
 
+    /// Translated flows.
+    ///
+    /// # Errors
+    /// The daemon refuses: there is no such endpoint.
+    pub async fn flows(&self, query: &FlowQuery) -> Result<FlowList> {
+        self.json(Method::GET, &format!("/v1/flows{}", text(query)?), None::<&()>).await
+    }
+
+    /// Removes translated flows.
+    ///
+    /// # Errors
+    /// As [`Client::flows`].
+    pub async fn flush_flows(&self, query: &FlowQuery) -> Result<Flushed> {
+        self.json(Method::DELETE, &format!("/v1/flows{}", text(query)?), None::<&()>).await
+    }
+
     /// All networks.
     pub async fn networks(&self) -> Result<NetworkList> {
         self.json(Method::GET, "/v1/networks", None::<&()>).await
@@ -143,6 +160,20 @@ impl Client {
             _ => anyhow!("cannot connect to {socket}: {error}"),
         }
     }
+}
+
+/// A question as the end of a URI. Nothing in it needs an escape: names are checked, the rest are numbers and words.
+fn text(query: &FlowQuery) -> Result<String> {
+    if let Some(name) = &query.endpoint {
+        names::check(name).context("endpoint name")?;
+    }
+    let fields = serde_json::to_value(query)?;
+    let mut text = String::new();
+    for (key, value) in fields.as_object().into_iter().flatten() {
+        let value = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+        text += &format!("{}{key}={value}", if text.is_empty() { '?' } else { '&' });
+    }
+    Ok(text)
 }
 
 #[cfg(test)]

@@ -9,6 +9,9 @@
 //! | `POST` | `/v1/networks` | creates one ([`NetworkRequest`]), answers 201 with it ([`NetworkView`]) |
 //! | `DELETE` | `/v1/networks/{name}` | removes it |
 //! | `GET` | `/v1/nodes` | the other nodes ([`NodeList`]) |
+//! | `DELETE` | `/v1/nodes/{name}` | forgets one that is no more |
+//! | `GET` | `/v1/flows?…` | the translated flows ([`FlowList`]) that a question ([`FlowQuery`]) is about |
+//! | `DELETE` | `/v1/flows?…` | removes them ([`Flushed`]) |
 //! | `GET` | `/v1/status` | how things are ([`Status`]) |
 //!
 //! Errors are `{"error": "one line"}` with status 400, 404, 405, 409, 413 or 500.
@@ -19,8 +22,8 @@ use anyhow::{Context, Result};
 use axum::{
     Json, Router,
     extract::{
-        DefaultBodyLimit, FromRequest, Path, Request, State,
-        rejection::{JsonRejection, PathRejection},
+        DefaultBodyLimit, FromRequest, Path, Query, Request, State,
+        rejection::{JsonRejection, PathRejection, QueryRejection},
     },
     http::{Method, StatusCode, Uri},
     response::{IntoResponse, Response},
@@ -32,8 +35,8 @@ use tokio::net::UnixListener;
 use crate::{
     daemon::Handle,
     request::{
-        AttachRequest, EndpointList, EndpointView, NetworkList, NetworkRequest, NetworkView, NodeList,
-        Refusal, Status,
+        AttachRequest, EndpointList, EndpointView, FlowList, FlowQuery, Flushed, NetworkList, NetworkRequest,
+        NetworkView, NodeList, Refusal, Status,
     },
 };
 
@@ -121,6 +124,7 @@ fn router(daemon: Handle) -> Router {
         .route("/v1/networks/{name}", delete(remove_network))
         .route("/v1/nodes", get(nodes))
         .route("/v1/nodes/{name}", delete(remove_node))
+        .route("/v1/flows", get(flows).delete(flush_flows))
         .route("/v1/status", get(status))
         .fallback(async |uri: Uri| Failure(StatusCode::NOT_FOUND, format!("no such path: {}", uri.path())))
         .method_not_allowed_fallback(async |method: Method, uri: Uri| {
@@ -181,8 +185,29 @@ async fn remove_node(
     Ok(StatusCode::NO_CONTENT)
 }
 
+async fn flows(
+    State(daemon): State<Handle>,
+    query: Result<Query<FlowQuery>, QueryRejection>,
+) -> Result<Json<FlowList>, Failure> {
+    Ok(Json(daemon.flows(in_query(query)?).await?))
+}
+
+async fn flush_flows(
+    State(daemon): State<Handle>,
+    query: Result<Query<FlowQuery>, QueryRejection>,
+) -> Result<Json<Flushed>, Failure> {
+    Ok(Json(daemon.flush_flows(in_query(query)?).await?))
+}
+
 async fn status(State(daemon): State<Handle>) -> Result<Json<Status>, Failure> {
     Ok(Json(daemon.status().await?))
+}
+
+fn in_query<T>(query: Result<Query<T>, QueryRejection>) -> Result<T, Failure> {
+    match query {
+        Ok(Query(query)) => Ok(query),
+        Err(rejection) => Err(Failure(rejection.status(), format!("query: {}", source(&rejection)))),
+    }
 }
 
 fn in_path(name: Result<Path<String>, PathRejection>) -> Result<String, Failure> {

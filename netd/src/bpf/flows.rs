@@ -3,11 +3,15 @@
 use std::{collections::HashSet, net::Ipv4Addr};
 
 use anyhow::{Context as _, Result};
-use aya::programs::{SchedClassifier, TestRun as _, TestRunOptions};
+use aya::{
+    maps::MapData,
+    programs::{SchedClassifier, TestRun as _, TestRunOptions},
+};
 use netd_common::{
     V4,
     abi::{Flow, FlowList, Tuple},
     flow::{State, TICK_SHIFT, Ticks},
+    wire::Be16,
 };
 
 use super::{Datapath, Expired, FLOW_GC, syscall::Walk, v4};
@@ -19,6 +23,7 @@ pub(super) struct Record {
     pub(super) state: u32,
     pub(super) slot: u32,
     pub(super) address: V4,
+    pub(super) port: Be16,
 }
 
 impl Datapath {
@@ -96,17 +101,11 @@ impl Datapath {
 
     /// The flows of the next batch of the table, and whether there are more.
     fn flows_of_step(&self, walk: &mut Walk, mut each: impl FnMut(&Tuple<V4>, &Record)) -> Result<bool> {
-        // Words, because a map's value is to be read as what it is for any bit pattern.
-        type Words = [u32; size_of::<Flow<V4>>() / 4];
-        walk.step::<[u32; 4], Words>(&self.maps.flows, |key, value| {
-            // SAFETY: a Tuple<V4> is words and bytes for which any bit pattern is valid, of the same size.
-            let tuple: Tuple<V4> = unsafe { std::mem::transmute(*key) };
+        step(&self.maps.flows, walk, |tuple, record| {
             if tuple.direction == Tuple::<V4>::IN {
-                let [state, seen, slot, address, _] = *value;
-                each(&tuple, &Record { seen, state, slot, address: V4(address) });
+                each(tuple, record);
             }
         })
-        .context("reading map FLOWS4")
     }
 
     fn run_gc(&self, tuples: &[Tuple<V4>], what: u32) -> Result<usize> {
@@ -132,8 +131,27 @@ impl Datapath {
     }
 }
 
+/// The entries of the next batch of the table, of both directions, and whether there are more.
+pub(super) fn step(
+    flows: &MapData,
+    walk: &mut Walk,
+    mut each: impl FnMut(&Tuple<V4>, &Record),
+) -> Result<bool> {
+    // Words, because a map's value is to be read as what it is for any bit pattern.
+    type Words = [u32; size_of::<Flow<V4>>() / 4];
+    walk.step::<[u32; 4], Words>(flows, |key, value| {
+        // SAFETY: a Tuple<V4> is words and bytes for which any bit pattern is valid, of the same size.
+        let tuple: Tuple<V4> = unsafe { std::mem::transmute(*key) };
+        let [state, seen, slot, address, port] = *value;
+        let [high, low, ..] = port.to_ne_bytes();
+        let port = Be16::new(u16::from_be_bytes([high, low]));
+        each(&tuple, &Record { seen, state, slot, address: V4(address), port });
+    })
+    .context("reading map FLOWS4")
+}
+
 /// The time as the programs tell it: coarse, since boot without suspend.
-fn now() -> Ticks {
+pub(super) fn now() -> Ticks {
     let time = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC_COARSE);
     let nanoseconds = time.map_or(0, |time| time.tv_sec() as u64 * 1_000_000_000 + time.tv_nsec() as u64);
     (nanoseconds >> TICK_SHIFT) as Ticks

@@ -1,6 +1,7 @@
 //! The datapath as the daemon sees it: programs, maps and links, all pinned, so that they outlive the daemon.
 
 mod counters;
+mod flow_list;
 mod flows;
 mod links;
 mod maps;
@@ -23,6 +24,7 @@ use netd_common::{
     wire::{Mac as WireMac, MacPair},
 };
 
+pub use self::flow_list::{FlowEntry, FlowFilter, FlowReader, Phase};
 pub use self::links::Attachment;
 pub use self::types::{
     Counter, Endpoint, EndpointCounters, Expired, MAX_NODES, Mac, MapFill, NodeConfig, NodeCounters, Options,

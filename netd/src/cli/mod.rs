@@ -8,6 +8,7 @@ mod bench;
 mod completions;
 pub mod demo;
 mod detach;
+mod flows;
 mod ls;
 mod network;
 mod nodes;
@@ -72,6 +73,7 @@ enum Command {
     #[command(subcommand)]
     Network(network::Command),
     Nodes(nodes::Nodes),
+    Flows(flows::Flows),
     Status(status::Status),
     /// Show the configurations that netd is for, with real traffic, in networks made for the purpose
     Demo(demo::Demo),
@@ -106,6 +108,7 @@ impl Cli {
             Command::Ls(ls) => block_on(ls.run(&client))?,
             Command::Network(network) => block_on(network.run(&client))?,
             Command::Nodes(nodes) => block_on(nodes.run(&client))?,
+            Command::Flows(flows) => block_on(flows.run(&client))?,
             Command::Status(status) => return block_on(status.run(&client)),
         }
         Ok(ExitCode::SUCCESS)

@@ -3,8 +3,8 @@
 use tokio::sync::{mpsc, oneshot};
 
 use crate::request::{
-    AttachRequest, EndpointList, EndpointView, NetworkList, NetworkRequest, NetworkView, NodeList, Refusal,
-    Status,
+    AttachRequest, EndpointList, EndpointView, FlowList, FlowQuery, Flushed, NetworkList, NetworkRequest,
+    NetworkView, NodeList, Refusal, Status,
 };
 
 /// Where the answer to a request goes.
@@ -21,6 +21,8 @@ pub(super) enum Request {
     Networks(Reply<NetworkList>),
     Nodes(Reply<NodeList>),
     RemoveNode(String, Reply<()>),
+    Flows(FlowQuery, Reply<FlowList>),
+    FlushFlows(FlowQuery, Reply<Flushed>),
     Status(Reply<Status>),
 }
 
@@ -82,6 +84,16 @@ impl Handle {
     /// Forgets a node that is no more, and gives its slices back.
     pub async fn remove_node(&self, name: String) -> Result<(), Refusal> {
         self.ask(|reply| Request::RemoveNode(name, reply)).await
+    }
+
+    /// Translated flows.
+    pub async fn flows(&self, query: FlowQuery) -> Result<FlowList, Refusal> {
+        self.ask(|reply| Request::Flows(query, reply)).await
+    }
+
+    /// Removes translated flows.
+    pub async fn flush_flows(&self, query: FlowQuery) -> Result<Flushed, Refusal> {
+        self.ask(|reply| Request::FlushFlows(query, reply)).await
     }
 
     /// How things are.

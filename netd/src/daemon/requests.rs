@@ -47,6 +47,8 @@ impl Owner {
             Request::RemoveNode(name, reply) => self.remove_node(&name, reply),
             Request::Networks(reply) => answer(reply, Ok(self.networks())),
             Request::Nodes(reply) => answer(reply, self.nodes()),
+            Request::Flows(query, reply) => self.list_flows(&query, reply),
+            Request::FlushFlows(query, reply) => answer(reply, self.flush_flows(&query)),
             Request::Status(reply) => answer(reply, self.status()),
         }
     }

@@ -16,7 +16,7 @@ use tracing::{debug, info, instrument};
 pub use self::host::{add_gateway, remove_gateway};
 
 use crate::{
-    bpf::{self, Datapath, Expired},
+    bpf::{self, Datapath, Expired, FlowFilter},
     cluster::{Remotes, Transport},
     config::NatConfig,
     endpoint::{Endpoint, alias},
@@ -281,6 +281,14 @@ impl Reconciler {
             .filter(|(ifindex, _)| !links.contains(ifindex))
             .map(|(_, e)| e.clone())
             .collect())
+    }
+
+    /// Removes the flows that are meant. Returns how many.
+    ///
+    /// # Errors
+    /// The table cannot be read.
+    pub fn remove_flows(&mut self, filter: &FlowFilter) -> Result<usize> {
+        self.datapath.remove_flows_that(filter)
     }
 
     /// Removes flows that have timed out.
