@@ -1,5 +1,6 @@
 //! Other nodes: which slices of the networks they have, and how packets get there.
 
+mod etcd;
 mod model;
 
 use std::net::Ipv4Addr;
@@ -8,7 +9,10 @@ use ipnet::Ipv4Net;
 use netd_common::wire::Vxlan;
 use serde::{Deserialize, Serialize};
 
-pub use self::model::{Announcement, Cluster, Registration, SharedNetwork, Slice, View};
+pub use self::{
+    etcd::{EtcdConfig, TlsFiles},
+    model::{Announcement, Cluster, Registration, SharedNetwork, Slice, View},
+};
 use crate::{bpf, netlink::UplinkInfo, state::State};
 
 /// How packets for another node travel.
@@ -53,6 +57,8 @@ pub struct ClusterConfig {
     pub transport: Transport,
     /// The other nodes, in the order in which they are written, which is that of their counters.
     pub peers: Vec<Peer>,
+    /// Where the other nodes are found; none: `peers` are all of them.
+    pub etcd: Option<EtcdConfig>,
 }
 
 impl ClusterConfig {
