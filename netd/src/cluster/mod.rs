@@ -10,7 +10,7 @@ use ipnet::Ipv4Net;
 use netd_common::wire::Vxlan;
 use serde::{Deserialize, Serialize};
 
-pub use self::etcd::{Directory, EtcdConfig};
+pub use self::etcd::{Directory, EtcdConfig, TlsFiles};
 pub use self::model::{Announcement, Cluster, Registration, SharedNetwork, Slice, View};
 pub use self::remotes::{Presence, Remote, Remotes, Said, Update, said_by_cluster, said_by_configuration};
 use crate::netlink::UplinkInfo;

@@ -42,6 +42,17 @@ pub struct SharedNetwork {
     pub mtu: Option<u32>,
 }
 
+impl SharedNetwork {
+    /// Whether it is what a definition asks for.
+    #[must_use]
+    pub fn is(&self, definition: &Definition) -> bool {
+        self.subnet == definition.subnet
+            && definition.slice.is_none_or(|length| length == self.slice)
+            && (self.masquerade, self.link, self.mtu)
+                == (definition.masquerade, definition.link, definition.mtu)
+    }
+}
+
 /// What a node says of itself for as long as its lease is valid.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Registration {

@@ -3,25 +3,31 @@
 use anyhow::{Context, Result, anyhow, bail};
 use ipnet::Ipv4Net;
 
-use super::{address, file, ipam, names};
+use super::{address, etcd, file, ipam, names};
 use crate::{
     bpf::MAX_NODES,
     cluster::{ClusterConfig, Peer, Transport},
     network::overlap,
 };
 
-pub(super) fn cluster(cluster: file::Cluster, own: &[Ipv4Net]) -> Result<ClusterConfig> {
-    match cluster.store.as_deref() {
-        None | Some("local") => {}
-        Some("etcd") => bail!("not supported yet: cluster.store = \"etcd\""),
-        Some(store) => bail!("cluster.store: {store:?} is not a store: local or etcd"),
-    }
-    for (key, is_there) in [("endpoints", cluster.endpoints.is_some()), ("prefix", cluster.prefix.is_some())]
-    {
-        if is_there {
-            bail!("cluster.{key} is for cluster.store = \"etcd\"");
+pub(super) fn cluster(mut cluster: file::Cluster, own: &[Ipv4Net]) -> Result<ClusterConfig> {
+    let etcd = match cluster.store.as_deref() {
+        None | Some("local") => {
+            etcd::refuse(&cluster)?;
+            None
         }
-    }
+        Some("etcd") => {
+            for (key, is_there) in
+                [("[[cluster.peers]]", !cluster.peers.is_empty()), ("node.subnets", !own.is_empty())]
+            {
+                if is_there {
+                    bail!("{key} is for cluster.store = \"local\": etcd says what other nodes there are");
+                }
+            }
+            Some(etcd::read(&mut cluster)?)
+        }
+        Some(store) => bail!("cluster.store: {store:?} is not a store: local or etcd"),
+    };
     let transport = match cluster.transport.as_deref() {
         None | Some("auto") => Transport::Auto,
         Some("direct") => Transport::Direct,
@@ -65,7 +71,7 @@ pub(super) fn cluster(cluster: file::Cluster, own: &[Ipv4Net]) -> Result<Cluster
         }
         peers.push(peer);
     }
-    Ok(ClusterConfig { transport, peers, etcd: None })
+    Ok(ClusterConfig { transport, peers, etcd })
 }
 
 /// Reads `node.subnets`.

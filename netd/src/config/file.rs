@@ -2,7 +2,7 @@
 //!
 //! Values that need a check of ours are read as the plain type of TOML, so that the error is ours too.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, path::PathBuf};
 
 use serde::Deserialize;
 
@@ -19,11 +19,17 @@ pub(super) struct File {
 }
 
 #[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub(super) struct Cluster {
     pub(super) store: Option<String>,
     pub(super) endpoints: Option<Vec<String>>,
     pub(super) prefix: Option<String>,
+    pub(super) lease: Option<i64>,
+    pub(super) ca: Option<PathBuf>,
+    pub(super) certificate: Option<PathBuf>,
+    pub(super) key: Option<PathBuf>,
+    pub(super) user: Option<String>,
+    pub(super) password_file: Option<PathBuf>,
     pub(super) transport: Option<String>,
     #[serde(default)]
     pub(super) peers: Vec<Peer>,
@@ -53,6 +59,7 @@ pub(super) struct Network {
     pub(super) masquerade: Option<bool>,
     pub(super) link: Option<String>,
     pub(super) mtu: Option<i64>,
+    pub(super) slice: Option<i64>,
 }
 
 #[derive(Debug, Default, Deserialize)]

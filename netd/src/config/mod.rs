@@ -4,6 +4,7 @@
 //! known to be right. All errors are one line that names the key.
 
 mod cluster;
+mod etcd;
 mod explain;
 mod file;
 
@@ -110,6 +111,11 @@ impl Config {
         let cluster = cluster::cluster(file.cluster, &node.subnets)?;
         let nat = nat(&file.nat)?;
         let networks = networks(file.networks)?;
+        if cluster.etcd.is_none()
+            && let Some(network) = networks.values().find(|network| network.slice.is_some())
+        {
+            bail!("networks.{}.slice is for cluster.store = \"etcd\"", network.name);
+        }
         for slice in node.subnets.iter().chain(cluster.peers.iter().flat_map(|peer| &peer.subnets)) {
             let mut subnets = networks.values().map(|network| network.subnet);
             if let Some(subnet) = subnets.find(|subnet| slice.contains(subnet) && slice != subnet) {
@@ -236,8 +242,19 @@ fn definition(name: &str, network: &file::Network) -> Result<Definition> {
         masquerade: network.masquerade.unwrap_or(true),
         link,
         mtu,
-        slice: None,
+        slice: network
+            .slice
+            .map(|length| slice_length(length, subnet))
+            .transpose()
+            .with_context(|| key("slice"))?,
     })
+}
+
+/// Reads the prefix length of the nodes' slices of a subnet.
+fn slice_length(length: i64, subnet: Ipv4Net) -> Result<u8> {
+    let lengths = subnet.prefix_len()..=ipam::MAX_PREFIX;
+    let found = u8::try_from(length).ok().filter(|length| lengths.contains(length));
+    found.ok_or_else(|| anyhow!("{length} is not between {} and {}", lengths.start(), lengths.end()))
 }
 
 /// Reads a subnet and checks that it can be a network's.

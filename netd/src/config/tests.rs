@@ -91,8 +91,6 @@ fn errors_name_the_key() {
         ),
         ("[networks.a]\nmtu = 'big'", "line 2: networks.a.mtu: invalid type: string \"big\", expected i64"),
         ("[node]\nname = ", "line 2: string values must be quoted, expected literal string"),
-        // Not yet.
-        ("[cluster]\nstore = 'etcd'", "not supported yet: cluster.store = \"etcd\""),
         ("[cluster]\nstore = 'zookeeper'", "cluster.store: \"zookeeper\" is not a store: local or etcd"),
         ("[cluster]\nprefix = '/netd'", "cluster.prefix is for cluster.store = \"etcd\""),
         ("[cluster]\ntransport = 'gre'", "cluster.transport: \"gre\" is not one of auto, direct, vxlan"),
@@ -170,6 +168,14 @@ fn errors_name_the_key() {
         (
             "[networks.a]\nsubnets = ['10.0.0.0/16']\nmtu = 100",
             "networks.a.mtu: 100 is not between 576 and 65535 (0: the uplink's)",
+        ),
+        (
+            "[networks.a]\nsubnets = ['10.0.0.0/16']\nslice = 15",
+            "networks.a.slice: 15 is not between 16 and 30",
+        ),
+        (
+            "[networks.a]\nsubnets = ['10.0.0.0/16']\nslice = 24",
+            "networks.a.slice is for cluster.store = \"etcd\"",
         ),
         (
             "[networks.'a b']\nsubnets = ['10.0.0.0/16']",

@@ -1,48 +1,21 @@
-//! stub
-use super::{Announcement, SharedNetwork, View};
-use crate::{network::Definition, request::Refusal};
-use anyhow::Result;
-use std::{sync::Arc, time::Duration};
-use tokio::sync::watch;
-#[derive(Clone, Debug, PartialEq, Eq)]
-/// x
-pub struct EtcdConfig {
-    /// x
-    pub lease: Duration,
-    /// x
-    pub endpoints: Vec<String>,
-    /// x
-    pub prefix: String,
-}
-/// x
-#[derive(Clone, Debug)]
-pub struct Directory;
-impl Directory {
-    /// x
-    pub fn open(
-        _: &EtcdConfig,
-        _: &str,
-        _: &str,
-        _: Announcement,
-    ) -> Result<(Self, watch::Receiver<Arc<View>>)> {
-        unimplemented!()
-    }
-    /// x
-    pub fn announce(&self, _: Announcement) {}
-    /// x
-    pub async fn create_network(&self, _: &Definition) -> Result<SharedNetwork, Refusal> {
-        unimplemented!()
-    }
-    /// x
-    pub async fn remove_network(&self, _: &str) -> Result<(), Refusal> {
-        unimplemented!()
-    }
-    /// x
-    pub async fn remove_node(&self, _: &str) -> Result<(), Refusal> {
-        unimplemented!()
-    }
-    /// x
-    pub async fn leave(&self) -> Result<()> {
-        unimplemented!()
-    }
-}
+//! The cluster's state in etcd: who is there, the networks, and who has which slice of them.
+//!
+//! One background task keeps all of it in memory ([`model`]), as etcd's watch tells it, and brings etcd to what this node
+//! wants: what comes next is decided on what was read ([`plan`], [`goal`]) and carried out as a transaction that happens
+//! only if nothing of that has changed ([`step`]). So of two nodes that want one thing exactly one gets it.
+
+mod config;
+mod counter;
+mod directory;
+mod goal;
+mod keys;
+mod model;
+mod plan;
+mod session;
+mod step;
+mod task;
+
+pub use self::{
+    config::{EtcdConfig, TlsFiles},
+    directory::Directory,
+};

@@ -1,0 +1,342 @@
+//! One connection to one member of etcd, from its beginning to its end.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, anyhow, bail};
+use etcd_client::{
+    Client, Compare, CompareOp, DeleteOptions, Error, EventType, GetOptions, LeaseKeepAliveStream,
+    LeaseKeeper, PutOptions, Txn, TxnOp, TxnResponse, WatchOptions, WatchResponse, WatchStream,
+};
+use futures_util::FutureExt as _;
+use tokio::net::TcpStream;
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
+
+use super::{
+    goal::{Goal, Next},
+    keys::Key,
+    model::Model,
+    plan,
+    step::{Guard, Step, Write},
+    task::{Ended, Task},
+};
+use crate::cluster::View;
+
+/// Records that are read at once.
+const PAGE: i64 = 1000;
+
+/// What is waited for before the next step.
+struct Pending {
+    /// The revision that the last step has made; none: it has not happened, as something has changed that is on its way.
+    revision: Option<i64>,
+    /// If nothing comes until then, the connection is not what it seems.
+    until: Instant,
+}
+
+/// The node's lease on this connection.
+struct Lease {
+    keeper: LeaseKeeper,
+    answers: LeaseKeepAliveStream,
+    answered: Instant,
+}
+
+impl Task {
+    /// What all keys begin with.
+    fn root(&self) -> String {
+        format!("{}/v1/", self.config.prefix)
+    }
+
+    /// Follows etcd by one of its members for as long as that works. `reached`: it has worked for a while.
+    pub(super) async fn session(&mut self, endpoint: &str, reached: &mut bool) -> Result<Ended> {
+        self.probe(endpoint).await?;
+        let mut client = self.within(Client::connect([endpoint], Some(self.options()?))).await?;
+        if self.loaded && !self.is_continued(&mut client).await? {
+            self.loaded = false;
+        }
+        if !self.loaded {
+            self.load(&mut client).await?;
+        }
+        let root = self.root();
+        let options =
+            WatchOptions::new().with_prefix().with_start_revision(self.model.revision + 1).with_fragment();
+        let mut watch = self.within(client.watch(root, Some(options))).await?;
+        let mut lease = match self.announces {
+            true => Some(self.lease(&mut client).await?),
+            false => None,
+        };
+        *reached = true;
+        self.derive();
+        let mut beat = interval(self.config.lease / 3);
+        beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut pending = None;
+        loop {
+            if pending.is_none() {
+                pending = self.act(&mut client).await?;
+            }
+            let until = pending.as_ref().map(|pending: &Pending| pending.until);
+            tokio::select! {
+                message = watch.message() => {
+                    self.hear(message, &mut watch)?;
+                    self.derive();
+                    let reached = |revision| self.model.revision >= revision;
+                    pending = pending.filter(|pending| pending.revision.is_some_and(|revision| !reached(revision)));
+                }
+                _ = beat.tick(), if lease.is_some() => {
+                    if let Some(lease) = &mut lease {
+                        if lease.answered.elapsed() > self.config.lease * 2 / 3 {
+                            bail!("no answer for the lease");
+                        }
+                        self.within(lease.keeper.keep_alive()).await?;
+                    }
+                }
+                alive = answer(&mut lease) => match alive? {
+                    true => {}
+                    false => lease = Some(self.new_lease(&mut client).await?),
+                },
+                changed = self.wanted.changed() => if changed.is_err() { return Ok(Ended) },
+                ask = self.asked.recv() => match ask {
+                    Some(ask) => self.asks.push(ask),
+                    None => return Ok(Ended),
+                },
+                () = sleep_until(until.unwrap_or_else(Instant::now)), if until.is_some() => {
+                    self.loaded = false;
+                    bail!("changes do not arrive");
+                }
+            }
+        }
+    }
+
+    /// Connects and goes: where nobody listens, the client would try for as long as it is let.
+    async fn probe(&self, endpoint: &str) -> Result<()> {
+        let authority = endpoint.split_once("://").map_or(endpoint, |(_, authority)| authority);
+        let authority = authority.trim_end_matches('/');
+        match timeout(self.patience(), TcpStream::connect(authority)).await {
+            Ok(connected) => Ok(drop(connected?)),
+            Err(_) => bail!("no answer within {:?}", self.patience()),
+        }
+    }
+
+    /// Waits for an answer for as long as one may take.
+    async fn within<T>(&self, answer: impl Future<Output = Result<T, Error>>) -> Result<T> {
+        match timeout(self.patience(), answer).await {
+            Ok(answer) => answer.map_err(|error| line(&error)),
+            Err(_) => bail!("no answer within {:?}", self.patience()),
+        }
+    }
+
+    /// Whether what is known comes from the etcd that there is: one that has lost its data counts anew.
+    async fn is_continued(&self, client: &mut Client) -> Result<bool> {
+        let key = format!("{}{}", self.root(), Key::LastNetwork);
+        let got = self.within(client.get(key, None)).await?;
+        let revision = got.header().map_or(0, etcd_client::ResponseHeader::revision);
+        let read = |value: &[u8]| match Key::LastNetwork.read(value) {
+            Ok(super::keys::Record::Counter(counter)) => Some(counter.store),
+            _ => None,
+        };
+        let store = got.kvs().first().and_then(|kv| read(kv.value()));
+        let known = self.model.counter.as_ref().and_then(|stored| stored.record.as_ref());
+        Ok(revision >= self.model.revision && store.as_ref() == known.map(|counter| &counter.store))
+    }
+
+    /// Reads all there is, at one revision.
+    async fn load(&mut self, client: &mut Client) -> Result<()> {
+        let root = self.root();
+        // What comes behind the keys that begin so: `0` is behind `/`.
+        let end = format!("{}0", root.trim_end_matches('/'));
+        let mut model = Model::default();
+        let mut start = root.clone().into_bytes();
+        let mut records = Vec::new();
+        loop {
+            let mut options = GetOptions::new().with_range(end.clone()).with_limit(PAGE);
+            if model.revision > 0 {
+                options = options.with_revision(model.revision);
+            }
+            let mut page = self.within(client.get(start, Some(options))).await?;
+            if model.revision == 0 {
+                model.revision = page.header().context("etcd gives no revision")?.revision();
+            }
+            let more = page.more();
+            records.extend(page.take_kvs());
+            let Some(last) = records.last().filter(|_| more) else { break };
+            start = last.key().to_vec();
+            start.push(0);
+        }
+        self.model = model;
+        for record in &records {
+            let key = String::from_utf8_lossy(record.key());
+            let key = key.strip_prefix(&root).unwrap_or(&key);
+            self.put(key, record.value(), record.mod_revision(), record.lease());
+        }
+        self.loaded = true;
+        Ok(())
+    }
+
+    /// Takes in what has changed: all that is there, so that many changes cost one look.
+    fn hear(&mut self, first: Result<Option<WatchResponse>, Error>, watch: &mut WatchStream) -> Result<()> {
+        let mut message = Some(first);
+        let root = self.root();
+        while let Some(response) = message {
+            let response = response.map_err(|error| line(&error))?.context("the watch has ended")?;
+            if response.canceled() {
+                // Compacted: what has changed since is not to be had one by one any more.
+                self.loaded = self.loaded && response.compact_revision() == 0;
+                bail!("the watch was cancelled: {}", response.cancel_reason());
+            }
+            for event in response.events() {
+                let Some(record) = event.kv() else { continue };
+                let key = String::from_utf8_lossy(record.key());
+                let key = key.strip_prefix(&root).unwrap_or(&key);
+                match event.event_type() {
+                    EventType::Put => self.put(key, record.value(), record.mod_revision(), record.lease()),
+                    EventType::Delete => self.model.delete(key),
+                }
+                self.model.revision = self.model.revision.max(record.mod_revision());
+            }
+            message = watch.message().now_or_never();
+        }
+        Ok(())
+    }
+
+    /// The lease that there is, or another.
+    async fn lease(&mut self, client: &mut Client) -> Result<Lease> {
+        if self.me.lease() != 0 {
+            match timeout(self.patience(), client.lease_keep_alive(self.me.lease())).await {
+                Ok(Ok((keeper, answers))) => return Ok(Lease { keeper, answers, answered: Instant::now() }),
+                // It has ended meanwhile.
+                Ok(Err(Error::LeaseKeepAliveError(_))) => {}
+                Ok(Err(error)) => return Err(line(&error)),
+                Err(_) => bail!("no answer within {:?}", self.patience()),
+            }
+        }
+        self.new_lease(client).await
+    }
+
+    async fn new_lease(&mut self, client: &mut Client) -> Result<Lease> {
+        let seconds = i64::try_from(self.config.lease.as_secs()).unwrap_or(i64::MAX);
+        let granted = self.within(client.lease_grant(seconds, None)).await?;
+        let (keeper, answers) = self.within(client.lease_keep_alive(granted.id())).await?;
+        self.me.leases.push(granted.id());
+        Ok(Lease { keeper, answers, answered: Instant::now() })
+    }
+
+    /// Does what comes next, if anything does, and shows how things are.
+    async fn act(&mut self, client: &mut Client) -> Result<Option<Pending>> {
+        while let Some(index) = self.asks.iter().position(|ask| !ask.reply.is_closed()) {
+            self.asks.drain(..index);
+            let next = self.asks[0].goal.next(&self.model, &self.cluster, &self.me, self.asks[0].tried);
+            let (step, last) = match next {
+                Next::Step(step) => (step, None),
+                Next::Last(step, network) => (step, Some(network)),
+                Next::Done(network) => {
+                    self.answer(Ok(network));
+                    continue;
+                }
+                Next::Refused(refusal) => {
+                    self.answer(Err(refusal));
+                    continue;
+                }
+            };
+            if self.asks[0].goal == Goal::Leave {
+                self.announces = false;
+            }
+            self.asks[0].tried = true;
+            let pending = self.take(client, &step).await?;
+            if let (Some(_), Some(network)) = (pending.revision, last) {
+                self.answer(Ok(network));
+            }
+            return Ok(Some(pending));
+        }
+        self.asks.clear();
+        let plan = match self.announces {
+            true => plan::next(&self.model, &self.cluster, &self.me, &self.wanted.borrow_and_update()),
+            false => plan::Plan::default(),
+        };
+        let mine = self.model.nodes.get(&self.me.node);
+        self.me.named |= mine.is_some_and(|stored| stored.lease != 0 && stored.lease == self.me.lease());
+        self.show(View {
+            cluster: Some(self.cluster.clone()),
+            settled: plan.step.is_none(),
+            unreachable: None,
+            refused: plan.refused,
+        });
+        match plan.step {
+            Some(step) => Ok(Some(self.take(client, &step).await?)),
+            None => Ok(None),
+        }
+    }
+
+    fn answer(&mut self, result: Result<Option<crate::cluster::SharedNetwork>, crate::request::Refusal>) {
+        let ask = self.asks.remove(0);
+        if matches!(ask.goal, Goal::Leave) && result.is_ok() {
+            self.announces = false;
+        }
+        let _ = ask.reply.send(result);
+    }
+
+    /// Takes a step.
+    async fn take(&self, client: &mut Client, step: &Step) -> Result<Pending> {
+        let response = self.within(client.txn(transaction(&self.root(), step))).await?;
+        let made = |response: &TxnResponse| response.header().map(etcd_client::ResponseHeader::revision);
+        let revision = if response.succeeded() { made(&response) } else { None };
+        Ok(Pending { revision, until: Instant::now() + self.patience().max(Duration::from_secs(2)) })
+    }
+}
+
+/// Whether the lease is still there; never, where there is none to ask for.
+async fn answer(lease: &mut Option<Lease>) -> Result<bool> {
+    match lease {
+        None => std::future::pending().await,
+        Some(lease) => {
+            let answer = lease.answers.message().await.map_err(|error| line(&error))?;
+            lease.answered = Instant::now();
+            Ok(answer.context("the lease's connection has ended")?.ttl() > 0)
+        }
+    }
+}
+
+/// A step as etcd takes it.
+fn transaction(root: &str, step: &Step) -> Txn {
+    let key = |key: &str| format!("{root}{key}");
+    let guards: Vec<Compare> = step
+        .guards
+        .iter()
+        .map(|guard| match guard {
+            Guard::Revision(at, revision) => Compare::mod_revision(key(at), CompareOp::Equal, *revision),
+            Guard::Lease(at, lease) => Compare::lease(key(at), CompareOp::Equal, *lease),
+            Guard::Unchanged(below, revision) => {
+                Compare::mod_revision(key(below), CompareOp::Less, revision + 1).with_prefix()
+            }
+        })
+        .collect();
+    let writes: Vec<TxnOp> = step
+        .writes
+        .iter()
+        .map(|write| match write {
+            Write::Put(at, value, lease) => {
+                TxnOp::put(key(at), value.clone(), Some(PutOptions::new().with_lease(*lease)))
+            }
+            Write::Delete(at) => TxnOp::delete(key(at), None),
+            Write::DeleteBelow(below) => TxnOp::delete(key(below), Some(DeleteOptions::new().with_prefix())),
+        })
+        .collect();
+    Txn::new().when(guards).and_then(writes)
+}
+
+/// An error in one line, without what only says what kind of thing an error is.
+fn line(error: &Error) -> anyhow::Error {
+    let mut text = match error {
+        Error::GRpcStatus(status) if !status.message().is_empty() => status.message().to_owned(),
+        other => other.to_string(),
+    };
+    let mut source = std::error::Error::source(error);
+    if let Error::GRpcStatus(status) = error {
+        source = std::error::Error::source(status);
+    }
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        if !text.contains(&cause_text) {
+            text = format!("{text}: {cause_text}");
+        }
+        source = cause.source();
+    }
+    anyhow!("{}", text.replace('\n', " "))
+}
