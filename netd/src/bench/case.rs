@@ -25,8 +25,14 @@ pub const CASES: &[Case] = &[
     },
     Case {
         name: "udp-rr",
-        what: "UDP, 1 byte there and back",
+        what: "UDP, 64 bytes there and back",
         traffic: Traffic::UdpRr,
+        route: Route::SameHost,
+    },
+    Case {
+        name: "udp-64",
+        what: "UDP, datagrams of 64 bytes, one way",
+        traffic: Traffic::UdpPackets,
         route: Route::SameHost,
     },
     Case {
@@ -49,8 +55,20 @@ pub const CASES: &[Case] = &[
     },
     Case {
         name: "egress-udp-rr",
-        what: "to a server beyond the uplink, masqueraded: UDP, 1 byte there and back",
+        what: "to a server beyond the uplink, masqueraded: UDP, 64 bytes there and back",
         traffic: Traffic::UdpRr,
+        route: Route::Egress,
+    },
+    Case {
+        name: "egress-udp-64",
+        what: "to a server beyond the uplink, masqueraded: UDP, datagrams of 64 bytes, one way",
+        traffic: Traffic::UdpPackets,
+        route: Route::Egress,
+    },
+    Case {
+        name: "egress-tcp-stream",
+        what: "to a server beyond the uplink, masqueraded: TCP, one stream, writes of 128 KiB",
+        traffic: Traffic::TcpStream,
         route: Route::Egress,
     },
     Case {
@@ -68,7 +86,7 @@ impl Case {
         match self.traffic {
             Traffic::TcpRr | Traffic::UdpRr => Unit::Microseconds,
             Traffic::TcpStream => Unit::GigabitsPerSecond,
-            Traffic::TcpCrr => Unit::PerSecond,
+            Traffic::TcpCrr | Traffic::UdpPackets => Unit::PerSecond,
         }
     }
 }
@@ -79,8 +97,10 @@ impl Case {
 pub enum Traffic {
     /// One byte there and back, over one TCP connection.
     TcpRr,
-    /// One byte there and back, as datagrams.
+    /// A datagram of 64 bytes there and back.
     UdpRr,
+    /// As many datagrams of 64 bytes as arrive.
+    UdpPackets,
     /// As many bytes as go through one TCP connection.
     TcpStream,
     /// A TCP connection for each byte there and back.
@@ -105,7 +125,7 @@ pub enum Unit {
     Milliseconds,
     /// 10⁹ bits of payload per second.
     GigabitsPerSecond,
-    /// Transactions per second.
+    /// Transactions or datagrams per second.
     PerSecond,
 }
 
