@@ -25,6 +25,8 @@ pub(super) struct Report {
 /// A case, measured with all its variants.
 #[derive(Debug)]
 pub(super) struct Outcome {
+    /// Outcomes that have this in common are a table of their own.
+    pub(super) group: &'static str,
     pub(super) case: &'static str,
     pub(super) what: &'static str,
     pub(super) unit: Unit,
@@ -172,6 +174,7 @@ pub(super) mod tests {
         Report {
             machine: Machine::default(),
             outcomes: vec![Outcome {
+                group: "two containers",
                 case: "tcp-rr",
                 what: "TCP, there and back",
                 unit: Unit::Microseconds,
