@@ -113,6 +113,7 @@ impl Outcome {
         json!({
             "case": self.case,
             "what": self.what,
+            "group": self.group,
             "cpus": self.cpus,
             "better": self.unit.better().text(),
             "variants": self.series.iter().map(|series| series.json(self.unit)).collect::<Vec<_>>(),

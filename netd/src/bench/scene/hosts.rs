@@ -63,7 +63,7 @@ impl Hosts {
 impl Side {
     /// Makes its uplink one that sends nothing above its MTU, and aggregates what it receives.
     fn cut(&self) -> Result<()> {
-        // Without the last but one, datagrams that were handed over in one piece (UDP_SEGMENT) would still cross as one.
+        // `gso off` alone lets datagrams that were handed over in one piece (UDP_SEGMENT) cross as one.
         let settings = "tso off gso off tx-udp-segmentation off gro on";
         let words = ["-K", UPLINK].into_iter().chain(settings.split(' '));
         self.namespace.output("ethtool", words).context("cannot set offloads (package ethtool)")?;

@@ -56,8 +56,8 @@ mod tests {
     #[test]
     fn only_the_time_after_the_warm_up_counts() {
         let order = Order {
-            warmup: Duration::from_millis(2),
-            time: Duration::from_millis(2),
+            warmup: Duration::from_millis(50),
+            time: Duration::from_millis(50),
             ..order(Role::Server, Traffic::TcpStream, 0)
         };
         let mut window = Window::new(&order);
