@@ -1,4 +1,5 @@
-//! Hands the compiled eBPF programs to the crate, as `netd.o` in `OUT_DIR`.
+//! Hands the compiled eBPF programs to the crate, in `OUT_DIR`: the daemon's as `netd.o`, and as `metadata.o` those that
+//! `netd bench` compares it with.
 //!
 //! They are compiled by `cargo xtask build-ebpf` and not from here: that takes another toolchain, and a build script that
 //! ran it would do so in every `cargo check`.
@@ -6,17 +7,20 @@
 use std::path::{Path, PathBuf};
 use std::{env, fs};
 
-/// Names another object than the workspace's own; a relative path starts at the directory of this crate.
+/// Names another object than the workspace's own for the daemon; a relative path starts at the directory of this crate.
 const OBJECT: &str = "NETD_EBPF_OBJECT";
 
 fn main() {
     println!("cargo::rerun-if-env-changed={OBJECT}");
-    let crate_dir = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let object =
-        env::var_os(OBJECT).map_or_else(|| crate_dir.with_file_name("target/bpf/netd.o"), PathBuf::from);
+    let objects = Path::new(env!("CARGO_MANIFEST_DIR")).with_file_name("target/bpf");
+    embed(&env::var_os(OBJECT).map_or_else(|| objects.join("netd.o"), PathBuf::from), "netd.o");
+    embed(&objects.join("metadata.o"), "metadata.o");
+}
+
+fn embed(object: &Path, name: &str) {
     println!("cargo::rerun-if-changed={}", object.display());
     let out = env::var_os("OUT_DIR").map(PathBuf::from).unwrap_or_default();
-    if let Err(error) = fs::copy(&object, out.join("netd.o")) {
+    if let Err(error) = fs::copy(object, out.join(name)) {
         println!("cargo::error={}: {error}: run `cargo xtask build-ebpf` first", object.display());
     }
 }

@@ -10,14 +10,15 @@ use crate::setup::Ebpf;
 use crate::toolchain::TARGET;
 use crate::workspace;
 
-/// Compiles the eBPF programs and puts the object where netd's build script finds it.
+/// Compiles the eBPF programs and puts the objects where netd's build script finds them.
 pub(crate) fn build(ebpf: &Ebpf) -> Result<()> {
     workspace::run("building the eBPF programs", cargo(ebpf, "build").args(["-p", "netd-ebpf"]))?;
-    let built = target_dir().join(TARGET).join("release/netd-ebpf");
-    let object = workspace::ebpf_object();
-    let changed = replace(&built, &object).with_context(|| format!("copying {}", built.display()))?;
-    let state = if changed { "written" } else { "up to date" };
-    eprintln!("eBPF object: {} ({state})", object.display());
+    for (binary, object) in workspace::ebpf_objects() {
+        let built = target_dir().join(TARGET).join("release").join(binary);
+        let changed = replace(&built, &object).with_context(|| format!("copying {}", built.display()))?;
+        let state = if changed { "written" } else { "up to date" };
+        eprintln!("eBPF object: {} ({state})", object.display());
+    }
     Ok(())
 }
 

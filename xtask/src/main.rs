@@ -83,7 +83,7 @@ enum Command {
         #[arg(value_enum, default_value_t = Goal::All)]
         goal: Goal,
     },
-    /// Compile the eBPF programs to target/bpf/netd.o, which `cargo build` embeds in netd.
+    /// Compile the eBPF programs to target/bpf/*.o, which `cargo build` embeds in netd.
     BuildEbpf,
 }
 

@@ -11,9 +11,10 @@ pub(crate) fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new("."))
 }
 
-/// The compiled eBPF programs, where netd's build script looks for them.
-pub(crate) fn ebpf_object() -> PathBuf {
-    root().join("target/bpf/netd.o")
+/// The compiled eBPF programs, where netd's build script looks for them: an object for each binary of netd-ebpf.
+pub(crate) fn ebpf_objects() -> [(&'static str, PathBuf); 2] {
+    [("netd-ebpf", "netd.o"), ("metadata", "metadata.o")]
+        .map(|(binary, object)| (binary, root().join("target/bpf").join(object)))
 }
 
 /// The release build of the daemon. Cargo puts xtask into `<target>/debug`, so this holds for any target directory.

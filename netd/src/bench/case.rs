@@ -17,49 +17,46 @@ pub struct Case {
 
 /// Every case, in the order of the report.
 pub const CASES: &[Case] = &[
-    Case {
-        name: "tcp-rr",
-        what: "TCP, 1 byte there and back, one connection",
-        traffic: Traffic::TcpRr,
-        route: Route::SameHost,
-    },
-    Case {
-        name: "udp-rr",
-        what: "UDP, 1 byte there and back",
-        traffic: Traffic::UdpRr,
-        route: Route::SameHost,
-    },
-    Case {
-        name: "tcp-stream",
-        what: "TCP, one stream, writes of 128 KiB",
-        traffic: Traffic::TcpStream,
-        route: Route::SameHost,
-    },
-    Case {
-        name: "tcp-crr",
-        what: "TCP, connect, 1 byte there and back, close",
-        traffic: Traffic::TcpCrr,
-        route: Route::SameHost,
-    },
-    Case {
-        name: "egress-tcp-rr",
-        what: "to a server beyond the uplink, masqueraded: TCP, 1 byte there and back",
-        traffic: Traffic::TcpRr,
-        route: Route::Egress,
-    },
-    Case {
-        name: "egress-udp-rr",
-        what: "to a server beyond the uplink, masqueraded: UDP, 1 byte there and back",
-        traffic: Traffic::UdpRr,
-        route: Route::Egress,
-    },
-    Case {
-        name: "egress-tcp-crr",
-        what: "to a server beyond the uplink, masqueraded: TCP, connect, 1 byte there and back, close",
-        traffic: Traffic::TcpCrr,
-        route: Route::Egress,
-    },
+    case("tcp-rr", "TCP, 1 byte there and back, one connection", Traffic::TcpRr, Route::SameHost),
+    case("udp-rr", "UDP, 64 bytes there and back", Traffic::UdpRr, Route::SameHost),
+    case("udp-64", "UDP, datagrams of 64 bytes, one way", Traffic::UdpPackets, Route::SameHost),
+    case("tcp-stream", "TCP, one stream, writes of 128 KiB", Traffic::TcpStream, Route::SameHost),
+    case("tcp-crr", "TCP, connect, 1 byte there and back, close", Traffic::TcpCrr, Route::SameHost),
+    case("egress-tcp-rr", "to the internet: as tcp-rr", Traffic::TcpRr, Route::Egress),
+    case("egress-udp-rr", "to the internet: as udp-rr", Traffic::UdpRr, Route::Egress),
+    case("egress-udp-64", "to the internet: as udp-64", Traffic::UdpPackets, Route::Egress),
+    case("egress-tcp-stream", "to the internet: as tcp-stream", Traffic::TcpStream, Route::Egress),
+    case("egress-tcp-crr", "to the internet: as tcp-crr", Traffic::TcpCrr, Route::Egress),
+    case("vxlan-tcp-rr", "between hosts, in VXLAN: as tcp-rr", Traffic::TcpRr, VXLAN),
+    case("vxlan-udp-rr", "between hosts, in VXLAN: as udp-rr", Traffic::UdpRr, VXLAN),
+    case("vxlan-udp-64", "between hosts, in VXLAN: as udp-64", Traffic::UdpPackets, VXLAN),
+    case("vxlan-tcp-stream", "between hosts, in VXLAN: as tcp-stream", Traffic::TcpStream, VXLAN),
+    case(
+        "vxlan-tcp-stream-mtu",
+        "between hosts, in VXLAN: as tcp-stream, cut to MTU-sized packets on the wire, aggregated by the receiver (GRO)",
+        Traffic::TcpStream,
+        Route::Hosts(Link { transport: Transport::Vxlan, frames: Frames::Mtu }),
+    ),
+    case("vxlan-tcp-crr", "between hosts, in VXLAN: as tcp-crr", Traffic::TcpCrr, VXLAN),
+    case("direct-tcp-rr", "between hosts, routed: as tcp-rr", Traffic::TcpRr, DIRECT),
+    case("direct-udp-rr", "between hosts, routed: as udp-rr", Traffic::UdpRr, DIRECT),
+    case("direct-udp-64", "between hosts, routed: as udp-64", Traffic::UdpPackets, DIRECT),
+    case("direct-tcp-stream", "between hosts, routed: as tcp-stream", Traffic::TcpStream, DIRECT),
+    case(
+        "direct-tcp-stream-mtu",
+        "between hosts, routed: as tcp-stream, cut to MTU-sized packets on the wire, aggregated by the receiver (GRO)",
+        Traffic::TcpStream,
+        Route::Hosts(Link { transport: Transport::Direct, frames: Frames::Mtu }),
+    ),
+    case("direct-tcp-crr", "between hosts, routed: as tcp-crr", Traffic::TcpCrr, DIRECT),
 ];
+
+const VXLAN: Route = Route::Hosts(Link { transport: Transport::Vxlan, frames: Frames::Whole });
+const DIRECT: Route = Route::Hosts(Link { transport: Transport::Direct, frames: Frames::Whole });
+
+const fn case(name: &'static str, what: &'static str, traffic: Traffic, route: Route) -> Case {
+    Case { name, what, traffic, route }
+}
 
 impl Case {
     /// What its samples are in.
@@ -68,7 +65,7 @@ impl Case {
         match self.traffic {
             Traffic::TcpRr | Traffic::UdpRr => Unit::Microseconds,
             Traffic::TcpStream => Unit::GigabitsPerSecond,
-            Traffic::TcpCrr => Unit::PerSecond,
+            Traffic::TcpCrr | Traffic::UdpPackets => Unit::PerSecond,
         }
     }
 }
@@ -79,8 +76,10 @@ impl Case {
 pub enum Traffic {
     /// One byte there and back, over one TCP connection.
     TcpRr,
-    /// One byte there and back, as datagrams.
+    /// A datagram of 64 bytes there and back.
     UdpRr,
+    /// As many datagrams of 64 bytes as arrive.
+    UdpPackets,
     /// As many bytes as go through one TCP connection.
     TcpStream,
     /// A TCP connection for each byte there and back.
@@ -94,6 +93,61 @@ pub enum Route {
     SameHost,
     /// From a container to a server beyond the host's uplink, which sees the host's address.
     Egress,
+    /// From a container to one on another host.
+    Hosts(Link),
+}
+
+/// What is between two hosts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Link {
+    /// How packets travel.
+    pub transport: Transport,
+    /// How large they are on the wire.
+    pub frames: Frames,
+}
+
+/// How packets travel between two hosts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Transport {
+    /// Routed, with the containers' addresses.
+    Direct,
+    /// In VXLAN.
+    Vxlan,
+}
+
+/// How large the packets of a stream are on the wire between two hosts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Frames {
+    /// As the sender's kernel made them, up to 64 KiB: the offloads of a veth link are left as they are.
+    Whole,
+    /// The sender's uplink cuts them to its MTU, as a NIC does, and the receiver's puts them together again (GRO).
+    Mtu,
+}
+
+impl Route {
+    /// The cases of the report that have a table in common: what it is called.
+    #[must_use]
+    pub fn group(self) -> &'static str {
+        match self {
+            Self::SameHost => "two containers of one host",
+            Self::Egress => "to a server beyond the uplink, masqueraded",
+            Self::Hosts(Link { transport: Transport::Vxlan, .. }) => "two containers of two hosts, in VXLAN",
+            Self::Hosts(Link { transport: Transport::Direct, .. }) => "two containers of two hosts, routed",
+        }
+    }
+}
+
+impl Link {
+    /// Its name: part of the names of namespaces, and of what is said of a variant.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match (self.transport, self.frames) {
+            (Transport::Direct, Frames::Whole) => "direct",
+            (Transport::Direct, Frames::Mtu) => "direct-mtu",
+            (Transport::Vxlan, Frames::Whole) => "vxlan",
+            (Transport::Vxlan, Frames::Mtu) => "vxlan-mtu",
+        }
+    }
 }
 
 /// What a sample is in.
@@ -105,7 +159,7 @@ pub enum Unit {
     Milliseconds,
     /// 10⁹ bits of payload per second.
     GigabitsPerSecond,
-    /// Transactions per second.
+    /// Transactions or datagrams per second.
     PerSecond,
 }
 
@@ -158,5 +212,35 @@ impl Better {
             Self::Lower => "lower",
             Self::Higher => "higher",
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_unique_and_say_the_route() {
+        for (index, case) in CASES.iter().enumerate() {
+            assert!(CASES[..index].iter().all(|other| other.name != case.name), "{}", case.name);
+            let prefix = match case.route {
+                Route::SameHost => "",
+                Route::Egress => "egress-",
+                Route::Hosts(Link { transport: Transport::Direct, .. }) => "direct-",
+                Route::Hosts(Link { transport: Transport::Vxlan, .. }) => "vxlan-",
+            };
+            let rest = case.name.strip_prefix(prefix).expect("the route's prefix");
+            assert!(rest.starts_with("tcp-") || rest.starts_with("udp-"), "{}", case.name);
+            let cut = matches!(case.route, Route::Hosts(Link { frames: Frames::Mtu, .. }));
+            assert_eq!(rest.ends_with("-mtu"), cut, "{}", case.name);
+        }
+    }
+
+    /// Each group is a table: its cases come one after the other.
+    #[test]
+    fn groups_are_together() {
+        let mut groups: Vec<&str> = CASES.iter().map(|case| case.route.group()).collect();
+        groups.dedup();
+        assert_eq!(groups.len(), 4, "{groups:?}");
     }
 }

@@ -8,19 +8,24 @@ use serde_json::json;
 use super::{
     Options,
     case::Case,
+    check,
     cpus::{self, Cpus, Placement},
     interruption::Interruption,
     machine::Machine,
     progress::Progress,
     report::{Outcome, Report, Series},
     sample::{self, Timing},
-    scene::{Scene, Variant},
+    scene::{Scene, Site, Variant},
     schedule,
 };
-use crate::lab::World;
+use crate::lab::{Lab, World};
 
 /// A variant that is up.
-type Built = (&'static Variant, Scene);
+struct Built {
+    variant: &'static Variant,
+    site: Site,
+    scene: Scene,
+}
 
 /// A case on a number of CPUs, and what came of it so far.
 struct Plan {
@@ -47,11 +52,15 @@ pub(super) fn compare(
     let world = World::new(&lab)?;
     let mut unavailable = Vec::new();
     let mut built: Vec<Built> = Vec::new();
-    for variant in &options.variants {
-        progress.step(format!("building {}", variant.name));
-        match variant.build(&lab, &world) {
-            Ok(scene) => built.push((variant, scene)),
-            Err(error) => unavailable.push((variant.name, format!("{error:#}"))),
+    let one_cpu = Cpus::One.place(&allowed);
+    for site in sites(&options.cases) {
+        for variant in options.variants.iter().copied().filter(|variant| variant.is_for(site)) {
+            progress.step(format!("building {} ({site})", variant.name));
+            interruption.wait_if_happened();
+            match build(variant, site, &lab, &world, &one_cpu) {
+                Ok(one) => built.push(one),
+                Err(error) => unavailable.push((variant.name, format!("{site}: {error:#}"))),
+            }
         }
     }
     let mut plans: Vec<Plan> = options
@@ -69,9 +78,9 @@ pub(super) fn compare(
     progress.clear();
     let evidence = built
         .iter()
-        .filter_map(|(variant, scene)| {
-            let text = scene.evidence()?.unwrap_or_else(|error| format!("its counters: {error:#}"));
-            Some((variant.name, text))
+        .filter_map(|Built { variant, site, scene }| {
+            let text = scene.evidence()?.unwrap_or_else(|error| format!("WARNING: {error:#}"));
+            Some((variant.name, format!("{site}: {text}")))
         })
         .collect();
     progress.step("removing everything");
@@ -90,19 +99,44 @@ pub(super) fn compare(
     })
 }
 
+/// What the cases need, each once.
+fn sites(cases: &[&Case]) -> Vec<Site> {
+    let mut sites = Vec::new();
+    for site in cases.iter().map(|case| Site::of(case.route)) {
+        if !sites.contains(&site) {
+            sites.push(site);
+        }
+    }
+    sites
+}
+
+/// Builds a variant and checks that its packets go where they should.
+fn build(
+    variant: &'static Variant,
+    site: Site,
+    lab: &Lab,
+    world: &World,
+    placement: &Placement,
+) -> Result<Built> {
+    let scene = variant.build(site, lab, world)?;
+    check::check(&scene, placement)?;
+    Ok(Built { variant, site, scene })
+}
+
 fn plan(case: &'static Case, cpus: Cpus, allowed: &[usize], built: &[Built]) -> Plan {
     let scenes: Vec<usize> = built
         .iter()
         .enumerate()
-        .filter(|(_, (_, scene))| scene.path(case.route).is_some())
+        .filter(|(_, built)| built.scene.path(case.route).is_some())
         .map(|(index, _)| index)
         .collect();
-    let series = scenes.iter().map(|index| Series::new(built[*index].0.name)).collect();
+    let series = scenes.iter().map(|index| Series::new(built[*index].variant.name)).collect();
     Plan {
         case,
         placement: cpus.place(allowed),
         scenes,
         outcome: Outcome {
+            group: case.route.group(),
             case: case.name,
             what: case.what,
             unit: case.unit(),
@@ -126,7 +160,7 @@ impl Plan {
         for index in schedule::order(round, self.scenes.len()) {
             // What fails now, fails because the lab is being removed.
             interruption.wait_if_happened();
-            let (variant, scene) = &built[self.scenes[index]];
+            let Built { variant, scene, .. } = &built[self.scenes[index]];
             let Some(path) = scene.path(self.case.route) else { continue };
             let series = &mut self.outcome.series[index];
             let last = series.median().map_or_else(String::new, |median| format!(" {median:.1} so far"));
@@ -149,4 +183,17 @@ impl Plan {
 /// A fifth of the time that is measured: neighbours are resolved, caches are warm, TCP's window has grown.
 fn warmup(time: Duration) -> Duration {
     (time / 5).clamp(Duration::from_millis(20), Duration::from_millis(500))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::CASES, *};
+
+    #[test]
+    fn each_site_is_needed_once() {
+        let all: Vec<&Case> = CASES.iter().collect();
+        let names: Vec<String> = sites(&all).iter().map(ToString::to_string).collect();
+        assert_eq!(names, ["one host", "vxlan", "vxlan-mtu", "direct", "direct-mtu"]);
+        assert_eq!(sites(&all[..2]), [Site::OneHost]);
+    }
 }

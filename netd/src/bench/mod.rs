@@ -1,13 +1,15 @@
 //! `netd bench`: netd against what it replaces, and against the limits, side by side on this machine.
 //!
 //! Each variant is a network between the same two ends, in namespaces of its own: netd, a Linux bridge with Docker's rules, a
-//! bare veth cable, the loopback. A sample is one load of a bounded time, made by two processes on chosen CPUs. Samples of the
+//! bare veth cable, the loopback; and the same with the two ends on two hosts, routed or in VXLAN. Before anything is measured
+//! it is checked that packets go where the variant says. A sample is one load of a bounded time, made by two processes on chosen CPUs. Samples of the
 //! variants are interleaved, so that a change in the machine's speed falls on all of them; what counts is the ratio.
 //!
 //! To add a case, add a row to [`CASES`]; to add a way to build a network, a row to [`VARIANTS`].
 
 mod attach;
 mod case;
+mod check;
 mod compare;
 mod cpus;
 mod interruption;
@@ -26,7 +28,7 @@ use std::{process::ExitCode, time::Duration};
 use anyhow::{Context, Result, ensure};
 
 pub use self::{
-    case::{Better, CASES, Case, Route, Traffic, Unit},
+    case::{Better, CASES, Case, Frames, Link, Route, Traffic, Transport, Unit},
     cpus::Cpus,
     scene::{OURS, VARIANTS, Variant},
     worker::{Order, run as work},

@@ -21,8 +21,10 @@ pub(super) fn text(report: &Report) -> String {
     if let Some(warning) = report.machine.warning() {
         let _ = writeln!(text, "{warning}");
     }
-    if report.outcomes.iter().any(|outcome| !outcome.series.is_empty()) {
-        let _ = writeln!(text, "{}", table(&report.outcomes));
+    let measured: Vec<&Outcome> =
+        report.outcomes.iter().filter(|outcome| !outcome.series.is_empty()).collect();
+    for group in measured.chunk_by(|one, next| one.group == next.group) {
+        let _ = writeln!(text, "\n{}:\n{}", group[0].group, table(group));
     }
     if report.outcomes.iter().any(|outcome| outcome.series.iter().any(|one| outcome.ratio(one).is_some())) {
         text.push_str(
@@ -62,7 +64,7 @@ pub(super) fn legend(variants: &[&str]) -> String {
         .fold(String::new(), |text, variant| format!("{text}  {:<9} {}\n", variant.name, variant.what))
 }
 
-fn table(outcomes: &[Outcome]) -> Table {
+fn table(outcomes: &[&Outcome]) -> Table {
     let mut table = Table::new();
     table.load_style(UTF8_FULL_CONDENSED);
     let many = outcomes.iter().flat_map(|outcome| &outcome.series).any(|one| one.samples.len() >= MANY);

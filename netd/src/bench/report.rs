@@ -25,6 +25,8 @@ pub(super) struct Report {
 /// A case, measured with all its variants.
 #[derive(Debug)]
 pub(super) struct Outcome {
+    /// Outcomes that have this in common are a table of their own.
+    pub(super) group: &'static str,
     pub(super) case: &'static str,
     pub(super) what: &'static str,
     pub(super) unit: Unit,
@@ -111,6 +113,7 @@ impl Outcome {
         json!({
             "case": self.case,
             "what": self.what,
+            "group": self.group,
             "cpus": self.cpus,
             "better": self.unit.better().text(),
             "variants": self.series.iter().map(|series| series.json(self.unit)).collect::<Vec<_>>(),
@@ -172,6 +175,7 @@ pub(super) mod tests {
         Report {
             machine: Machine::default(),
             outcomes: vec![Outcome {
+                group: "two containers",
                 case: "tcp-rr",
                 what: "TCP, there and back",
                 unit: Unit::Microseconds,

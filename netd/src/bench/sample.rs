@@ -1,4 +1,4 @@
-//! One sample: a server and a client as processes in their namespaces.
+//! One load: a server and a client as processes in their namespaces.
 
 use std::{
     io::{BufRead as _, BufReader, Read as _},
@@ -11,7 +11,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use serde::de::DeserializeOwned;
 
 use super::{
-    case::{Case, Unit},
+    case::{Case, Traffic, Unit},
     cpus::Placement,
     scene::Path,
     worker::{Measured, Order, Role},
@@ -30,9 +30,14 @@ pub(super) struct Timing {
 
 /// Measures a case on a path once, in the case's unit.
 pub(super) fn take(case: &Case, path: &Path, placement: &Placement, timing: Timing) -> Result<f64> {
+    value(case.unit(), run(case.traffic, path, placement, timing)?)
+}
+
+/// Makes traffic on a path.
+pub(super) fn run(traffic: Traffic, path: &Path, placement: &Placement, timing: Timing) -> Result<Measured> {
     let order = |role, port, cpus: &[usize]| Order {
         role,
-        traffic: case.traffic,
+        traffic,
         address: SocketAddrV4::new(path.address, port),
         cpus: cpus.to_vec(),
         warmup: timing.warmup,
@@ -43,8 +48,7 @@ pub(super) fn take(case: &Case, path: &Path, placement: &Placement, timing: Timi
     let port: u16 = server.line(PATIENCE).context("the server does not start")?;
     let mut client = Worker::start(&path.client, &order(Role::Client, port, &placement.client))
         .context("cannot start the client")?;
-    let measured: Measured = client.line(timing.warmup + timing.time + PATIENCE)?;
-    value(case.unit(), measured)
+    client.line(timing.warmup + timing.time + PATIENCE)
 }
 
 fn value(unit: Unit, measured: Measured) -> Result<f64> {

@@ -37,7 +37,7 @@ pub(super) struct Bench {
     #[arg(long, default_value = "1", value_parser = seconds)]
     seconds: Duration,
 
-    /// End within a minute: 3 rounds of 0.2 s
+    /// End within a minute: 3 rounds of 0.1 s
     #[arg(long, conflicts_with_all = ["rounds", "seconds"])]
     quick: bool,
 
@@ -80,7 +80,7 @@ impl Bench {
     fn options(self) -> bench::Options {
         let chosen = |names: &[String], name: &str| names.is_empty() || names.iter().any(|one| one == name);
         let (rounds, time) =
-            if self.quick { (3, Duration::from_millis(200)) } else { (self.rounds, self.seconds) };
+            if self.quick { (3, Duration::from_millis(100)) } else { (self.rounds, self.seconds) };
         bench::Options {
             cases: CASES.iter().filter(|case: &&Case| chosen(&self.cases, case.name)).collect(),
             variants: VARIANTS

@@ -83,11 +83,25 @@ impl Host {
     ) -> Result<Self> {
         let namespace = lab.namespace(name)?;
         let uplink = plug(&namespace)?;
+        Self::in_namespace(lab, namespace, uplink.address, name, config)
+    }
+
+    /// Makes a host out of a namespace that has its uplink, with this address.
+    ///
+    /// # Errors
+    /// Its directory or its configuration cannot be written.
+    pub fn in_namespace(
+        lab: &Lab,
+        namespace: Namespace,
+        address: Ipv4Addr,
+        name: &str,
+        config: &str,
+    ) -> Result<Self> {
         let directory = lab.directory().join(name);
         fs::create_dir(&directory).with_context(|| format!("cannot create {}", directory.display()))?;
         let host = Self {
             namespace,
-            address: uplink.address,
+            address,
             name: name.to_owned(),
             directory,
             bpffs: lab.bpffs().join(name),

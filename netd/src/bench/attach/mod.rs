@@ -65,6 +65,7 @@ pub(super) fn compare(count: usize, interruption: &Interruption, progress: &mut 
     }
     let cpus = cpus::allowed()?.len();
     let outcome = |case, what| Outcome {
+        group: "one container",
         case,
         what,
         unit: Unit::Milliseconds,

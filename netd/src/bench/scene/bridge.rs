@@ -6,84 +6,129 @@ use std::{
     process::Stdio,
 };
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 
 use super::{
     Path, Scene,
-    docker::{BRIDGE, BRIDGE_NETFILTER, FORWARDING, GATEWAY, RULES},
+    docker::{BRIDGE, BRIDGE_NETFILTER, FORWARDING, RULES},
 };
-use crate::lab::{End, Lab, Namespace, World};
+use crate::{
+    bench::case::Route,
+    lab::{End, Lab, Namespace, World},
+};
 
 pub(super) fn build(lab: &Lab, world: &World) -> Result<Scene> {
     let host = lab.namespace("bridge")?;
     let uplink = world.plug(lab, &host)?;
-    // STP off, and all else as the kernel has it: as dockerd makes it.
-    host.ip([
-        format!("link add {BRIDGE} type bridge"),
-        format!("address add {GATEWAY}/16 dev {BRIDGE}"),
-        format!("link set {BRIDGE} up"),
-    ])
-    .context("cannot make a bridge")?;
+    let host = BridgeHost::new("bridge", host, Ipv4Addr::new(172, 17, 0, 1), 16, RULES)?;
     // The server is the one with the published port.
-    let server = container(lab, &host, "server", "172.17.0.2")?;
-    let client = container(lab, &host, "client", "172.17.0.3")?;
-    host.set_sysctl(FORWARDING, "1")?;
-    // Without br_netfilter there is no such sysctl, and frames between the containers do not meet the rules.
-    let sees_frames = host.set_sysctl(BRIDGE_NETFILTER, "1").is_ok();
-    restore(&host)?;
+    let server = host.container(lab, "server", 2, None)?;
+    let client = host.container(lab, "client", 3, None)?;
+    let egress = Path { client: client.clone(), server: world.router.clone(), address: uplink.router };
+    let local = Path { client, server, address: host.address(2) };
     Ok(Scene {
-        local: Path { client: client.clone(), server, address: Ipv4Addr::new(172, 17, 0, 2) },
-        egress: Some(Path { client, server: world.router.clone(), address: uplink.router }),
-        evidence: Some(Box::new(move || evidence(&host, sees_frames))),
+        paths: vec![(Route::SameHost, local), (Route::Egress, egress)],
+        evidence: Some(Box::new(move || host.evidence())),
+        hosts: None,
     })
 }
 
-fn container(lab: &Lab, host: &Namespace, name: &str, address: &str) -> Result<Namespace> {
-    let namespace = lab.namespace(&format!("bridge-{name}"))?;
-    lab.cable(
-        End { namespace: host, interface: name, address: None },
-        End { namespace: &namespace, interface: "eth0", address: Some(&format!("{address}/16")) },
-    )?;
-    host.ip([format!("link set {name} master {BRIDGE}")])?;
-    namespace.ip([format!("route add default via {GATEWAY}")])?;
-    Ok(namespace)
+/// A host with Docker's bridge.
+pub(super) struct BridgeHost {
+    name: String,
+    namespace: Namespace,
+    gateway: Ipv4Addr,
+    prefix: u8,
+    /// Without br_netfilter, frames between two containers do not meet the rules.
+    sees_frames: bool,
 }
 
-/// Sets the rules, with the machine's own iptables, whichever of its two kinds that is.
-fn restore(host: &Namespace) -> Result<()> {
-    let started = host
-        .command("iptables-restore")?
-        .stdin(Stdio::piped())
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .spawn();
-    let mut child = match started {
-        Err(error) if error.kind() == ErrorKind::NotFound => bail!("iptables is not installed"),
-        started => started.context("cannot run iptables-restore")?,
-    };
-    let mut stdin = child.stdin.take().ok_or_else(|| anyhow!("iptables-restore has no standard input"))?;
-    // An error here means that it has ended early; what it said is the better message.
-    let _ = stdin.write_all(RULES.as_bytes());
-    drop(stdin);
-    let output = child.wait_with_output().context("cannot wait for iptables-restore")?;
-    if !output.status.success() {
-        bail!("iptables does not take Docker's rules: {}", String::from_utf8_lossy(&output.stderr).trim());
+impl BridgeHost {
+    /// Makes the bridge, with this address, and sets the rules.
+    pub(super) fn new(
+        name: &str,
+        namespace: Namespace,
+        gateway: Ipv4Addr,
+        prefix: u8,
+        rules: &str,
+    ) -> Result<Self> {
+        // STP off, and all else as the kernel has it: as dockerd makes it.
+        namespace
+            .ip([
+                format!("link add {BRIDGE} type bridge"),
+                format!("address add {gateway}/{prefix} dev {BRIDGE}"),
+                format!("link set {BRIDGE} up"),
+            ])
+            .context("cannot make a bridge")?;
+        namespace.set_sysctl(FORWARDING, "1")?;
+        // There is such a sysctl where there is br_netfilter.
+        let sees_frames = namespace.set_sysctl(BRIDGE_NETFILTER, "1").is_ok();
+        let host = Self { name: name.to_owned(), namespace, gateway, prefix, sees_frames };
+        host.restore(rules)?;
+        Ok(host)
     }
-    Ok(())
-}
 
-/// What the first rule of FORWARD has counted: every packet that went through the chain.
-fn evidence(host: &Namespace, sees_frames: bool) -> Result<String> {
-    let listing = host.output("iptables", ["-n", "-v", "-x", "-L", "FORWARD"])?;
-    let packets = first_count(&listing).with_context(|| format!("no counter in {listing:?}"))?;
-    Ok(match (sees_frames, packets) {
-        (true, 0) => "WARNING: no packet went through Docker's rules".to_owned(),
-        (true, _) => format!("{packets} packets went through Docker's FORWARD rules"),
-        (false, _) => format!(
-            "{packets} packets went through Docker's FORWARD rules; those between the containers did not: this kernel has no \
-             br_netfilter"
-        ),
-    })
+    /// The address in the bridge's subnet that ends with this number.
+    pub(super) fn address(&self, number: u8) -> Ipv4Addr {
+        let [a, b, c, _] = self.gateway.octets();
+        Ipv4Addr::new(a, b, c, number)
+    }
+
+    /// Makes a container with that address.
+    pub(super) fn container(&self, lab: &Lab, name: &str, number: u8, mtu: Option<u32>) -> Result<Namespace> {
+        let namespace = lab.namespace(&format!("{}-{name}", self.name))?;
+        let address = format!("{}/{}", self.address(number), self.prefix);
+        lab.cable(
+            End { namespace: &self.namespace, interface: name, address: None },
+            End { namespace: &namespace, interface: "eth0", address: Some(&address) },
+        )?;
+        if let Some(mtu) = mtu {
+            self.namespace.ip([format!("link set {name} mtu {mtu}")])?;
+            namespace.ip([format!("link set eth0 mtu {mtu}")])?;
+        }
+        self.namespace.ip([format!("link set {name} master {BRIDGE}")])?;
+        namespace.ip([format!("route add default via {}", self.gateway)])?;
+        Ok(namespace)
+    }
+
+    /// Adds rules, with the machine's own iptables, whichever of its two kinds that is.
+    pub(super) fn restore(&self, rules: &str) -> Result<()> {
+        let started = self
+            .namespace
+            .command("iptables-restore")?
+            .arg("--noflush")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn();
+        let mut child = match started {
+            Err(error) if error.kind() == ErrorKind::NotFound => bail!("iptables is not installed"),
+            started => started.context("cannot run iptables-restore")?,
+        };
+        let mut stdin =
+            child.stdin.take().ok_or_else(|| anyhow!("iptables-restore has no standard input"))?;
+        // An error here means that it has ended early; what it said is the better message.
+        let _ = stdin.write_all(rules.as_bytes());
+        drop(stdin);
+        let output = child.wait_with_output().context("cannot wait for iptables-restore")?;
+        if !output.status.success() {
+            bail!("iptables does not take the rules: {}", String::from_utf8_lossy(&output.stderr).trim());
+        }
+        Ok(())
+    }
+
+    /// What the first rule of FORWARD has counted: every packet that went through the chain.
+    pub(super) fn evidence(&self) -> Result<String> {
+        let listing = self.namespace.output("iptables", ["-n", "-v", "-x", "-L", "FORWARD"])?;
+        let packets = first_count(&listing).with_context(|| format!("no counter in {listing:?}"))?;
+        ensure!(packets > 0, "no packet went through Docker's rules on {}", self.name);
+        let rest = if self.sees_frames {
+            ""
+        } else {
+            "; those between the containers of a host did not: this kernel has no br_netfilter"
+        };
+        Ok(format!("{packets} packets went through Docker's FORWARD rules{rest}"))
+    }
 }
 
 /// The packets of the first rule in a listing: two lines of headings, then `packets bytes target …`.

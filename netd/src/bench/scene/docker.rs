@@ -9,10 +9,10 @@
 //! published container. A packet of an established connection between two containers is accepted by the conntrack rule in both:
 //! in 20.10 after the two rules of DOCKER-USER and DOCKER-ISOLATION-STAGE-1, in 28 after fewer.
 
+use std::net::Ipv4Addr;
+
 /// The bridge's name.
 pub(super) const BRIDGE: &str = "docker0";
-/// The bridge's address.
-pub(super) const GATEWAY: &str = "172.17.0.1";
 
 /// Input for `iptables-restore`. The comments give the function of dockerd's `libnetwork/drivers/bridge` that sets each part;
 /// DOCKER-USER is from `libnetwork/firewall_linux.go`.
@@ -65,6 +65,15 @@ COMMIT
 COMMIT
 ";
 
+/// The rules of a dockerd whose bridge has another address and a /24, and which leaves the masquerade to somebody else
+/// (`--bip`, `--ip-masq=false`).
+pub(super) fn rules_unmasqueraded(gateway: Ipv4Addr) -> String {
+    let [a, b, c, _] = gateway.octets();
+    let text = RULES.replace("172.17.0.", &format!("{a}.{b}.{c}."));
+    let is_kept = |line: &&str| !line.contains("! -o docker0 -j MASQUERADE");
+    text.lines().filter(is_kept).fold(String::new(), |text, line| text + line + "\n")
+}
+
 /// The sysctls that a host with dockerd 20.10 has: dockerd sets the first; the second is the default of br_netfilter, which
 /// dockerd loads (up to 27; from 28 on only where something needs it, such as `--icc=false`).
 pub(super) const FORWARDING: &str = "net.ipv4.ip_forward";
@@ -93,6 +102,9 @@ mod tests {
             }
         }
         assert!(RULES.contains(&format!("-i {BRIDGE} ")));
+        let other = rules_unmasqueraded(Ipv4Addr::new(10, 244, 7, 1));
+        assert_eq!(other.lines().count(), RULES.lines().count() - 1, "{other}");
+        assert!(other.contains("-d 10.244.7.2/32 ") && !other.contains("172.17."), "{other}");
         assert_eq!(RULES.matches("COMMIT").count(), 2);
     }
 }

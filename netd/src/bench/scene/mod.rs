@@ -2,14 +2,19 @@
 
 mod bridge;
 mod docker;
+mod flannel;
+mod hosts;
+mod metadata;
 mod netd;
 mod plain;
 
 use std::{fmt, net::Ipv4Addr};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 
-use super::case::Route;
+use self::hosts::Hosts;
+pub(super) use self::hosts::{Direction, VXLAN_PORT, counted};
+use super::case::{Link, Route, Transport};
 use crate::lab::{Lab, Namespace, World};
 
 /// A way to build the network.
@@ -19,26 +24,53 @@ pub struct Variant {
     pub name: &'static str,
     /// What it is, for people.
     pub what: &'static str,
-    build: fn(&Lab, &World) -> Result<Scene>,
+    one_host: Option<fn(&Lab, &World) -> Result<Scene>>,
+    direct: Option<TwoHosts>,
+    vxlan: Option<TwoHosts>,
 }
+
+type TwoHosts = fn(&Lab, &Hosts) -> Result<Between>;
 
 /// The variant that all others are compared with.
 pub const OURS: &str = "netd";
 
 /// Every variant, in the order of the report.
 pub const VARIANTS: &[Variant] = &[
-    Variant { name: OURS, what: "two containers of a netd daemon, network default", build: netd::build },
+    Variant {
+        name: OURS,
+        what: "containers of a netd daemon, network default; between hosts, a daemon on each",
+        one_host: Some(netd::one_host),
+        direct: Some(netd::direct),
+        vxlan: Some(netd::vxlan),
+    },
     Variant {
         name: "bridge",
-        what: "two containers on a Linux bridge, with the rules and settings of Docker",
-        build: bridge::build,
+        what: "containers on a Linux bridge with Docker's rules; between hosts, connected as flannel does it (vxlan, host-gw)",
+        one_host: Some(bridge::build),
+        direct: Some(flannel::direct),
+        vxlan: Some(flannel::vxlan),
+    },
+    Variant {
+        name: "metadata",
+        what: "between hosts: a vxlan device in collect-metadata mode, driven by two small eBPF programs",
+        one_host: None,
+        direct: None,
+        vxlan: Some(metadata::vxlan),
     },
     Variant {
         name: "veth",
         what: "two namespaces and a veth cable: what a datapath over veth can reach at best",
-        build: plain::veth,
+        one_host: Some(plain::veth),
+        direct: None,
+        vxlan: None,
     },
-    Variant { name: "loopback", what: "both ends in one namespace", build: plain::loopback },
+    Variant {
+        name: "loopback",
+        what: "both ends in one namespace",
+        one_host: Some(plain::loopback),
+        direct: None,
+        vxlan: None,
+    },
 ];
 
 impl PartialEq for Variant {
@@ -47,11 +79,67 @@ impl PartialEq for Variant {
     }
 }
 
+/// Where a variant is built: cases whose routes have this in common are measured there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Site {
+    /// One host, and the world beyond its uplink.
+    OneHost,
+    /// Two hosts.
+    TwoHosts(Link),
+}
+
+impl Site {
+    /// The one that has this route.
+    pub(super) fn of(route: Route) -> Self {
+        match route {
+            Route::SameHost | Route::Egress => Self::OneHost,
+            Route::Hosts(link) => Self::TwoHosts(link),
+        }
+    }
+}
+
+impl fmt::Display for Site {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            Self::OneHost => "one host",
+            Self::TwoHosts(link) => link.name(),
+        })
+    }
+}
+
 impl Variant {
+    /// Whether it is something on this site.
+    pub(super) fn is_for(&self, site: Site) -> bool {
+        match site {
+            Site::OneHost => self.one_host.is_some(),
+            Site::TwoHosts(link) => self.two_hosts(link).is_some(),
+        }
+    }
+
+    fn two_hosts(&self, link: Link) -> Option<TwoHosts> {
+        match link.transport {
+            Transport::Direct => self.direct,
+            Transport::Vxlan => self.vxlan,
+        }
+    }
+
     /// Builds it. An error says why this machine cannot have it.
-    pub(super) fn build(&self, lab: &Lab, world: &World) -> Result<Scene> {
-        let scene = (self.build)(lab, world)?;
-        for path in [Some(&scene.local), scene.egress.as_ref()].into_iter().flatten() {
+    pub(super) fn build(&self, site: Site, lab: &Lab, world: &World) -> Result<Scene> {
+        let scene = match site {
+            Site::OneHost => self.one_host.map(|build| build(lab, world)),
+            Site::TwoHosts(link) => self.two_hosts(link).map(|build| {
+                let hosts = Hosts::new(lab, &format!("{}-{}", self.name, link.name()), link.frames)?;
+                let Between { path, evidence } = build(lab, &hosts)?;
+                Ok(Scene {
+                    paths: vec![(Route::Hosts(link), path)],
+                    evidence: Some(evidence),
+                    hosts: Some(hosts),
+                })
+            }),
+        };
+        let Some(scene) = scene else { bail!("{} is nothing on {site}", self.name) };
+        let scene = scene?;
+        for (_, path) in &scene.paths {
             for end in [&path.client, &path.server] {
                 choose_congestion_control(end)?;
             }
@@ -62,31 +150,40 @@ impl Variant {
 
 /// A variant that is up.
 pub(super) struct Scene {
-    local: Path,
-    egress: Option<Path>,
+    paths: Vec<(Route, Path)>,
     evidence: Option<Evidence>,
+    hosts: Option<Hosts>,
 }
 
-/// Says, after the traffic, what carried it.
+/// Says, after some traffic, what carried it. An error: it is not what should have.
 type Evidence = Box<dyn Fn() -> Result<String>>;
+
+/// What a variant makes of two hosts.
+struct Between {
+    path: Path,
+    evidence: Evidence,
+}
 
 impl fmt::Debug for Scene {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter
-            .debug_struct("Scene")
-            .field("local", &self.local)
-            .field("egress", &self.egress)
-            .finish_non_exhaustive()
+        formatter.debug_struct("Scene").field("paths", &self.paths).finish_non_exhaustive()
     }
 }
 
 impl Scene {
     /// The way that a case goes; `None` where this variant has no such way.
     pub(super) fn path(&self, route: Route) -> Option<&Path> {
-        match route {
-            Route::SameHost => Some(&self.local),
-            Route::Egress => self.egress.as_ref(),
-        }
+        self.paths.iter().find(|(own, _)| *own == route).map(|(_, path)| path)
+    }
+
+    /// All ways.
+    pub(super) fn paths(&self) -> impl Iterator<Item = &(Route, Path)> {
+        self.paths.iter()
+    }
+
+    /// The host of the client, where there are two: what goes between them leaves by its uplink.
+    pub(super) fn sender(&self) -> Option<&Namespace> {
+        self.hosts.as_ref().map(|hosts| &hosts.0[0].namespace)
     }
 
     /// What carried the traffic so far, counted by the kernel.

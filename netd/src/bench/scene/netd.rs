@@ -1,36 +1,82 @@
-//! netd: a host with a real daemon and two containers.
+//! netd: hosts with a real daemon each, and two containers.
 
 use std::net::Ipv4Addr;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail, ensure};
 
-use super::{Path, Scene};
-use crate::lab::{Host, Lab, World};
+use super::{Between, Hosts, Path, Scene, hosts::of_both};
+use crate::{
+    bench::case::Route,
+    bpf::Counter,
+    lab::{Host, Lab, World, cluster},
+};
 
-pub(super) fn build(lab: &Lab, world: &World) -> Result<Scene> {
+pub(super) fn one_host(lab: &Lab, world: &World) -> Result<Scene> {
     let host = Host::running(lab, world, "netd", "").context("cannot start the daemon")?;
     let client = host.container("client", &[]).context("cannot attach the client")?;
     let server = host.container("server", &[]).context("cannot attach the server")?;
     // The next host beyond the uplink: nothing but the uplink's cable is between it and the host.
     let [a, b, c, _] = host.address.octets();
     let router = Ipv4Addr::new(a, b, c, 1);
+    let local = Path { client: client.namespace.clone(), server: server.namespace, address: server.address };
+    let egress = Path { client: client.namespace, server: world.router.clone(), address: router };
     Ok(Scene {
-        local: Path { client: client.namespace.clone(), server: server.namespace, address: server.address },
-        egress: Some(Path { client: client.namespace, server: world.router.clone(), address: router }),
-        evidence: Some(Box::new(move || evidence(&host))),
+        paths: vec![(Route::SameHost, local), (Route::Egress, egress)],
+        evidence: Some(Box::new(move || evidence(&host, &["local", "masquerade", "reply"]))),
+        hosts: None,
     })
 }
 
-/// The daemon's counters of forwarded packets, largest first.
-fn evidence(host: &Host) -> Result<String> {
+pub(super) fn direct(lab: &Lab, hosts: &Hosts) -> Result<Between> {
+    two_hosts(lab, hosts, "direct", &["to-node", "from-node"])
+}
+
+pub(super) fn vxlan(lab: &Lab, hosts: &Hosts) -> Result<Between> {
+    two_hosts(lab, hosts, "vxlan", &["to-node-vxlan", "from-node-vxlan"])
+}
+
+fn two_hosts(lab: &Lab, hosts: &Hosts, transport: &str, ways: &'static [&'static str]) -> Result<Between> {
+    let mut nodes = Vec::new();
+    for side in &hosts.0 {
+        nodes.push(Host::in_namespace(lab, side.namespace.clone(), side.address, &side.name, "")?);
+    }
+    let known: Vec<_> = hosts
+        .0
+        .iter()
+        .zip(&nodes)
+        .map(|(side, node)| cluster::node(node, cluster::slices(side.number)))
+        .collect();
+    for (node, own) in nodes.iter_mut().zip(&known) {
+        node.configure(&cluster::configuration(own, &known, transport))?;
+        node.start().context("cannot start a daemon")?;
+    }
+    let client =
+        nodes[0].container("client", &["--network", "default"]).context("cannot attach the client")?;
+    let server =
+        nodes[1].container("server", &["--network", "default"]).context("cannot attach the server")?;
+    Ok(Between {
+        path: Path { client: client.namespace, server: server.namespace, address: server.address },
+        evidence: Box::new(move || {
+            let [client, server] = &nodes[..] else { bail!("not two hosts") };
+            Ok(of_both(evidence(client, ways)?, evidence(server, ways)?))
+        }),
+    })
+}
+
+/// The daemon's counters of forwarded packets, largest first. Something must have gone each of these ways.
+fn evidence(host: &Host, ways: &[&str]) -> Result<String> {
     let mut moved = host.counters("forwarded")?;
     moved.retain(|counter| counter.packets > 0);
     moved.sort_by_key(|counter| std::cmp::Reverse(counter.packets));
+    for way in ways {
+        let went = moved.iter().any(|counter| counter.name == *way);
+        ensure!(went, "netd of {} has forwarded no packet {way}; {}", host.name(), list(&moved));
+    }
+    Ok(format!("packets forwarded by netd: {}", list(&moved)))
+}
+
+fn list(counters: &[Counter]) -> String {
     let parts: Vec<String> =
-        moved.iter().map(|counter| format!("{} {}", counter.packets, counter.name)).collect();
-    Ok(if parts.is_empty() {
-        "WARNING: netd has forwarded no packet".to_owned()
-    } else {
-        format!("packets forwarded by netd: {}", parts.join(", "))
-    })
+        counters.iter().map(|counter| format!("{} {}", counter.packets, counter.name)).collect();
+    parts.join(", ")
 }

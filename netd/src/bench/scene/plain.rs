@@ -5,7 +5,10 @@ use std::net::Ipv4Addr;
 use anyhow::Result;
 
 use super::{Path, Scene};
-use crate::lab::{End, Lab, World};
+use crate::{
+    bench::case::Route,
+    lab::{End, Lab, Namespace, World},
+};
 
 /// A veth cable between two namespaces.
 pub(super) fn veth(lab: &Lab, _world: &World) -> Result<Scene> {
@@ -14,13 +17,16 @@ pub(super) fn veth(lab: &Lab, _world: &World) -> Result<Scene> {
         End { namespace: &client, interface: "eth0", address: Some("192.0.2.1/24") },
         End { namespace: &server, interface: "eth0", address: Some("192.0.2.2/24") },
     )?;
-    let local = Path { client, server, address: Ipv4Addr::new(192, 0, 2, 2) };
-    Ok(Scene { local, egress: None, evidence: None })
+    Ok(scene(client, server, Ipv4Addr::new(192, 0, 2, 2)))
 }
 
 /// Both ends in one namespace.
 pub(super) fn loopback(lab: &Lab, _world: &World) -> Result<Scene> {
     let namespace = lab.namespace("loopback")?;
-    let local = Path { client: namespace.clone(), server: namespace, address: Ipv4Addr::LOCALHOST };
-    Ok(Scene { local, egress: None, evidence: None })
+    Ok(scene(namespace.clone(), namespace, Ipv4Addr::LOCALHOST))
+}
+
+fn scene(client: Namespace, server: Namespace, address: Ipv4Addr) -> Scene {
+    let local = Path { client, server, address };
+    Scene { paths: vec![(Route::SameHost, local)], evidence: None, hosts: None }
 }

@@ -4,9 +4,11 @@
 //! each sample, which takes a few milliseconds. Every load is bounded in time, or in time and count.
 
 mod connect;
+mod packets;
 mod repeat;
 mod request;
 mod stream;
+mod window;
 
 use std::{
     io::{Write as _, stdout},
@@ -56,9 +58,21 @@ impl std::str::FromStr for Order {
 /// What a client has measured: so much, in so much time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Measured {
-    /// Round trips, connections or bytes.
+    /// Round trips, connections, bytes or datagrams.
     pub(super) count: u64,
     pub(super) time: Duration,
+}
+
+impl Measured {
+    /// As a receiver sends it to the client.
+    fn to_bytes(self) -> [u8; 16] {
+        (u128::from(self.count) << 64 | self.time.as_nanos()).to_be_bytes()
+    }
+
+    fn from_bytes(bytes: [u8; 16]) -> Self {
+        let both = u128::from_be_bytes(bytes);
+        Self { count: (both >> 64) as u64, time: Duration::from_nanos(both as u64) }
+    }
 }
 
 /// Does what a worker was told; its first line of output is what its parent waits for.
@@ -72,10 +86,12 @@ pub fn run(order: &Order) -> Result<()> {
     match (order.role, order.traffic) {
         (Role::Server, Traffic::TcpRr) => request::serve_tcp(order),
         (Role::Server, Traffic::UdpRr) => request::serve_udp(order),
+        (Role::Server, Traffic::UdpPackets) => packets::serve(order),
         (Role::Server, Traffic::TcpStream) => stream::serve(order),
         (Role::Server, Traffic::TcpCrr) => connect::serve(order),
         (Role::Client, Traffic::TcpRr) => say(&request::tcp(order)?),
         (Role::Client, Traffic::UdpRr) => say(&request::udp(order)?),
+        (Role::Client, Traffic::UdpPackets) => say(&packets::run(order)?),
         (Role::Client, Traffic::TcpStream) => say(&stream::run(order)?),
         (Role::Client, Traffic::TcpCrr) => say(&connect::run(order)?),
     }

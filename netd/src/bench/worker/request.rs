@@ -1,4 +1,4 @@
-//! One byte there and back, over one TCP connection or as datagrams.
+//! One byte there and back over one TCP connection, or a datagram.
 
 use std::{
     io::{ErrorKind, Read as _, Write as _},
@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 
-use super::{Measured, Order, connect, repeat::repeat, say};
+use super::{Measured, Order, connect, packets::SIZE, repeat::repeat, say};
 
 /// The limit in count is only there to have one: a microsecond a round trip is out of reach.
 const LIMIT: u64 = 100_000_000;
@@ -41,10 +41,10 @@ pub(super) fn tcp(order: &Order) -> Result<Measured> {
 pub(super) fn serve_udp(order: &Order) -> Result<()> {
     let socket = UdpSocket::bind(order.address).context("cannot listen")?;
     say(&socket.local_addr().context("no local address")?.port())?;
-    let mut byte = [0];
+    let mut data = [0; SIZE];
     loop {
-        let (_, client) = socket.recv_from(&mut byte).context("cannot receive")?;
-        socket.send_to(&byte, client).context("cannot answer")?;
+        let (length, client) = socket.recv_from(&mut data).context("cannot receive")?;
+        socket.send_to(&data[..length], client).context("cannot answer")?;
     }
 }
 
@@ -53,13 +53,14 @@ pub(super) fn udp(order: &Order) -> Result<Measured> {
     socket.connect(order.address).with_context(|| format!("cannot reach {}", order.address))?;
     socket.set_read_timeout(Some(LOST)).context("cannot set a timeout")?;
     let mut number = 0_u8;
+    let (mut request, mut answer) = ([0; SIZE], [0; SIZE]);
     let mut exchange = || {
         number = number.wrapping_add(1);
-        socket.send(&[number]).context("cannot send")?;
-        let mut byte = [0];
+        request[0] = number;
+        socket.send(&request).context("cannot send")?;
         loop {
-            match socket.recv(&mut byte) {
-                Ok(_) if byte[0] == number => return Ok(true),
+            match socket.recv(&mut answer) {
+                Ok(_) if answer[0] == number => return Ok(true),
                 // The answer to an earlier one that was given up.
                 Ok(_) => {}
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(false),

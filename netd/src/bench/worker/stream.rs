@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 
-use super::{Measured, Order, connect, say};
+use super::{Measured, Order, connect, say, window::Window};
 
 /// The size of a write and of a read, iperf's.
 const BUFFER: usize = 128 << 10;
@@ -20,28 +20,15 @@ pub(super) fn serve(order: &Order) -> Result<()> {
     say(&listener.local_addr().context("no local address")?.port())?;
     let (mut stream, _) = listener.accept().context("cannot accept")?;
     let mut buffer = vec![0; BUFFER];
-    let begin = Instant::now();
-    let mut counted = None;
-    let mut measured = Measured { count: 0, time: Duration::ZERO };
+    let mut window = Window::new(order);
     loop {
         let length = stream.read(&mut buffer).context("cannot read")?;
         if length == 0 {
             break;
         }
-        let now = Instant::now();
-        match counted {
-            None if now - begin >= order.warmup => counted = Some(now),
-            None => {}
-            Some(_) if measured.time >= order.time => {}
-            Some(start) => {
-                measured.count += length as u64;
-                measured.time = now - start;
-            }
-        }
+        window.add(length as u64);
     }
-    let nanoseconds = measured.time.as_nanos() as u64;
-    let result = [measured.count.to_be_bytes(), nanoseconds.to_be_bytes()].concat();
-    stream.write_all(&result).context("cannot send the result")
+    stream.write_all(&window.measured().to_bytes()).context("cannot send the result")
 }
 
 pub(super) fn run(order: &Order) -> Result<Measured> {
@@ -52,10 +39,9 @@ pub(super) fn run(order: &Order) -> Result<Measured> {
         stream.write_all(&buffer).context("cannot send")?;
     }
     stream.shutdown(Shutdown::Write).context("cannot end the stream")?;
-    let (mut count, mut nanoseconds) = ([0; 8], [0; 8]);
-    stream.read_exact(&mut count).context("no result from the receiver")?;
-    stream.read_exact(&mut nanoseconds).context("no result from the receiver")?;
-    let time = Duration::from_nanos(u64::from_be_bytes(nanoseconds));
-    ensure!(!time.is_zero(), "the receiver got nothing after the warm-up");
-    Ok(Measured { count: u64::from_be_bytes(count), time })
+    let mut result = [0; 16];
+    stream.read_exact(&mut result).context("no result from the receiver")?;
+    let measured = Measured::from_bytes(result);
+    ensure!(!measured.time.is_zero(), "the receiver got nothing after the warm-up");
+    Ok(measured)
 }

@@ -7,7 +7,7 @@ use std::{
 
 use super::*;
 
-fn order(role: Role, traffic: Traffic, port: u16) -> Order {
+pub(super) fn order(role: Role, traffic: Traffic, port: u16) -> Order {
     Order {
         role,
         traffic,
@@ -22,7 +22,7 @@ fn order(role: Role, traffic: Traffic, port: u16) -> Order {
 fn port(traffic: Traffic) -> u16 {
     let any = (Ipv4Addr::LOCALHOST, 0);
     let address = match traffic {
-        Traffic::UdpRr => UdpSocket::bind(any).and_then(|socket| socket.local_addr()),
+        Traffic::UdpRr | Traffic::UdpPackets => UdpSocket::bind(any).and_then(|socket| socket.local_addr()),
         _ => TcpListener::bind(any).and_then(|socket| socket.local_addr()),
     };
     address.expect("a free port").port()
@@ -41,9 +41,10 @@ type Run = fn(&Order) -> Result<Measured>;
 
 #[test]
 fn loads_measure_something() {
-    let loads: [(Traffic, Serve, Run); 4] = [
+    let loads: [(Traffic, Serve, Run); 5] = [
         (Traffic::TcpRr, request::serve_tcp, request::tcp),
         (Traffic::UdpRr, request::serve_udp, request::udp),
+        (Traffic::UdpPackets, packets::serve, packets::run),
         (Traffic::TcpStream, stream::serve, stream::run),
         (Traffic::TcpCrr, connect::serve, connect::run),
     ];
@@ -62,6 +63,12 @@ fn loads_measure_something() {
         let measured = measured.unwrap_or_else(|| panic!("{traffic:?} measured nothing"));
         assert!(measured.count > 0 && !measured.time.is_zero(), "{traffic:?}: {measured:?}");
     }
+}
+
+#[test]
+fn results_survive_their_way_to_the_client() {
+    let measured = Measured { count: 12_345_678_901, time: Duration::from_nanos(600_000_000_007) };
+    assert_eq!(Measured::from_bytes(measured.to_bytes()), measured);
 }
 
 #[test]
