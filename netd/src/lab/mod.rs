@@ -9,6 +9,7 @@
 
 pub mod cluster;
 pub mod echo;
+pub mod etcd;
 pub mod facts;
 pub mod host;
 pub mod http;
@@ -31,6 +32,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
+pub use etcd::Etcd;
 pub use host::{Container, Host};
 pub use namespace::Namespace;
 pub use process::Process;

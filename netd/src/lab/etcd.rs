@@ -1,0 +1,241 @@
+//! A real etcd in a namespace, of one member or of several.
+
+use std::{
+    net::{Ipv4Addr, SocketAddrV4},
+    path::PathBuf,
+    process::Command,
+    sync::Arc,
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, ensure};
+use etcd_client::{Client, ConnectOptions, DeleteOptions, GetOptions};
+use nix::sys::signal::Signal;
+
+use super::{Lab, Namespace, Process};
+
+/// How long it may take until a member answers.
+const START: Duration = Duration::from_secs(20);
+/// How long one question may take.
+const ANSWER: Duration = Duration::from_secs(5);
+
+/// A cluster of etcd's.
+#[derive(Debug)]
+pub struct Etcd {
+    namespace: Namespace,
+    members: Vec<Member>,
+    /// The clients' user, once authentication is on.
+    user: Option<(String, String)>,
+}
+
+#[derive(Debug)]
+struct Member {
+    address: SocketAddrV4,
+    /// What it is started with.
+    arguments: Vec<String>,
+    directory: PathBuf,
+    process: Option<Arc<Process>>,
+}
+
+impl Etcd {
+    /// Whether etcd is installed.
+    #[must_use]
+    pub fn is_installed() -> bool {
+        Command::new("etcd").arg("--version").output().is_ok_and(|output| output.status.success())
+    }
+
+    /// Starts `members` members at an address of a namespace, and waits until each answers.
+    ///
+    /// # Errors
+    /// etcd is not installed, or does not start.
+    pub fn start(lab: &Lab, namespace: &Namespace, address: Ipv4Addr, members: u16) -> Result<Self> {
+        let at = |port: u16| SocketAddrV4::new(address, port);
+        let peer = |index: u16| format!("m{index}=http://{}", at(12380 + index));
+        let initial = (0..members).map(peer).collect::<Vec<_>>().join(",");
+        let member = |index: u16| {
+            let (client, peer) = (at(12370 + index), at(12380 + index));
+            let directory = lab.directory().join(format!("etcd-{index}"));
+            let arguments = [
+                format!("--name=m{index}"),
+                format!("--data-dir={}", directory.display()),
+                format!("--listen-client-urls=http://{client}"),
+                format!("--advertise-client-urls=http://{client}"),
+                format!("--listen-peer-urls=http://{peer}"),
+                format!("--initial-advertise-peer-urls=http://{peer}"),
+                format!("--initial-cluster={initial}"),
+                "--logger=zap".to_owned(),
+            ];
+            Member { address: client, arguments: arguments.into(), directory, process: None }
+        };
+        let mut etcd =
+            Self { namespace: namespace.clone(), members: (0..members).map(member).collect(), user: None };
+        for index in 0..usize::from(members) {
+            etcd.launch(lab, index)?;
+        }
+        (0..usize::from(members)).try_for_each(|index| etcd.wait(index))?;
+        Ok(etcd)
+    }
+
+    /// The URLs that clients connect to.
+    #[must_use]
+    pub fn endpoints(&self) -> Vec<String> {
+        self.members.iter().map(|member| format!("http://{}", member.address)).collect()
+    }
+
+    /// Ends a member: with SIGTERM in order, with SIGKILL not so.
+    ///
+    /// # Errors
+    /// It does not end.
+    pub fn stop(&mut self, index: usize, signal: Signal) -> Result<()> {
+        if let Some(process) = self.members[index].process.take() {
+            process.signal(signal)?;
+            process.wait(START)?;
+        }
+        Ok(())
+    }
+
+    /// Starts a member again, with the data that it had, and waits until it answers.
+    ///
+    /// # Errors
+    /// It does not start.
+    pub fn restart(&mut self, lab: &Lab, index: usize) -> Result<()> {
+        self.launch(lab, index)?;
+        self.wait(index)
+    }
+
+    /// Removes the data of a member that is stopped.
+    ///
+    /// # Errors
+    /// The directory cannot be removed.
+    pub fn lose_data(&self, index: usize) -> Result<()> {
+        let directory = &self.members[index].directory;
+        std::fs::remove_dir_all(directory).with_context(|| format!("cannot remove {}", directory.display()))
+    }
+
+    /// The member that leads.
+    ///
+    /// # Errors
+    /// None answers.
+    pub fn leader(&self) -> Result<usize> {
+        let ids: Vec<(u64, u64)> = (0..self.members.len())
+            .filter(|index| self.members[*index].process.is_some())
+            .map(|index| {
+                self.ask(index, async |mut client| {
+                    let status = client.status().await?;
+                    let id = status.header().map_or(0, etcd_client::ResponseHeader::member_id);
+                    Ok((id, status.leader()))
+                })
+            })
+            .collect::<Result<_>>()?;
+        ids.iter().position(|(id, leader)| id == leader).context("no member leads")
+    }
+
+    /// Writes a key.
+    ///
+    /// # Errors
+    /// etcd does not answer.
+    pub fn put(&self, key: &str, value: impl Into<Vec<u8>>) -> Result<()> {
+        let value = value.into();
+        self.ask_any(async move |mut client| client.put(key, value.clone(), None).await.map(drop))
+    }
+
+    /// The keys and values below a prefix.
+    ///
+    /// # Errors
+    /// etcd does not answer.
+    pub fn get(&self, prefix: &str) -> Result<Vec<(String, String)>> {
+        self.ask_any(async move |mut client| {
+            let got = client.get(prefix, Some(GetOptions::new().with_prefix())).await?;
+            let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+            Ok(got.kvs().iter().map(|kv| (text(kv.key()), text(kv.value()))).collect())
+        })
+    }
+
+    /// Removes all keys below a prefix.
+    ///
+    /// # Errors
+    /// etcd does not answer.
+    pub fn delete(&self, prefix: &str) -> Result<()> {
+        let options = DeleteOptions::new().with_prefix();
+        self.ask_any(async move |mut client| client.delete(prefix, Some(options.clone())).await.map(drop))
+    }
+
+    /// Forgets all revisions but the present one.
+    ///
+    /// # Errors
+    /// etcd does not answer.
+    pub fn compact(&self) -> Result<()> {
+        self.ask_any(async |mut client| {
+            let now = client.get("now", None).await?;
+            let revision = now.header().map_or(0, etcd_client::ResponseHeader::revision);
+            client.compact(revision, None).await.map(drop)
+        })
+    }
+
+    /// Makes clients name themselves.
+    ///
+    /// # Errors
+    /// etcd does not answer, or it is so already.
+    pub fn require_user(&mut self, name: &str, password: &str) -> Result<()> {
+        self.ask_any(async move |mut client| {
+            client.role_add("root").await?;
+            for user in ["root", name] {
+                client.user_add(user, password, None).await?;
+                client.user_grant_role(user, "root").await?;
+            }
+            client.auth_enable().await.map(drop)
+        })?;
+        self.user = Some((name.to_owned(), password.to_owned()));
+        Ok(())
+    }
+
+    fn ask_any<T: Send>(
+        &self,
+        question: impl AsyncFn(Client) -> std::result::Result<T, etcd_client::Error> + Send + Sync,
+    ) -> Result<T> {
+        let running = self.members.iter().position(|member| member.process.is_some());
+        self.ask(running.context("no member of etcd runs")?, question)
+    }
+
+    fn ask<T: Send>(
+        &self,
+        index: usize,
+        question: impl AsyncFn(Client) -> std::result::Result<T, etcd_client::Error> + Send + Sync,
+    ) -> Result<T> {
+        let endpoint = format!("http://{}", self.members[index].address);
+        let mut options = ConnectOptions::new().with_timeout(ANSWER);
+        if let Some((name, password)) = &self.user {
+            options = options.with_user(name, password);
+        }
+        self.namespace.run(|| {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            runtime.block_on(async {
+                let client = Client::connect([&endpoint], Some(options)).await?;
+                Ok(question(client).await?)
+            })
+        })
+    }
+
+    fn launch(&mut self, lab: &Lab, index: usize) -> Result<()> {
+        ensure!(Self::is_installed(), "etcd is not installed (package etcd-server)");
+        let member = &mut self.members[index];
+        let mut command = Command::new("etcd");
+        command.args(&member.arguments);
+        let log = lab.directory().join(format!("etcd-{index}.log"));
+        member.process = Some(lab.spawn(&self.namespace, &command, &log)?);
+        Ok(())
+    }
+
+    fn wait(&self, index: usize) -> Result<()> {
+        let end = Instant::now() + START;
+        loop {
+            let answered = self.ask(index, async |mut client| client.get("ready", None).await.map(drop));
+            let Err(error) = answered else { return Ok(()) };
+            let log =
+                || self.members[index].process.as_ref().map(|process| process.log()).unwrap_or_default();
+            ensure!(Instant::now() < end, "etcd does not answer: {error:#}; its log:\n{}", log());
+            thread::sleep(Duration::from_millis(50));
+        }
+    }
+}
