@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 use anyhow::{Context, Result, ensure};
 use netd::{
     cluster::Peer,
-    lab::{Container, Host, Lab, Service, Switch, World, cluster, echo, http},
+    lab::{Container, Etcd, Host, Lab, Service, Switch, World, cluster, echo, http},
 };
 
 use crate::site::skipped;
@@ -54,6 +54,31 @@ pub fn with_stopped_cluster(test: &str, transport: &str, body: impl FnOnce(&mut 
         }
         panic!("{test}: {error:#}");
     }
+}
+
+/// The same with an etcd of so many members, that all nodes find each other by; nothing is started but that. Skipped
+/// where there is no etcd.
+///
+/// # Panics
+/// The test fails.
+pub fn with_etcd(
+    test: &str,
+    transport: &str,
+    members: u16,
+    body: impl FnOnce(&mut Cluster, &mut Etcd) -> Result<()>,
+) {
+    if !Etcd::is_installed() {
+        eprintln!("SKIP {test}: etcd is not installed (package etcd-server)");
+        return;
+    }
+    with_stopped_cluster(test, transport, |cluster| {
+        let World { server, address, .. } = &cluster.world;
+        let mut etcd = Etcd::start(&cluster.lab, server, *address, members)?;
+        for node in &cluster.nodes {
+            node.configure(&cluster::etcd_configuration(node.name(), &etcd.endpoints(), transport))?;
+        }
+        body(cluster, &mut etcd)
+    });
 }
 
 impl Cluster {

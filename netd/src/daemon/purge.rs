@@ -8,6 +8,7 @@ use tracing::{info, warn};
 use super::{Options, bpffs, identity, lock, privileges, socket};
 use crate::{
     bpf::{Datapath, Mac},
+    cluster::Directory,
     config::Config,
     ipam::gateway,
     mac,
@@ -38,6 +39,21 @@ pub async fn purge(options: &Options) -> Result<()> {
     let config = Config::load(options.config.as_deref())
         .inspect_err(|error| warn!("going on without the configuration: {error:#}"))
         .ok();
+
+    // First: while it is in the cluster, others send to it.
+    if let Some(config) = &config
+        && let Some(etcd) = &config.cluster.etcd
+    {
+        let id = facts.as_ref().map_or("", |facts| facts.id.as_str());
+        let left = match Directory::visit(etcd, &config.node.name, id) {
+            Ok((directory, _views)) => directory.leave().await,
+            Err(error) => Err(error),
+        };
+        let name = &config.node.name;
+        errors.extend(left.err().map(|error| {
+            error.context(format!("cannot leave the cluster: `netd nodes rm {name}` on another node does it"))
+        }));
+    }
 
     let mut gateways = BTreeSet::new();
     let mut identities = BTreeSet::from([identity(state_dir)?]);

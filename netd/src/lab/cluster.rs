@@ -44,6 +44,16 @@ pub fn configuration(own: &Peer, all: &[Peer], transport: &str) -> String {
     text
 }
 
+/// The configuration of a node of a cluster with etcd, whose lease is as short as it can be. Networks are those of
+/// [`NETWORKS`].
+#[must_use]
+pub fn etcd_configuration(name: &str, endpoints: &[String], transport: &str) -> String {
+    format!(
+        "[node]\nname = {name:?}\n\n{NETWORKS}\n[cluster]\nstore = \"etcd\"\nendpoints = {endpoints:?}\n\
+         transport = {transport:?}\nlease = 5\n"
+    )
+}
+
 fn list(node: &Peer) -> String {
     let texts: Vec<String> = node.subnets.iter().map(ToString::to_string).collect();
     format!("{texts:?}")

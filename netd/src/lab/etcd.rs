@@ -217,7 +217,11 @@ impl Etcd {
         })
     }
 
-    fn launch(&mut self, lab: &Lab, index: usize) -> Result<()> {
+    /// Starts a member, and does not wait for it: alone it may not answer.
+    ///
+    /// # Errors
+    /// etcd is not installed.
+    pub fn launch(&mut self, lab: &Lab, index: usize) -> Result<()> {
         ensure!(Self::is_installed(), "etcd is not installed (package etcd-server)");
         let member = &mut self.members[index];
         let mut command = Command::new("etcd");
