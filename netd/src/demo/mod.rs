@@ -54,8 +54,7 @@ const PLANS: [Plan; 4] = [
         name: "many hosts on one layer-2 network",
         wiring: Wiring::Switch,
         note: Some(
-            "three hosts on one switch; packets are routed from host to host as they are (transport direct); the hosts know \
-             each other by [[cluster.peers]] (embedded store; etcd comes later)",
+            "three hosts on one switch; packets are routed from host to host as they are (transport direct)",
         ),
         hosts: &[
             ("host3a", &[("web", "default"), ("api", "default")]),
@@ -70,7 +69,7 @@ const PLANS: [Plan; 4] = [
         wiring: Wiring::Routed,
         note: Some(
             "two hosts, each in a subnet of its own behind the router, which knows no container; packets between them travel in \
-             VXLAN; the hosts know each other by [[cluster.peers]] (embedded store; etcd comes later)",
+             VXLAN",
         ),
         hosts: &[
             ("host4a", &[("web", "default"), ("guest", "other")]),
@@ -176,6 +175,10 @@ fn configuration(
             return (configuration, None);
         }
     };
+    configuration.note = configuration.note.map(|note| match scene.store() {
+        Some(store) => format!("{note}; {store}"),
+        None => note,
+    });
     if let Err(error) = scene.prove(&plan, world, progress, &mut configuration) {
         configuration.fail(format!("{error:#}"), String::new());
     }

@@ -35,7 +35,7 @@ pub(super) fn configuration(configuration: &Configuration) {
     let title = format!("{}. {}", configuration.number, configuration.name);
     let mark = if configuration.passed() { paint("✓", Color::Green) } else { paint("✗", Color::Red) };
     println!("\n{mark} {title} ({:.1} s)", configuration.seconds);
-    if let Some(note) = configuration.note {
+    if let Some(note) = &configuration.note {
         let words: Vec<String> = note.split("; ").map(str::to_owned).collect();
         println!("{}", indent(&wrap(&words, "; ")));
     }

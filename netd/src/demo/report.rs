@@ -119,7 +119,7 @@ pub(super) struct Configuration {
     pub(super) number: u8,
     pub(super) name: &'static str,
     /// What the reader should know of how it is built.
-    pub(super) note: Option<&'static str>,
+    pub(super) note: Option<String>,
     pub(super) seconds: f64,
     /// How many hosts it has.
     pub(super) hosts: usize,
@@ -146,7 +146,7 @@ impl Configuration {
         Self {
             number,
             name,
-            note,
+            note: note.map(str::to_owned),
             seconds: 0.0,
             hosts: 0,
             rows: Vec::new(),

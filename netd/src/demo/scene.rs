@@ -1,8 +1,11 @@
 //! A configuration as it stands: hosts, their containers, and the services that they run.
 
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::{
+    net::{Ipv4Addr, SocketAddrV4},
+    time::{Duration, Instant},
+};
 
-use anyhow::{Context, Error, Result};
+use anyhow::{Context, Error, Result, ensure};
 
 use super::{
     probe::{Expect, Pair},
@@ -12,7 +15,8 @@ use super::{
 use crate::{
     bpf::{Counter, ProgramStatus},
     cluster::Peer,
-    lab::{Container, Host, Lab, Namespace, Service, Switch, World, cluster, echo, http},
+    lab::{Container, Etcd, Host, Lab, Namespace, Service, Switch, World, cluster, echo, http},
+    request::NodeList,
 };
 
 /// Bytes of a download from the internet, and of one from a neighbour.
@@ -53,6 +57,7 @@ pub(super) enum Wiring {
 pub(super) struct Scene {
     pub(super) members: Vec<Member>,
     _services: Vec<Service>,
+    etcd: Option<Etcd>,
     _switch: Option<Switch>,
 }
 
@@ -76,11 +81,12 @@ impl Scene {
         let number = plan.number;
         let silent = |error| Failure { error, log: String::new() };
         progress.step(format!("configuration {number}: building the hosts"));
-        let (switch, mut hosts) =
+        let (switch, etcd, mut hosts) =
             build(plan, lab, world).context("cannot build the hosts").map_err(silent)?;
         let built = (|| {
             progress.step(format!("configuration {number}: starting the daemons"));
             start(&mut hosts)?;
+            hosts.iter().try_for_each(|host| acquainted(host, hosts.len() - 1))?;
             let mut containers = Vec::new();
             for (host, (_, members)) in hosts.iter().zip(plan.hosts) {
                 let attach = |(name, network): &(&str, &str)| {
@@ -97,7 +103,20 @@ impl Scene {
         let members: Vec<Member> =
             hosts.into_iter().zip(containers).map(|(host, containers)| Member { host, containers }).collect();
         let services = members.iter().map(services).collect::<Result<Vec<_>>>().map_err(silent)?;
-        Ok(Self { members, _services: services.into_iter().flatten().collect(), _switch: switch })
+        Ok(Self { members, _services: services.into_iter().flatten().collect(), etcd, _switch: switch })
+    }
+
+    /// How the hosts know each other, if there are several.
+    pub(super) fn store(&self) -> Option<&'static str> {
+        match self.etcd {
+            _ if self.members.len() == 1 => None,
+            Some(_) => {
+                Some("the hosts find each other by an etcd on the internet side, which the demo has started")
+            }
+            None => Some(
+                "the hosts know each other by [[cluster.peers]] in their configurations (embedded store)",
+            ),
+        }
     }
 
     /// What the daemons have said.
@@ -299,8 +318,8 @@ impl Scene {
     }
 }
 
-/// Makes the hosts, with their uplinks and configurations.
-fn build(plan: &Plan, lab: &Lab, world: &World) -> Result<(Option<Switch>, Vec<Host>)> {
+/// Makes the hosts, with their uplinks and configurations, and what connects them.
+fn build(plan: &Plan, lab: &Lab, world: &World) -> Result<(Option<Switch>, Option<Etcd>, Vec<Host>)> {
     let switch = (plan.wiring == Wiring::Switch).then(|| world.switch(lab)).transpose()?;
     let hosts = plan.hosts.iter().map(|(name, _)| match &switch {
         Some(switch) => Host::on_switch(lab, switch, name, cluster::NETWORKS),
@@ -308,16 +327,23 @@ fn build(plan: &Plan, lab: &Lab, world: &World) -> Result<(Option<Switch>, Vec<H
     });
     let hosts = hosts.collect::<Result<Vec<_>>>()?;
     let transport = match plan.wiring {
-        Wiring::Alone => return Ok((switch, hosts)),
+        Wiring::Alone => return Ok((switch, None, hosts)),
         Wiring::Switch => "direct",
         Wiring::Routed => "vxlan",
     };
+    if plan.wiring == Wiring::Routed && Etcd::is_installed() {
+        let etcd = Etcd::start(lab, &world.server, world.address, 1)?;
+        for host in &hosts {
+            host.configure(&cluster::etcd_configuration(host.name(), &etcd.endpoints(), transport))?;
+        }
+        return Ok((switch, Some(etcd), hosts));
+    }
     let nodes: Vec<Peer> =
         (1..).zip(&hosts).map(|(number, host)| cluster::node(host, cluster::slices(number))).collect();
     for (host, node) in hosts.iter().zip(&nodes) {
         host.configure(&cluster::configuration(node, &nodes, transport))?;
     }
-    Ok((switch, hosts))
+    Ok((switch, None, hosts))
 }
 
 /// Starts the daemons, all at once.
@@ -329,6 +355,20 @@ fn start(hosts: &mut [Host]) -> Result<()> {
             .try_for_each(|thread| thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
     })
     .context("cannot start the daemons")
+}
+
+/// Waits until a host knows the others.
+fn acquainted(host: &Host, others: usize) -> Result<()> {
+    const PATIENCE: Duration = Duration::from_secs(10);
+    let end = Instant::now() + PATIENCE;
+    loop {
+        let nodes: NodeList = serde_json::from_value(host.json(["nodes", "--json"])?)?;
+        if nodes.nodes.iter().filter(|node| node.address.is_some()).count() >= others {
+            return Ok(());
+        }
+        ensure!(Instant::now() < end, "{} does not find the other hosts within {PATIENCE:?}", host.name());
+        std::thread::sleep(Duration::from_millis(10));
+    }
 }
 
 /// Whether packets between the hosts took the ways that they must, and no other.
