@@ -157,6 +157,8 @@ pub enum Unit {
     Microseconds,
     /// ms per command.
     Milliseconds,
+    /// 2²⁰ bytes of memory.
+    Mebibytes,
     /// 10⁹ bits of payload per second.
     GigabitsPerSecond,
     /// Transactions or datagrams per second.
@@ -170,6 +172,7 @@ impl Unit {
         match self {
             Self::Microseconds => "µs",
             Self::Milliseconds => "ms",
+            Self::Mebibytes => "MiB",
             Self::GigabitsPerSecond => "Gb/s",
             Self::PerSecond => "/s",
         }
@@ -179,7 +182,7 @@ impl Unit {
     #[must_use]
     pub fn better(self) -> Better {
         match self {
-            Self::Microseconds | Self::Milliseconds => Better::Lower,
+            Self::Microseconds | Self::Milliseconds | Self::Mebibytes => Better::Lower,
             Self::GigabitsPerSecond | Self::PerSecond => Better::Higher,
         }
     }
@@ -190,7 +193,7 @@ impl Unit {
         match self {
             Self::Microseconds => Some(1e6 / value),
             Self::Milliseconds => Some(1e3 / value),
-            Self::GigabitsPerSecond | Self::PerSecond => None,
+            Self::GigabitsPerSecond | Self::PerSecond | Self::Mebibytes => None,
         }
     }
 }

@@ -14,6 +14,7 @@ mod compare;
 mod cpus;
 mod interruption;
 mod machine;
+mod nodes;
 mod output;
 mod progress;
 mod report;
@@ -87,6 +88,20 @@ pub fn run_attach(count: usize, json: bool) -> Result<ExitCode> {
             );
         }
         attach::compare(count, interruption, progress)
+    })
+}
+
+/// Measures what a cluster of so many nodes costs one of them, and prints the report.
+///
+/// # Errors
+/// The lab cannot be made: not root, or the kernel lacks something; or there is no etcd.
+pub fn run_nodes(nodes: u32, rounds: usize, json: bool) -> Result<ExitCode> {
+    ensure!(rounds > 0, "--rounds must be at least 1");
+    finish(json, |interruption, progress| {
+        if !json {
+            println!("netd bench nodes ({rounds} rounds):\n{}", nodes::legend(nodes));
+        }
+        nodes::measure(nodes, rounds, interruption, progress)
     })
 }
 

@@ -61,6 +61,7 @@ fn value(unit: Unit, measured: Measured) -> Result<f64> {
         Unit::Milliseconds => seconds * 1e3 / count,
         Unit::GigabitsPerSecond => count * 8.0 / 1e9 / seconds,
         Unit::PerSecond => count / seconds,
+        Unit::Mebibytes => bail!("memory is not what a load measures"),
     })
 }
 

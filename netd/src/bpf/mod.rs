@@ -26,6 +26,7 @@ use netd_common::{
 
 pub use self::flow_list::{FlowEntry, FlowFilter, FlowReader, Phase};
 pub use self::links::Attachment;
+pub use self::routes::node_behind;
 pub use self::types::{
     Counter, Endpoint, EndpointCounters, Expired, MAX_NODES, Mac, MapFill, NodeConfig, NodeCounters, Options,
     ProgramStatus, Route, TestRun, Uplink,

@@ -1,9 +1,9 @@
 //! The route table: what is in it, so that a change of one route of thousands writes one entry.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, net::Ipv4Addr, path::Path};
 
 use anyhow::{Context as _, Result};
-use aya::maps::{LpmTrie, MapData, lpm_trie::Key};
+use aya::maps::{LpmTrie, Map, MapData, MapError, lpm_trie::Key};
 use ipnet::Ipv4Net;
 use netd_common::{V4, abi};
 
@@ -54,6 +54,24 @@ pub(super) fn entry(route: &Route) -> abi::Route {
             let kind = if vxlan { abi::Route::VXLAN } else { abi::Route::DIRECT };
             abi::Route { kind, mtu, network, node: v4(address), slot }
         }
+    }
+}
+
+/// The node behind which an address is, as the map of another process's datapath has it.
+///
+/// # Errors
+/// There is no such map.
+pub fn node_behind(directory: &Path, address: Ipv4Addr) -> Result<Option<Ipv4Addr>> {
+    let path = directory.join(format!("v{}/maps/ROUTES4", abi::ABI_VERSION));
+    let pinned = MapData::from_pin(&path).with_context(|| format!("opening {}", path.display()))?;
+    let map: LpmTrie<MapData, V4, abi::Route> = Map::LpmTrie(pinned).try_into()?;
+    match map.get(&key(address.into()), 0) {
+        Ok(route) => {
+            Ok(matches!(route.kind, abi::Route::DIRECT | abi::Route::VXLAN)
+                .then(|| route.node.bytes().into()))
+        }
+        Err(MapError::KeyNotFound) => Ok(None),
+        Err(error) => Err(error).context("reading map ROUTES4"),
     }
 }
 

@@ -59,6 +59,21 @@ enum Command {
         json: bool,
     },
 
+    /// Measure what a large cluster costs each of its nodes: its start, its memory, and how fast a change arrives
+    Nodes {
+        /// How many other nodes there are
+        #[arg(long, default_value_t = 5000)]
+        nodes: u32,
+
+        /// How many starts
+        #[arg(long, default_value_t = 5)]
+        rounds: usize,
+
+        /// Print the results, with every sample, as JSON, and nothing else
+        #[arg(long)]
+        json: bool,
+    },
+
     /// One end of a load, started by `netd bench`
     #[command(hide = true)]
     Worker { order: Order },
@@ -73,6 +88,7 @@ impl Bench {
         match self.command {
             None => bench::run(&self.options()),
             Some(Command::Attach { count, json }) => bench::run_attach(count, json),
+            Some(Command::Nodes { nodes, rounds, json }) => bench::run_nodes(nodes, rounds, json),
             Some(Command::Worker { order }) => bench::work(&order).map(|()| ExitCode::SUCCESS),
         }
     }
@@ -85,7 +101,10 @@ impl Bench {
             cases: CASES.iter().filter(|case: &&Case| chosen(&self.cases, case.name)).collect(),
             variants: VARIANTS
                 .iter()
-                .filter(|variant: &&Variant| chosen(&self.variants, variant.name))
+                .filter(|variant: &&Variant| match self.variants.is_empty() {
+                    true => !variant.if_named,
+                    false => self.variants.iter().any(|one| one == variant.name),
+                })
                 .collect(),
             cpus: self.cpus,
             rounds,

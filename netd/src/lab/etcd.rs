@@ -10,7 +10,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
-use etcd_client::{Client, ConnectOptions, DeleteOptions, GetOptions};
+use etcd_client::{Client, ConnectOptions, DeleteOptions, GetOptions, Txn, TxnOp};
 use nix::sys::signal::Signal;
 
 use super::{Lab, Namespace, Process};
@@ -137,7 +137,23 @@ impl Etcd {
     /// etcd does not answer.
     pub fn put(&self, key: &str, value: impl Into<Vec<u8>>) -> Result<()> {
         let value = value.into();
-        self.ask_any(async move |mut client| client.put(key, value.clone(), None).await.map(drop))
+        self.with_client(async move |mut client| client.put(key, value.clone(), None).await.map(drop))
+    }
+
+    /// Writes many keys.
+    ///
+    /// # Errors
+    /// etcd does not answer.
+    pub fn put_all(&self, records: &[(String, String)]) -> Result<()> {
+        // etcd takes 128 operations at once.
+        self.with_client(async |mut client| {
+            for chunk in records.chunks(100) {
+                let puts: Vec<TxnOp> =
+                    chunk.iter().map(|(key, value)| TxnOp::put(key.as_str(), value.as_str(), None)).collect();
+                client.txn(Txn::new().and_then(puts)).await?;
+            }
+            Ok(())
+        })
     }
 
     /// The keys and values below a prefix.
@@ -145,7 +161,7 @@ impl Etcd {
     /// # Errors
     /// etcd does not answer.
     pub fn get(&self, prefix: &str) -> Result<Vec<(String, String)>> {
-        self.ask_any(async move |mut client| {
+        self.with_client(async move |mut client| {
             let got = client.get(prefix, Some(GetOptions::new().with_prefix())).await?;
             let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
             Ok(got.kvs().iter().map(|kv| (text(kv.key()), text(kv.value()))).collect())
@@ -158,7 +174,7 @@ impl Etcd {
     /// etcd does not answer.
     pub fn delete(&self, prefix: &str) -> Result<()> {
         let options = DeleteOptions::new().with_prefix();
-        self.ask_any(async move |mut client| client.delete(prefix, Some(options.clone())).await.map(drop))
+        self.with_client(async move |mut client| client.delete(prefix, Some(options.clone())).await.map(drop))
     }
 
     /// Forgets all revisions but the present one.
@@ -166,7 +182,7 @@ impl Etcd {
     /// # Errors
     /// etcd does not answer.
     pub fn compact(&self) -> Result<()> {
-        self.ask_any(async |mut client| {
+        self.with_client(async |mut client| {
             let now = client.get("now", None).await?;
             let revision = now.header().map_or(0, etcd_client::ResponseHeader::revision);
             client.compact(revision, None).await.map(drop)
@@ -178,7 +194,7 @@ impl Etcd {
     /// # Errors
     /// etcd does not answer, or it is so already.
     pub fn require_user(&mut self, name: &str, password: &str) -> Result<()> {
-        self.ask_any(async move |mut client| {
+        self.with_client(async move |mut client| {
             client.role_add("root").await?;
             for user in ["root", name] {
                 client.user_add(user, password, None).await?;
@@ -190,7 +206,11 @@ impl Etcd {
         Ok(())
     }
 
-    fn ask_any<T: Send>(
+    /// Does something with a client of a member that runs, on a thread in its namespace.
+    ///
+    /// # Errors
+    /// What that returns, or etcd does not answer.
+    pub fn with_client<T: Send>(
         &self,
         question: impl AsyncFn(Client) -> std::result::Result<T, etcd_client::Error> + Send + Sync,
     ) -> Result<T> {

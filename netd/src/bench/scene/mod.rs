@@ -27,6 +27,8 @@ pub struct Variant {
     one_host: Option<fn(&Lab, &World) -> Result<Scene>>,
     direct: Option<TwoHosts>,
     vxlan: Option<TwoHosts>,
+    /// Only for those who ask for it by name.
+    pub if_named: bool,
 }
 
 type TwoHosts = fn(&Lab, &Hosts) -> Result<Between>;
@@ -42,6 +44,15 @@ pub const VARIANTS: &[Variant] = &[
         one_host: Some(netd::one_host),
         direct: Some(netd::direct),
         vxlan: Some(netd::vxlan),
+        if_named: false,
+    },
+    Variant {
+        name: "netd-5000-nodes",
+        what: "between hosts: netd whose daemons know 5,000 more nodes (not measured unless it is named)",
+        one_host: None,
+        direct: Some(netd::direct_among_many),
+        vxlan: Some(netd::vxlan_among_many),
+        if_named: true,
     },
     Variant {
         name: "bridge",
@@ -49,6 +60,7 @@ pub const VARIANTS: &[Variant] = &[
         one_host: Some(bridge::build),
         direct: Some(flannel::direct),
         vxlan: Some(flannel::vxlan),
+        if_named: false,
     },
     Variant {
         name: "metadata",
@@ -56,6 +68,7 @@ pub const VARIANTS: &[Variant] = &[
         one_host: None,
         direct: None,
         vxlan: Some(metadata::vxlan),
+        if_named: false,
     },
     Variant {
         name: "veth",
@@ -63,6 +76,7 @@ pub const VARIANTS: &[Variant] = &[
         one_host: Some(plain::veth),
         direct: None,
         vxlan: None,
+        if_named: false,
     },
     Variant {
         name: "loopback",
@@ -70,6 +84,7 @@ pub const VARIANTS: &[Variant] = &[
         one_host: Some(plain::loopback),
         direct: None,
         vxlan: None,
+        if_named: false,
     },
 ];
 

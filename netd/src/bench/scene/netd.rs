@@ -3,11 +3,13 @@
 use std::net::Ipv4Addr;
 
 use anyhow::{Context, Result, bail, ensure};
+use ipnet::Ipv4Net;
 
 use super::{Between, Hosts, Path, Scene, hosts::of_both};
 use crate::{
     bench::case::Route,
     bpf::Counter,
+    cluster::Peer,
     lab::{Host, Lab, World, cluster},
 };
 
@@ -28,23 +30,50 @@ pub(super) fn one_host(lab: &Lab, world: &World) -> Result<Scene> {
 }
 
 pub(super) fn direct(lab: &Lab, hosts: &Hosts) -> Result<Between> {
-    two_hosts(lab, hosts, "direct", &["to-node", "from-node"])
+    two_hosts(lab, hosts, "direct", &["to-node", "from-node"], 0)
+}
+
+pub(super) fn direct_among_many(lab: &Lab, hosts: &Hosts) -> Result<Between> {
+    two_hosts(lab, hosts, "direct", &["to-node", "from-node"], MANY)
 }
 
 pub(super) fn vxlan(lab: &Lab, hosts: &Hosts) -> Result<Between> {
-    two_hosts(lab, hosts, "vxlan", &["to-node-vxlan", "from-node-vxlan"])
+    two_hosts(lab, hosts, "vxlan", &["to-node-vxlan", "from-node-vxlan"], 0)
 }
 
-fn two_hosts(lab: &Lab, hosts: &Hosts, transport: &str, ways: &'static [&'static str]) -> Result<Between> {
+pub(super) fn vxlan_among_many(lab: &Lab, hosts: &Hosts) -> Result<Between> {
+    two_hosts(lab, hosts, "vxlan", &["to-node-vxlan", "from-node-vxlan"], MANY)
+}
+
+/// The nodes that there are besides.
+const MANY: u32 = 5000;
+
+/// Nodes that do not exist, with a slice each.
+fn others(count: u32) -> impl Iterator<Item = Peer> {
+    (0..count).map(|number| {
+        let address = Ipv4Addr::from_bits(Ipv4Addr::new(100, 64, 0, 1).to_bits() + number);
+        let slice = Ipv4Addr::from_bits(Ipv4Addr::new(10, 88, 128, 0).to_bits() + (number << 2));
+        Peer { name: format!("other-{number}"), address, subnets: vec![Ipv4Net::new_assert(slice, 30)] }
+    })
+}
+
+fn two_hosts(
+    lab: &Lab,
+    hosts: &Hosts,
+    transport: &str,
+    ways: &'static [&'static str],
+    more: u32,
+) -> Result<Between> {
     let mut nodes = Vec::new();
     for side in &hosts.0 {
         nodes.push(Host::in_namespace(lab, side.namespace.clone(), side.address, &side.name, "")?);
     }
-    let known: Vec<_> = hosts
+    let known: Vec<Peer> = hosts
         .0
         .iter()
         .zip(&nodes)
         .map(|(side, node)| cluster::node(node, cluster::slices(side.number)))
+        .chain(others(more))
         .collect();
     for (node, own) in nodes.iter_mut().zip(&known) {
         node.configure(&cluster::configuration(own, &known, transport))?;
