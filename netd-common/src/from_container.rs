@@ -8,9 +8,10 @@ use crate::{
     packet::{Hook, Packet},
     plan::{NO_SLOT, Plan, To, Verdict},
     reason::{Drop, Way},
+    related::{self, Found},
     tables::Tables,
     too_big,
-    wire::{Be16, Ethernet, Vxlan, protocol, udp},
+    wire::{Be16, Ethernet, Vxlan, icmp, protocol, udp},
 };
 
 /// The whole way: decide, rewrite, count.
@@ -83,6 +84,9 @@ fn ipv4<P: Packet, T: Tables<V4>>(
     if ip.source != interface.address {
         return Err(Drop::SpoofedAddress);
     }
+    if ip.protocol == protocol::ICMP {
+        related::check_sender(packet, &ip, interface.address)?;
+    }
     if ip.destination.within(&interface.subnet, &interface.mask) {
         if ip.destination == interface.gateway {
             return to_host(plan);
@@ -137,10 +141,10 @@ fn ipv4<P: Packet, T: Tables<V4>>(
     } else {
         // Not translatable; but only packets to the world need translation.
         route(tables, &ip.destination, plan)?;
-        if matches!(plan.to, To::Neighbour) {
-            return transport.map(|_| ());
+        if !matches!(plan.to, To::Neighbour) {
+            return Ok(());
         }
-        return Ok(());
+        return transport.map(|_| ()).or_else(|reason| rare(packet, tables, &ip, reason, plan));
     }
     routed(&ip, plan)?;
     plan.way = Way::Masquerade;
@@ -150,6 +154,37 @@ fn ipv4<P: Packet, T: Tables<V4>>(
     plan.old_address = ip.source;
     plan.address = mapping.address;
     plan.port = mapping.port;
+    Ok(())
+}
+
+/// A packet to the world that has no ports of its own: an ICMP error about a flow? `reason` is why it was not read further.
+#[inline(always)]
+fn rare<P: Packet, T: Tables<V4>>(
+    packet: &P,
+    tables: &T,
+    ip: &headers::Headers<V4>,
+    reason: Drop,
+    plan: &mut Plan<V4>,
+) -> Result<(), Drop> {
+    let is_error = packet.get(ip.l4).is_some_and(|[kind, _]: [u8; 2]| icmp::is_error(kind));
+    if ip.protocol != protocol::ICMP || ip.is_fragment() || !is_error {
+        return Err(reason);
+    }
+    let mut found = Found::new(ip);
+    if related::find(packet, tables, ip.l4, u32::from(Tuple::<V4>::OUT), &mut found) == 0 {
+        return Err(Drop::UnrelatedError);
+    }
+    routed(ip, plan)?;
+    plan.way = Way::Masquerade;
+    plan.rewrite |= Plan::<V4>::SOURCE | Plan::<V4>::QUOTE;
+    plan.l4 = ip.l4;
+    plan.protocol = found.protocol as u8;
+    plan.quoted = found.offset;
+    plan.end = ip.end;
+    plan.old_address = ip.source;
+    plan.address = found.address;
+    plan.old_port = found.old_port;
+    plan.port = found.port;
     Ok(())
 }
 

@@ -9,6 +9,7 @@ use crate::{
     packet::{Hook, Packet},
     plan::{NO_SLOT, Plan, To, Verdict},
     reason::{Drop, Way},
+    related::{self, Found},
     tables::Tables,
     wire::{Be16, Ethernet, Udp, Vxlan, protocol},
 };
@@ -67,34 +68,57 @@ pub fn decide<P: Packet, T: Tables<V4>>(
             Err(reason) => Err(reason),
         };
     }
-    let Ok(transport) = headers::transport(packet, &ip, true) else { return Ok(()) };
-    // The host's own sockets are kept out of the range (ip_local_reserved_ports), so their packets cost no look-up.
-    let port = transport.destination.host();
-    if port < config.first_port || port > config.last_port {
-        return Ok(());
-    }
-    let tuple = transport.tuple(&ip, Tuple::<V4>::IN);
-    let mut mapping = Mapping { address: V4(0), port: Be16::ZERO };
-    if !nat::reply(tables, &tuple, transport.tcp_flags, &mut mapping) {
+    if let Ok(transport) = headers::transport(packet, &ip, true) {
+        // The host's own sockets are kept out of the range (ip_local_reserved_ports), so their packets cost no look-up.
+        let port = transport.destination.host();
+        if port < config.first_port || port > config.last_port {
+            return Ok(());
+        }
+        let tuple = transport.tuple(&ip, Tuple::<V4>::IN);
+        let mut mapping = Mapping { address: V4(0), port: Be16::ZERO };
+        if !nat::reply(tables, &tuple, transport.tcp_flags, &mut mapping) {
+            return Ok(());
+        }
+        plan.protocol = ip.protocol;
+        plan.old_port = transport.destination;
+        plan.address = mapping.address;
+        plan.port = mapping.port;
+    } else if !rare(packet, tables, &ip, plan) {
         return Ok(());
     }
     if ip.ttl <= 1 {
         return Err(Drop::TtlExpired);
     }
-    let endpoint = tables.endpoint(&mapping.address).ok_or(Drop::NoEndpoint)?;
+    let endpoint = tables.endpoint(&plan.address).ok_or(Drop::NoEndpoint)?;
     plan.to = To::Peer;
     plan.way = Way::Reply;
     plan.ifindex = endpoint.ifindex;
     plan.receiver = endpoint.slot;
     plan.macs = endpoint.macs;
-    plan.rewrite = Plan::<V4>::MACS | Plan::<V4>::DESTINATION | Plan::<V4>::TTL;
+    plan.rewrite |= Plan::<V4>::MACS | Plan::<V4>::DESTINATION | Plan::<V4>::TTL;
     plan.l4 = ip.l4;
-    plan.protocol = ip.protocol;
     plan.old_address = ip.destination;
-    plan.old_port = transport.destination;
-    plan.address = mapping.address;
-    plan.port = mapping.port;
     Ok(())
+}
+
+/// A packet to the node's address that has no ports of its own. Whether it is netd's: an ICMP error about a flow.
+#[inline(always)]
+fn rare<P: Packet, T: Tables<V4>>(packet: &P, tables: &T, ip: &Headers<V4>, plan: &mut Plan<V4>) -> bool {
+    if ip.protocol != protocol::ICMP || ip.is_fragment() {
+        return false;
+    }
+    let mut found = Found::new(ip);
+    if related::find(packet, tables, ip.l4, u32::from(Tuple::<V4>::IN), &mut found) == 0 {
+        return false;
+    }
+    plan.rewrite = Plan::<V4>::QUOTE;
+    plan.protocol = found.protocol as u8;
+    plan.quoted = found.offset;
+    plan.end = ip.end;
+    plan.old_port = found.old_port;
+    plan.address = found.address;
+    plan.port = found.port;
+    true
 }
 
 /// A packet to another address than the node's: an endpoint's, from a node on the uplink's subnet?

@@ -17,6 +17,8 @@ pub struct Headers<A> {
     pub destination: A,
     /// Offset of what follows the network header.
     pub l4: u32,
+    /// Offset of the packet's end: the frame may go on, with padding.
+    pub end: u32,
     /// Its protocol.
     pub protocol: u8,
     /// Time to live, hops.
@@ -30,6 +32,12 @@ impl<A> Headers<A> {
     #[inline(always)]
     pub const fn is_fragment(&self) -> bool {
         self.fragment.raw() & Ipv4::FRAGMENT.raw() != 0
+    }
+
+    /// Whether it is a fragment other than the first, which has no transport header.
+    #[inline(always)]
+    pub const fn is_later_fragment(&self) -> bool {
+        self.fragment.raw() & Ipv4::OFFSET.raw() != 0
     }
 }
 
@@ -66,6 +74,27 @@ pub fn ipv4_at<P: Packet>(packet: &P, offset: u32) -> Result<Headers<V4>, Drop> 
         source: ip.source,
         destination: ip.destination,
         l4: offset + header,
+        end: offset + total,
+        protocol: ip.protocol,
+        ttl: ip.ttl,
+        fragment: ip.fragment,
+    })
+}
+
+/// Reads the IPv4 header that an ICMP error quotes at an offset: what it says of lengths is about the whole packet, of which
+/// the quote is the beginning. [`Headers::end`] is 0.
+#[inline(always)]
+pub fn quoted_ipv4<P: Packet>(packet: &P, offset: u32) -> Option<Headers<V4>> {
+    let ip: Ipv4 = packet.get(offset)?;
+    let header = u32::from(ip.version_ihl & 0x0f) * 4;
+    if ip.version_ihl >> 4 != 4 || header < Ipv4::LEN {
+        return None;
+    }
+    Some(Headers {
+        source: ip.source,
+        destination: ip.destination,
+        l4: offset + header,
+        end: 0,
         protocol: ip.protocol,
         ttl: ip.ttl,
         fragment: ip.fragment,

@@ -24,6 +24,7 @@ pub mod overlay;
 pub mod packet;
 pub mod plan;
 pub mod reason;
+pub mod related;
 pub mod shared;
 pub mod tables;
 pub mod to_container;

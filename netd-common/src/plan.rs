@@ -9,6 +9,7 @@ use crate::{
     arp, checksum, overlay,
     packet::Packet,
     reason::{Drop, Way},
+    related::{self, Edit},
     too_big,
     wire::{Be16, MacPair, icmp, protocol, tcp, udp},
 };
@@ -81,6 +82,10 @@ pub struct Plan<A> {
     pub l4: u32,
     /// Its protocol.
     pub protocol: u8,
+    /// [`Plan::QUOTE`]: offset of the quoted transport header.
+    pub quoted: u32,
+    /// [`Plan::QUOTE`]: offset of the packet's end.
+    pub end: u32,
     /// [`Plan::SOURCE`], [`Plan::DESTINATION`]: the port (or echo identifier) that it has...
     pub old_port: Be16,
     /// ... and the one that it gets.
@@ -108,6 +113,9 @@ impl<A: Addr> Plan<A> {
     pub const DECAPSULATE: u32 = 64;
     /// It becomes an ICMP error: `address` sends it, `old_address` gets it.
     pub const TOO_BIG: u32 = 128;
+    /// It is an ICMP error, and what it quotes is translated as the packet itself is; `old_port`, `port` and `protocol` are the
+    /// quoted packet's.
+    pub const QUOTE: u32 = 256;
 
     /// Nothing decided: `zero` is any address.
     #[inline(always)]
@@ -127,6 +135,8 @@ impl<A: Addr> Plan<A> {
             macs: MacPair([0; 3]),
             l4: 0,
             protocol: 0,
+            quoted: 0,
+            end: 0,
             old_port: Be16::ZERO,
             port: Be16::ZERO,
             old_address: zero,
@@ -164,6 +174,20 @@ impl<A: Addr> Plan<A> {
         packet.set(if source { A::SOURCE } else { A::DESTINATION }, self.address)?;
         let pseudo = self.old_address.checksum_diff(&self.address);
         self.header_checksum(packet, pseudo)?;
+        if self.rewrite & Self::QUOTE != 0 {
+            let edit = Edit {
+                l4: self.l4,
+                quoted: self.quoted,
+                end: self.end,
+                protocol: u32::from(self.protocol),
+                outward: u32::from(source),
+                old_address: self.old_address,
+                address: self.address,
+                old_port: self.old_port,
+                port: self.port,
+            };
+            return if related::translate(packet, &edit) == 0 { None } else { Some(()) };
+        }
         let data = if self.old_port == self.port {
             0
         } else {

@@ -78,6 +78,10 @@ numbered! {
         OverlayNetwork = 23, "overlay-network";
         /// A container's own packet to the overlay's port of another node: masqueraded, it would pass for the node's.
         OverlayContainer = 24, "overlay-container";
+        /// An ICMP error of a container's about a packet that was not sent to it.
+        SpoofedError = 25, "spoofed-error";
+        /// An ICMP error of a container's about a packet of no flow.
+        UnrelatedError = 26, "unrelated-error";
     }
 }
 

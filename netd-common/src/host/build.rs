@@ -70,6 +70,20 @@ pub fn ipv4(ip: &Ip, protocol: u8, payload: &[u8]) -> Vec<u8> {
     bytes
 }
 
+/// An IPv4 packet of these parts, without a frame.
+pub fn ipv4_of(ip: &Ip, body: &Body) -> Vec<u8> {
+    let (protocol, l4) = transport(ip, body);
+    ipv4(ip, protocol, &l4)
+}
+
+/// An ICMP error: type, code and second word, and what it quotes.
+pub fn icmp_error((kind, code, word): (u8, u8, u32), quote: &[u8]) -> Body {
+    let mut l4 = [&[kind, code, 0, 0][..], &word.to_be_bytes(), quote].concat();
+    let sum = internet_checksum(&[&l4]);
+    l4[2..4].copy_from_slice(&sum.to_be_bytes());
+    Body::Other(protocol::ICMP, l4)
+}
+
 /// An ARP message: operation, sender, target.
 pub fn arp(operation: u16, sender: (MacBytes, [u8; 4]), target: (MacBytes, [u8; 4])) -> Vec<u8> {
     let head = [0, 1, 8, 0, 6, 4];

@@ -1,7 +1,7 @@
 //! A small world, and what is to become of packets in it: verdict, bytes, counters. The same table is run through the core
 //! on the host and through the loaded programs in the kernel.
 
-use std::{ops::Range, rc::Rc};
+use std::{borrow::Cow, ops::Range, rc::Rc};
 
 use super::{
     Frame, Memory,
@@ -243,7 +243,7 @@ impl Step {
 #[derive(Clone, Debug)]
 pub struct Case {
     /// What it shows.
-    pub name: &'static str,
+    pub name: Cow<'static, str>,
     /// The packets.
     pub steps: Vec<Step>,
 }
@@ -269,12 +269,13 @@ pub fn cases(world: &World) -> Vec<Case> {
         refusals(world),
         limits(world),
         super::overlay_cases::cases(world),
+        super::icmp_cases::cases(world),
     ]
     .concat()
 }
 
-pub(super) fn case(name: &'static str, steps: Vec<Step>) -> Case {
-    Case { name, steps }
+pub(super) fn case(name: impl Into<Cow<'static, str>>, steps: Vec<Step>) -> Case {
+    Case { name: name.into(), steps }
 }
 
 /// A packet that stays as it is.
@@ -560,8 +561,8 @@ fn refusals(world: &World) -> Vec<Case> {
             drop(frame(a.host_mac, a.mac, &server, &Body::Other(132, vec![0; 12])), Drop::Protocol),
         ),
         case(
-            "an icmp error to the world",
-            drop(frame(a.host_mac, a.mac, &server, &Body::Icmp(3, 3, 0, vec![0; 28])), Drop::Protocol),
+            "an icmp message that is neither echo nor error to the world",
+            drop(frame(a.host_mac, a.mac, &server, &Body::Icmp(13, 0, 0, vec![0; 12])), Drop::Protocol),
         ),
         case("time up", drop(ip(&Ip { ttl: 1, ..server.clone() }), Drop::TtlExpired)),
         case(

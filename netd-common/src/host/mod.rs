@@ -4,6 +4,7 @@
 pub mod build;
 pub mod cases;
 mod frame;
+mod icmp_cases;
 mod memory;
 mod overlay_cases;
 

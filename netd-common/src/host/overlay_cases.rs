@@ -238,16 +238,19 @@ fn too_big(world: &World) -> Vec<Case> {
     let dropped = |destination, size, fragment| {
         unchanged(at, packet(destination, size, fragment), Fate::Dropped(Drop::TooBig))
     };
-    let ping = |kind| {
+    // An error that quotes a packet to the container: any other is refused before.
+    let mut payload = vec![7; 1500];
+    payload[16..20].copy_from_slice(&a.address);
+    let error = {
         frame(
             a.host_mac,
             a.mac,
             &Ip { fragment: 0x4000, ..Ip::new(a.address, FAR) },
-            &Body::Icmp(kind, 0, 1, vec![7; 1500]),
+            &Body::Icmp(3, 0, 1, payload),
         )
     };
     vec![
-        case("an ICMP error that is too big", vec![unchanged(at, ping(3), Fate::Dropped(Drop::TooBig))]),
+        case("an ICMP error that is too big", vec![unchanged(at, error, Fate::Dropped(Drop::TooBig))]),
         case("too big for a far node", vec![told(FAR, 1451, 1450)]),
         case("too big for a near node", vec![told(NEAR, 1501, 1500)]),
         case("too big, and may not be answered", vec![dropped(FAR, 1451, 0)]),
