@@ -3,7 +3,7 @@
 use crate::{
     abi::{Interface, Route, Tuple},
     addr::{Addr, V4},
-    arp, headers,
+    arp, fragment, headers,
     nat::{self, Mapping},
     packet::{Hook, Packet},
     plan::{NO_SLOT, Plan, To, Verdict},
@@ -138,6 +138,11 @@ fn ipv4<P: Packet, T: Tables<V4>>(
             }
         }
         plan.old_port = transport.source;
+        if ip.is_fragment() {
+            let id = fragment::remember(tables, &tuple, u32::from(ip.id.raw()), interface.slot, &mapping);
+            plan.rewrite = Plan::<V4>::ID;
+            plan.id = Be16::from_raw(id as u16);
+        }
     } else {
         // Not translatable; but only packets to the world need translation.
         route(tables, &ip.destination, plan)?;
@@ -157,7 +162,8 @@ fn ipv4<P: Packet, T: Tables<V4>>(
     Ok(())
 }
 
-/// A packet to the world that has no ports of its own: an ICMP error about a flow? `reason` is why it was not read further.
+/// A packet to the world that has no ports of its own: a fragment that follows a first one, or an ICMP error about a flow.
+/// `reason` is why it was not read further.
 #[inline(always)]
 fn rare<P: Packet, T: Tables<V4>>(
     packet: &P,
@@ -166,6 +172,22 @@ fn rare<P: Packet, T: Tables<V4>>(
     reason: Drop,
     plan: &mut Plan<V4>,
 ) -> Result<(), Drop> {
+    if ip.is_later_fragment() {
+        fragment::check_offset(ip)?;
+        let tuple = fragment::tuple(ip, Tuple::<V4>::OUT);
+        let mut mapping = Mapping { address: V4(0), port: Be16::ZERO };
+        let id = fragment::follow(tables, &tuple, u32::from(ip.id.raw()), &mut mapping);
+        if id == fragment::UNKNOWN {
+            return Err(reason);
+        }
+        plan.rewrite = Plan::<V4>::SOURCE | Plan::<V4>::PLAIN | Plan::<V4>::ID;
+        plan.id = Be16::from_raw(id as u16);
+        plan.old_address = ip.source;
+        plan.address = mapping.address;
+        routed(ip, plan)?;
+        plan.way = Way::Masquerade;
+        return Ok(());
+    }
     let is_error = packet.get(ip.l4).is_some_and(|[kind, _]: [u8; 2]| icmp::is_error(kind));
     if ip.protocol != protocol::ICMP || ip.is_fragment() || !is_error {
         return Err(reason);
@@ -288,7 +310,7 @@ fn routed(ip: &headers::Headers<V4>, plan: &mut Plan<V4>) -> Result<(), Drop> {
     }
     plan.to = To::Neighbour;
     plan.way = Way::Routed;
-    plan.rewrite = Plan::<V4>::TTL;
+    plan.rewrite |= Plan::<V4>::TTL;
     Ok(())
 }
 

@@ -3,6 +3,7 @@
 use crate::{
     abi::{Route, Tuple},
     addr::V4,
+    fragment,
     headers::{self, Headers},
     nat::{self, Mapping},
     overlay,
@@ -68,14 +69,15 @@ pub fn decide<P: Packet, T: Tables<V4>>(
             Err(reason) => Err(reason),
         };
     }
-    if let Ok(transport) = headers::transport(packet, &ip, true) {
+    let mut mapping = Mapping { address: V4(0), port: Be16::ZERO };
+    let tuple;
+    let first = if let Ok(transport) = headers::transport(packet, &ip, true) {
         // The host's own sockets are kept out of the range (ip_local_reserved_ports), so their packets cost no look-up.
         let port = transport.destination.host();
         if port < config.first_port || port > config.last_port {
             return Ok(());
         }
-        let tuple = transport.tuple(&ip, Tuple::<V4>::IN);
-        let mut mapping = Mapping { address: V4(0), port: Be16::ZERO };
+        tuple = transport.tuple(&ip, Tuple::<V4>::IN);
         if !nat::reply(tables, &tuple, transport.tcp_flags, &mut mapping) {
             return Ok(());
         }
@@ -83,13 +85,21 @@ pub fn decide<P: Packet, T: Tables<V4>>(
         plan.old_port = transport.destination;
         plan.address = mapping.address;
         plan.port = mapping.port;
-    } else if !rare(packet, tables, &ip, plan) {
-        return Ok(());
-    }
+        ip.is_fragment()
+    } else {
+        tuple = fragment::tuple(&ip, Tuple::<V4>::IN);
+        if !rare(packet, tables, &ip, &tuple, plan)? {
+            return Ok(());
+        }
+        false
+    };
     if ip.ttl <= 1 {
         return Err(Drop::TtlExpired);
     }
     let endpoint = tables.endpoint(&plan.address).ok_or(Drop::NoEndpoint)?;
+    if first {
+        fragment::remember(tables, &tuple, u32::from(ip.id.raw()), endpoint.slot, &mapping);
+    }
     plan.to = To::Peer;
     plan.way = Way::Reply;
     plan.ifindex = endpoint.ifindex;
@@ -101,15 +111,35 @@ pub fn decide<P: Packet, T: Tables<V4>>(
     Ok(())
 }
 
-/// A packet to the node's address that has no ports of its own. Whether it is netd's: an ICMP error about a flow.
+/// A packet to the node's address that has no ports of its own. Whether it is netd's: a fragment that follows a first one, or
+/// an ICMP error about a flow.
+///
+/// # Errors
+/// It is, and may not be delivered.
 #[inline(always)]
-fn rare<P: Packet, T: Tables<V4>>(packet: &P, tables: &T, ip: &Headers<V4>, plan: &mut Plan<V4>) -> bool {
+fn rare<P: Packet, T: Tables<V4>>(
+    packet: &P,
+    tables: &T,
+    ip: &Headers<V4>,
+    tuple: &Tuple<V4>,
+    plan: &mut Plan<V4>,
+) -> Result<bool, Drop> {
+    if ip.is_later_fragment() {
+        let mut mapping = Mapping { address: V4(0), port: Be16::ZERO };
+        if fragment::follow(tables, tuple, u32::from(ip.id.raw()), &mut mapping) == fragment::UNKNOWN {
+            return Ok(false);
+        }
+        fragment::check_offset(ip)?;
+        plan.rewrite = Plan::<V4>::PLAIN;
+        plan.address = mapping.address;
+        return Ok(true);
+    }
     if ip.protocol != protocol::ICMP || ip.is_fragment() {
-        return false;
+        return Ok(false);
     }
     let mut found = Found::new(ip);
     if related::find(packet, tables, ip.l4, u32::from(Tuple::<V4>::IN), &mut found) == 0 {
-        return false;
+        return Ok(false);
     }
     plan.rewrite = Plan::<V4>::QUOTE;
     plan.protocol = found.protocol as u8;
@@ -118,7 +148,7 @@ fn rare<P: Packet, T: Tables<V4>>(packet: &P, tables: &T, ip: &Headers<V4>, plan
     plan.old_port = found.old_port;
     plan.address = found.address;
     plan.port = found.port;
-    true
+    Ok(true)
 }
 
 /// A packet to another address than the node's: an endpoint's, from a node on the uplink's subnet?

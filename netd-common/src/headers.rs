@@ -23,6 +23,8 @@ pub struct Headers<A> {
     pub protocol: u8,
     /// Time to live, hops.
     pub ttl: u8,
+    /// Identification: what the fragments of a packet have in common.
+    pub id: Be16,
     /// Flags and fragment offset.
     pub fragment: Be16,
 }
@@ -77,6 +79,7 @@ pub fn ipv4_at<P: Packet>(packet: &P, offset: u32) -> Result<Headers<V4>, Drop> 
         end: offset + total,
         protocol: ip.protocol,
         ttl: ip.ttl,
+        id: ip.id,
         fragment: ip.fragment,
     })
 }
@@ -97,6 +100,7 @@ pub fn quoted_ipv4<P: Packet>(packet: &P, offset: u32) -> Option<Headers<V4>> {
         end: 0,
         protocol: ip.protocol,
         ttl: ip.ttl,
+        id: ip.id,
         fragment: ip.fragment,
     })
 }
@@ -115,11 +119,17 @@ pub struct Transport {
 /// Reads the transport header of a packet that is to be translated. `inward`: it comes from the uplink.
 ///
 /// # Errors
-/// [`Drop::Fragment`], [`Drop::Protocol`] or [`Drop::Malformed`].
+/// [`Drop::Fragment`] for a later fragment, which has none; [`Drop::FragmentTiny`], [`Drop::Protocol`] or
+/// [`Drop::Malformed`].
 #[inline(always)]
 pub fn transport<P: Packet, A: Addr>(packet: &P, ip: &Headers<A>, inward: bool) -> Result<Transport, Drop> {
-    if ip.is_fragment() {
+    if ip.is_later_fragment() {
         return Err(Drop::Fragment);
+    }
+    // A TCP header that is spread over fragments (RFC 1858), or a packet that ends before its header does: what follows it in
+    // the frame is padding. The others' eight bytes are what a fragment has at least.
+    if ip.protocol == protocol::TCP && ip.end < ip.l4 + tcp::LEN {
+        return Err(if ip.is_fragment() { Drop::FragmentTiny } else { Drop::Malformed });
     }
     match ip.protocol {
         // Whole headers, though little of them is used: one check, and nothing is cut short in what is rewritten later.

@@ -13,6 +13,7 @@ pub mod addr;
 pub mod arp;
 pub mod checksum;
 pub mod flow;
+pub mod fragment;
 pub mod from_container;
 pub mod from_overlay;
 pub mod from_uplink;

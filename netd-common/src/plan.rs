@@ -82,6 +82,8 @@ pub struct Plan<A> {
     pub l4: u32,
     /// Its protocol.
     pub protocol: u8,
+    /// [`Plan::ID`]: the new identification.
+    pub id: Be16,
     /// [`Plan::QUOTE`]: offset of the quoted transport header.
     pub quoted: u32,
     /// [`Plan::QUOTE`]: offset of the packet's end.
@@ -116,6 +118,10 @@ impl<A: Addr> Plan<A> {
     /// It is an ICMP error, and what it quotes is translated as the packet itself is; `old_port`, `port` and `protocol` are the
     /// quoted packet's.
     pub const QUOTE: u32 = 256;
+    /// It is a fragment: the identification becomes `id`.
+    pub const ID: u32 = 512;
+    /// It has no transport header: only addresses are translated.
+    pub const PLAIN: u32 = 1024;
 
     /// Nothing decided: `zero` is any address.
     #[inline(always)]
@@ -135,6 +141,7 @@ impl<A: Addr> Plan<A> {
             macs: MacPair([0; 3]),
             l4: 0,
             protocol: 0,
+            id: Be16::ZERO,
             quoted: 0,
             end: 0,
             old_port: Be16::ZERO,
@@ -155,6 +162,11 @@ impl<A: Addr> Plan<A> {
         }
         if self.rewrite & (Self::SOURCE | Self::DESTINATION) != 0 {
             self.translate(packet)?;
+        }
+        if let (true, Some(offset)) = (self.rewrite & Self::ID != 0, A::ID) {
+            let old: Be16 = packet.get(offset)?;
+            packet.set(offset, self.id)?;
+            self.header_checksum(packet, checksum::diff(u32::from(old.raw()), u32::from(self.id.raw())))?;
         }
         Some(())
     }
@@ -187,6 +199,9 @@ impl<A: Addr> Plan<A> {
                 port: self.port,
             };
             return if related::translate(packet, &edit) == 0 { None } else { Some(()) };
+        }
+        if self.rewrite & Self::PLAIN != 0 {
+            return Some(());
         }
         let data = if self.old_port == self.port {
             0

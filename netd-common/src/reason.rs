@@ -52,7 +52,7 @@ numbered! {
         Destination = 10, "destination";
         /// No route leads to the destination (is there an uplink?).
         NoRoute = 11, "no-route";
-        /// A fragment that would need translation.
+        /// A fragment that needs translation, and whose first fragment has not come by.
         Fragment = 12, "fragment";
         /// A protocol that cannot be translated.
         Protocol = 13, "protocol";
@@ -82,6 +82,8 @@ numbered! {
         SpoofedError = 25, "spoofed-error";
         /// An ICMP error of a container's about a packet of no flow.
         UnrelatedError = 26, "unrelated-error";
+        /// A fragment made to hide a transport header: the first too short for it, or another that overlaps it.
+        FragmentTiny = 27, "fragment-tiny";
     }
 }
 

@@ -270,6 +270,7 @@ pub fn cases(world: &World) -> Vec<Case> {
         limits(world),
         super::overlay_cases::cases(world),
         super::icmp_cases::cases(world),
+        super::fragment_cases::cases(world),
     ]
     .concat()
 }
@@ -551,7 +552,6 @@ fn refusals(world: &World) -> Vec<Case> {
         case("loopback", drop(to([127, 0, 0, 1]), Drop::Destination)),
         case("multicast", drop(to([224, 0, 0, 251]), Drop::Destination)),
         case("broadcast", drop(to([255; 4]), Drop::Destination)),
-        case("a fragment to the world", drop(ip(&Ip { fragment: 0x2000, ..server.clone() }), Drop::Fragment)),
         case(
             "a later fragment to the world",
             drop(ip(&Ip { fragment: 3, ..server.clone() }), Drop::Fragment),

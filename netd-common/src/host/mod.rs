@@ -3,6 +3,7 @@
 
 pub mod build;
 pub mod cases;
+mod fragment_cases;
 mod frame;
 mod icmp_cases;
 mod memory;
