@@ -3,15 +3,14 @@
 use crate::{
     abi::{Interface, Route, Tuple},
     addr::{Addr, V4},
-    arp, fragment, headers,
+    arp, fragment, headers, icmp_error,
     nat::{self, Mapping},
     packet::{Hook, Packet},
     plan::{NO_SLOT, Plan, To, Verdict},
     reason::{Drop, Way},
     related::{self, Found},
     tables::Tables,
-    too_big,
-    wire::{Be16, Ethernet, Vxlan, icmp, protocol, udp},
+    wire::{Be16, Ethernet, Vxlan, icmp, protocol},
 };
 
 /// The whole way: decide, rewrite, count.
@@ -34,11 +33,37 @@ pub fn from_container<P: Packet, T: Tables<V4>>(packet: &mut P, tables: &T, hook
             let via = if plan.rewrite & Plan::<V4>::ENCAPSULATE == 0 { plan.node } else { V4(0) };
             Verdict { to: plan.to, ifindex: plan.ifindex, via }
         }
-        Err(reason) => {
-            tables.count_drop(reason, plan.sender, bytes);
-            Verdict::DROP
-        }
+        Err(reason) => refuse(packet, tables, hook.ifindex, reason, &plan, bytes),
     }
+}
+
+/// Drops a packet, and tells its sender why where that can be.
+#[inline(always)]
+fn refuse<P: Packet, T: Tables<V4>>(
+    packet: &mut P,
+    tables: &T,
+    ifindex: u32,
+    reason: Drop,
+    plan: &Plan<V4>,
+    bytes: u32,
+) -> Verdict {
+    let error = icmp_error::about(reason, plan.mtu);
+    let told = error != 0 && icmp_error::answer(packet, tables, ifindex, error) != 0;
+    if told && matches!(reason, Drop::TooBig) {
+        // Nothing is wrong: so senders find out what fits.
+        tables.count_way(Way::TooBigSent, bytes);
+        tables.count_sent(plan.sender, bytes);
+    } else {
+        tables.count_drop(reason, plan.sender, bytes);
+    }
+    if !told {
+        return Verdict::DROP;
+    }
+    if !matches!(reason, Drop::TooBig) {
+        tables.count_way(Way::ErrorSent, bytes);
+    }
+    // Not back out of the link: there, `to_container` would take it for what the host forwards.
+    Verdict { to: To::Peer, ifindex, via: V4(0) }
 }
 
 /// Where the packet goes and what changes in it. Touches no byte of it.
@@ -93,7 +118,7 @@ fn ipv4<P: Packet, T: Tables<V4>>(
         }
         // No two networks share an address, so whoever has this one is in the sender's network.
         let Some(endpoint) = tables.endpoint(&ip.destination) else {
-            return to_node(packet, tables, hook.ifindex, interface, &ip, plan);
+            return to_node(packet, tables, interface, &ip, plan);
         };
         if endpoint.ifindex == hook.ifindex {
             // Its own address: the kernel in the container would not have sent it.
@@ -110,7 +135,7 @@ fn ipv4<P: Packet, T: Tables<V4>>(
     if interface.flags & Interface::<V4>::MASQUERADE == 0 {
         route(tables, &ip.destination, plan)?;
         return match plan.to {
-            To::Neighbour => routed(&ip, plan),
+            To::Neighbour => routed(packet, &ip, plan),
             _ => Ok(()),
         };
     }
@@ -120,7 +145,7 @@ fn ipv4<P: Packet, T: Tables<V4>>(
     if let Ok(transport) = transport {
         let tuple = transport.tuple(&ip, Tuple::<V4>::OUT);
         if nat::known(tables, &tuple, transport.tcp_flags, &mut mapping) {
-            plan.ifindex = tables.config().ok_or(Drop::NoRoute)?.uplink;
+            to_uplink(tables, plan)?;
         } else {
             route(tables, &ip.destination, plan)?;
             if !matches!(plan.to, To::Neighbour) {
@@ -131,6 +156,10 @@ fn ipv4<P: Packet, T: Tables<V4>>(
                 && tables.route(&ip.destination).is_some_and(|route| route.node != V4(0))
             {
                 return Err(Drop::OverlayContainer);
+            }
+            if ip.ttl <= 1 {
+                // Not worth a flow.
+                return Err(Drop::TtlExpired);
             }
             match nat::create(tables, &tuple, interface.slot, &mut mapping) {
                 0 => {}
@@ -151,7 +180,7 @@ fn ipv4<P: Packet, T: Tables<V4>>(
         }
         return transport.map(|_| ()).or_else(|reason| rare(packet, tables, &ip, reason, plan));
     }
-    routed(&ip, plan)?;
+    routed(packet, &ip, plan)?;
     plan.way = Way::Masquerade;
     plan.rewrite |= Plan::<V4>::SOURCE;
     plan.l4 = ip.l4;
@@ -184,7 +213,7 @@ fn rare<P: Packet, T: Tables<V4>>(
         plan.id = Be16::from_raw(id as u16);
         plan.old_address = ip.source;
         plan.address = mapping.address;
-        routed(ip, plan)?;
+        routed(packet, ip, plan)?;
         plan.way = Way::Masquerade;
         return Ok(());
     }
@@ -196,7 +225,7 @@ fn rare<P: Packet, T: Tables<V4>>(
     if related::find(packet, tables, ip.l4, u32::from(Tuple::<V4>::OUT), &mut found) == 0 {
         return Err(Drop::UnrelatedError);
     }
-    routed(ip, plan)?;
+    routed(packet, ip, plan)?;
     plan.way = Way::Masquerade;
     plan.rewrite |= Plan::<V4>::SOURCE | Plan::<V4>::QUOTE;
     plan.l4 = ip.l4;
@@ -215,7 +244,6 @@ fn rare<P: Packet, T: Tables<V4>>(
 fn to_node<P: Packet, T: Tables<V4>>(
     packet: &P,
     tables: &T,
-    ifindex: u32,
     interface: &Interface<V4>,
     ip: &headers::Headers<V4>,
     plan: &mut Plan<V4>,
@@ -234,22 +262,13 @@ fn to_node<P: Packet, T: Tables<V4>>(
     plan.address = config.address;
     plan.old_address = ip.destination;
     plan.macs = interface.macs;
-    let length = packet.len() - Ethernet::LEN;
-    let segment = packet.segment_size();
-    // Of a packet that will be cut, each piece has to fit; of TCP with options, a little more than this.
-    let piece = if segment == 0 { length } else { segment + ip.l4 - Ethernet::LEN + udp::LEN };
-    if piece > plan.mtu || length > 0xffff - overhead {
-        if length > 0xffff - overhead || !too_big::can_be_answered(packet, ip) {
-            return Err(Drop::TooBig);
-        }
-        // Not back out of the link: there, `to_container` would take it for what the host forwards.
-        plan.to = To::Peer;
-        plan.ifindex = ifindex;
-        plan.way = Way::TooBigSent;
-        plan.address = interface.gateway;
-        plan.old_address = interface.address;
-        plan.rewrite = Plan::<V4>::MACS | Plan::<V4>::TOO_BIG;
-        return Ok(());
+    if packet.len() - Ethernet::LEN > 0xffff - overhead {
+        // Its segments might fit, so there is no size to tell.
+        plan.mtu = 0;
+        return Err(Drop::TooBig);
+    }
+    if icmp_error::length_on_wire(packet, ip) > plan.mtu {
+        return Err(Drop::TooBig);
     }
     if config.uplink == 0 {
         return Err(Drop::NoRoute);
@@ -283,13 +302,20 @@ fn route<T: Tables<V4>>(tables: &T, destination: &V4, plan: &mut Plan<V4>) -> Re
     match route.kind {
         Route::HOST => to_host(plan),
         Route::UPLINK => {
-            plan.ifindex = tables.config().ok_or(Drop::NoRoute)?.uplink;
             plan.to = To::Neighbour;
-            Ok(())
+            to_uplink(tables, plan)
         }
         Route::NETWORK | Route::DIRECT | Route::VXLAN => Err(Drop::Isolated),
         _ => Err(Drop::NoRoute),
     }
+}
+
+#[inline(always)]
+fn to_uplink<T: Tables<V4>>(tables: &T, plan: &mut Plan<V4>) -> Result<(), Drop> {
+    let config = tables.config().ok_or(Drop::NoRoute)?;
+    plan.ifindex = config.uplink;
+    plan.mtu = config.mtu;
+    Ok(())
 }
 
 #[inline(always)]
@@ -301,12 +327,15 @@ fn to_host(plan: &mut Plan<V4>) -> Result<(), Drop> {
 
 /// The kernel finds the next hop and writes the Ethernet header; a router's duty is the time to live.
 #[inline(always)]
-fn routed(ip: &headers::Headers<V4>, plan: &mut Plan<V4>) -> Result<(), Drop> {
+fn routed<P: Packet>(packet: &P, ip: &headers::Headers<V4>, plan: &mut Plan<V4>) -> Result<(), Drop> {
     if ip.ttl <= 1 {
         return Err(Drop::TtlExpired);
     }
     if plan.ifindex == 0 {
         return Err(Drop::NoRoute);
+    }
+    if packet.len() - Ethernet::LEN > plan.mtu && icmp_error::length_on_wire(packet, ip) > plan.mtu {
+        return Err(Drop::TooBig);
     }
     plan.to = To::Neighbour;
     plan.way = Way::Routed;

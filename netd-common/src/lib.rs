@@ -20,6 +20,7 @@ pub mod from_uplink;
 pub mod headers;
 #[cfg(feature = "host")]
 pub mod host;
+pub mod icmp_error;
 pub mod nat;
 pub mod overlay;
 pub mod packet;
@@ -29,7 +30,7 @@ pub mod related;
 pub mod shared;
 pub mod tables;
 pub mod to_container;
-pub mod too_big;
+
 pub mod wire;
 
 pub use addr::{Addr, V4, V6};

@@ -10,7 +10,6 @@ use crate::{
     packet::Packet,
     reason::{Drop, Way},
     related::{self, Edit},
-    too_big,
     wire::{Be16, MacPair, icmp, protocol, tcp, udp},
 };
 
@@ -72,7 +71,7 @@ pub struct Plan<A> {
     pub node: V4,
     /// [`Plan::ENCAPSULATE`]: the network, whose VNI the packet gets.
     pub network: u32,
-    /// [`Plan::TOO_BIG`]: what would fit, bytes.
+    /// What fits on the way, bytes. 0: not known, or not to be told.
     pub mtu: u32,
     /// What changes in it: the constants below.
     pub rewrite: u32,
@@ -113,15 +112,14 @@ impl<A: Addr> Plan<A> {
     pub const ENCAPSULATE: u32 = 32;
     /// It is decapsulated.
     pub const DECAPSULATE: u32 = 64;
-    /// It becomes an ICMP error: `address` sends it, `old_address` gets it.
-    pub const TOO_BIG: u32 = 128;
+
     /// It is an ICMP error, and what it quotes is translated as the packet itself is; `old_port`, `port` and `protocol` are the
     /// quoted packet's.
-    pub const QUOTE: u32 = 256;
+    pub const QUOTE: u32 = 128;
     /// It is a fragment: the identification becomes `id`.
-    pub const ID: u32 = 512;
+    pub const ID: u32 = 256;
     /// It has no transport header: only addresses are translated.
-    pub const PLAIN: u32 = 1024;
+    pub const PLAIN: u32 = 512;
 
     /// Nothing decided: `zero` is any address.
     #[inline(always)]
@@ -239,9 +237,7 @@ impl Plan<V4> {
         if self.rewrite & Self::DECAPSULATE != 0 {
             packet.decapsulate()?;
         }
-        if self.rewrite & Self::TOO_BIG != 0 {
-            too_big::answer(packet, self)?;
-        }
+
         if self.rewrite & Self::MACS != 0 {
             packet.set(0, self.macs)?;
         }

@@ -70,7 +70,7 @@ numbered! {
         UnknownInterface = 19, "unknown-interface";
         /// The packet could not be rewritten.
         Rewrite = 20, "rewrite";
-        /// Too big for the path to another node; the sender is told (ICMP fragmentation needed) where that can be.
+        /// Too big for the way, and the sender cannot be told (ICMP fragmentation needed).
         TooBig = 21, "too-big";
         /// An overlay packet whose outer source is not the node that its inner source belongs to.
         OverlayNode = 22, "overlay-node";
@@ -116,6 +116,8 @@ numbered! {
         FromNodeKernel = 11, "from-node-kernel";
         /// ICMP errors sent to containers whose packets were too big (from_container).
         TooBigSent = 12, "too-big-sent";
+        /// ICMP errors sent to containers about packets that were dropped, for which see there (from_container).
+        ErrorSent = 13, "icmp-error-sent";
     }
 }
 

@@ -352,6 +352,8 @@ pub mod tcp {
     pub const RST: u8 = 0x04;
     /// The acknowledgement field is significant.
     pub const ACK: u8 = 0x10;
+    /// Offset of the word whose first four bits are the header's length in 32-bit words, bytes.
+    pub const DATA_OFFSET: u32 = 12;
     /// Offset of the flags in the header, bytes.
     pub const FLAGS: u32 = 13;
     /// Offset of the checksum, bytes.
@@ -376,12 +378,16 @@ pub mod icmp {
     pub const UNREACHABLE: u8 = 3;
     /// Its code where a packet is too big and must not be fragmented.
     pub const FRAGMENTATION_NEEDED: u8 = 4;
+    /// Its code where a filter does not let a packet pass (RFC 1812 section 5.2.7.1).
+    pub const PROHIBITED: u8 = 13;
     /// Type of a source quench: no longer sent, and ignored (RFC 6633).
     pub const SOURCE_QUENCH: u8 = 4;
     /// Type of a redirect.
     pub const REDIRECT: u8 = 5;
     /// Type of a time exceeded: in transit (code 0) or in reassembly (1).
     pub const TIME_EXCEEDED: u8 = 11;
+    /// Its code where a router has counted the time to live down.
+    pub const IN_TRANSIT: u8 = 0;
     /// Type of a parameter problem.
     pub const PARAMETER_PROBLEM: u8 = 12;
     /// Type of an echo reply.

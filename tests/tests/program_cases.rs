@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use netd::bpf::{Attachment, Counter, Datapath, Endpoint, Mac, NodeConfig, Uplink};
 use netd_common::{
-    Drop, To,
+    Drop, To, Way,
     host::{
         build::{Body, Ip, frame},
         cases::{self, At, Case, Fate, NODE, SERVER, Step, World},
@@ -46,6 +46,11 @@ fn check(loaded: &mut Loaded, case: &Case) {
         let (verdict, ways, drops) = match step.fate {
             Fate::Goes(to, way) => (code(to), vec![(way.label().to_owned(), 1, bytes)], vec![]),
             Fate::Passes => (code(To::Stack), vec![], vec![]),
+            Fate::Answered(reason) => (
+                code(To::Peer),
+                vec![(Way::ErrorSent.label().to_owned(), 1, bytes)],
+                vec![(reason.label().to_owned(), 1, bytes)],
+            ),
             Fate::Dropped(reason) => (code(To::Drop), vec![], vec![(reason.label().to_owned(), 1, bytes)]),
         };
         assert_eq!(moved(&before.1, &after.1), drops, "{what}: drops");
@@ -82,7 +87,9 @@ fn send(loaded: &Loaded, source: u16, port: u16) -> Option<String> {
     let run = loaded.run(At::FromContainer(loaded.world.a.ifindex), &to_server(&loaded.world, source, port));
     let after = loaded.datapath.counters().expect("counters");
     let reason = moved(&before.1, &after.1).first().map(|(name, ..)| name.clone());
-    assert_eq!(run.verdict, code(if reason.is_some() { To::Drop } else { To::Neighbour }));
+    // Who is refused is told.
+    let dropped = reason == label(Drop::NoRoute);
+    assert_eq!(run.verdict, code(if dropped { To::Drop } else { To::Neighbour }));
     reason
 }
 

@@ -6,6 +6,7 @@ use std::{borrow::Cow, ops::Range, rc::Rc};
 use super::{
     Frame, Memory,
     build::{Body, Ip, MacBytes, arp, ethernet, frame},
+    icmp_cases::{PROHIBITED, answered},
 };
 use crate::{
     Drop, Hook, To, V4, Verdict, Way,
@@ -209,6 +210,8 @@ pub enum Fate {
     Passes,
     /// It is dropped for this reason.
     Dropped(Drop),
+    /// It is dropped for this reason, and its sender gets an ICMP error.
+    Answered(Drop),
 }
 
 /// A packet and its fate.
@@ -558,13 +561,17 @@ fn refusals(world: &World) -> Vec<Case> {
         ),
         case(
             "sctp to the world",
-            drop(frame(a.host_mac, a.mac, &server, &Body::Other(132, vec![0; 12])), Drop::Protocol),
+            vec![answered(
+                a,
+                frame(a.host_mac, a.mac, &server, &Body::Other(132, vec![0; 12])),
+                PROHIBITED,
+                Fate::Answered(Drop::Protocol),
+            )],
         ),
         case(
             "an icmp message that is neither echo nor error to the world",
             drop(frame(a.host_mac, a.mac, &server, &Body::Icmp(13, 0, 0, vec![0; 12])), Drop::Protocol),
         ),
-        case("time up", drop(ip(&Ip { ttl: 1, ..server.clone() }), Drop::TtlExpired)),
         case(
             "forwarded by the host into a masqueraded network",
             vec![unchanged(
@@ -599,15 +606,15 @@ fn limits(world: &World) -> Vec<Case> {
         let ip = Ip::new(from.address, SERVER);
         let body = Body::Udp(port, 53, vec![1, 2, 3]);
         let before = frame(from.host_mac, from.mac, &ip, &body);
-        let after = match fate {
-            Fate::Dropped(_) => before.clone(),
-            _ => frame(from.host_mac, from.mac, &Ip { source: NODE, ttl: 63, ..ip }, &body),
-        };
+        if matches!(fate, Fate::Answered(_)) {
+            return answered(from, before, PROHIBITED, fate);
+        }
+        let after = frame(from.host_mac, from.mac, &Ip { source: NODE, ttl: 63, ..ip }, &body);
         Step { at: At::FromContainer(from.ifindex), frame: before, fate, after, free: &[] }
     };
     let goes = Fate::Goes(To::Neighbour, Way::Masquerade);
     let mut steps: Vec<_> = (0..QUOTA as u16).map(|n| out(a, 50_000 + n, goes)).collect();
-    steps.push(out(a, 51_000, Fate::Dropped(Drop::FlowQuota)));
+    steps.push(out(a, 51_000, Fate::Answered(Drop::FlowQuota)));
     steps.push(out(a, 50_000, goes));
     steps.push(out(b, 52_000, goes));
     vec![case("a quota used up", steps)]

@@ -2,7 +2,7 @@
 
 use super::{
     build::{Body, Ip, frame, icmp_error, ipv4_of},
-    cases::{At, Case, Fate, NODE, SERVER, Step, UPLINK_MACS, World, case, unchanged},
+    cases::{At, Case, Fate, MTU, Member, NODE, SERVER, Step, UPLINK_MACS, World, case, unchanged},
 };
 use crate::{Drop, To, Way, wire::tcp};
 
@@ -17,12 +17,24 @@ const LONG: usize = 548;
 /// Kinds of errors: type, code, second word.
 const PORT: (u8, u8, u32) = (3, 3, 0);
 const TOO_BIG: (u8, u8, u32) = (3, 4, 1400);
-const TIME: (u8, u8, u32) = (11, 0, 0);
+pub(super) const TIME: (u8, u8, u32) = (11, 0, 0);
+pub(super) const PROHIBITED: (u8, u8, u32) = (3, 13, 0);
 const PARAMETER: (u8, u8, u32) = (12, 0, 0x0800_0000);
 const REDIRECT: (u8, u8, u32) = (5, 1, 0x0a00_0001);
 
 pub(super) fn cases(world: &World) -> Vec<Case> {
-    [inward(world), outward(world), forged(world)].concat()
+    [inward(world), outward(world), forged(world), own(world)].concat()
+}
+
+/// A packet that a container sends and that is answered by an error of its gateway's.
+pub(super) fn answered(from: Member, frame: Vec<u8>, kind: (u8, u8, u32), fate: Fate) -> Step {
+    Step { at: At::FromContainer(from.ifindex), after: about(from, &frame, kind), frame, fate, free: &[] }
+}
+
+/// The gateway's error about a frame.
+fn about(from: Member, sent: &[u8], kind: (u8, u8, u32)) -> Vec<u8> {
+    let ip = Ip { id: 0, ..Ip::new(from.network.gateway, from.address) };
+    frame(from.mac, from.host_mac, &ip, &icmp_error(kind, &sent[14..42]))
 }
 
 /// A packet of `a`'s that opens a flow whose port is kept.
@@ -217,5 +229,64 @@ fn forged(world: &World) -> Vec<Case> {
             "an error about the host's packet",
             vec![unchanged(at, sends(NODE, &about(NODE, a.address)), Fate::Goes(To::Stack, Way::ToHost))],
         ),
+    ]
+}
+
+/// Errors of netd's own about what goes no further, and packets about which there may be none (RFC 1122 section 3.2.2).
+fn own(world: &World) -> Vec<Case> {
+    let (a, c) = (world.a, world.c);
+    let data = vec![5; 40];
+    let udp = Body::Udp(KEPT, 53, data.clone());
+    let last = Ip { ttl: 1, ..Ip::new(a.address, SERVER) };
+    let sent = |ip: &Ip, body: &Body| frame(a.host_mac, a.mac, ip, body);
+    let expired = Fate::Answered(Drop::TtlExpired);
+    let silent =
+        |frame: Vec<u8>| unchanged(At::FromContainer(a.ifindex), frame, Fate::Dropped(Drop::TtlExpired));
+    let answered = |ip: &Ip, body: &Body| answered(a, sent(ip, body), TIME, expired);
+    let mut to_many = sent(&last, &udp);
+    to_many[..6].fill(0xff);
+    let back = Body::Udp(53, KEPT, data.clone());
+    let mut fits = open(world, &Body::Udp(KEPT, 53, vec![5; MTU as usize - 28]));
+    let mut large = Ip { fragment: 0x4000, ..Ip::new(a.address, SERVER) };
+    let too_large = Body::Udp(KEPT, 53, vec![5; MTU as usize - 27]);
+    let told = |from: Member, ip: &Ip| {
+        let frame = frame(from.host_mac, from.mac, ip, &too_large);
+        self::answered(from, frame, (3, 4, MTU), Fate::Goes(To::Peer, Way::TooBigSent))
+    };
+    let too_big = told(a, &large);
+    let routed = told(c, &Ip { source: c.address, ..large.clone() });
+    large.fragment = 0;
+    let may_be_cut =
+        unchanged(At::FromContainer(a.ifindex), sent(&large, &too_large), Fate::Dropped(Drop::TooBig));
+    fits.fate = Fate::Goes(To::Neighbour, Way::Masquerade);
+    vec![
+        case(
+            "time up on the way to the world",
+            vec![
+                answered(&last, &udp),
+                answered(&last, &Body::Tcp(KEPT, 443, tcp::SYN, vec![])),
+                answered(&last, &Body::Icmp(8, 0, KEPT, data.clone())),
+                answered(&Ip { fragment: 0x2000, ..last.clone() }, &udp),
+                open(world, &udp),
+                answered(&last, &udp),
+                super::icmp_cases::answered(
+                    c,
+                    frame(c.host_mac, c.mac, &Ip { source: c.address, ..last.clone() }, &udp),
+                    TIME,
+                    expired,
+                ),
+            ],
+        ),
+        case(
+            "time up, and nobody is told",
+            vec![
+                open(world, &udp),
+                // About an error, options, what was sent to many.
+                silent(sent(&last, &icmp_error(PORT, &quote(SERVER, a.address, &back, SHORT)))),
+                silent(sent(&Ip { options: vec![1; 4], ..last.clone() }, &udp)),
+                silent(to_many),
+            ],
+        ),
+        case("too big for the uplink", vec![fits, too_big, routed, may_be_cut]),
     ]
 }
