@@ -194,6 +194,50 @@ pub struct Flow<A> {
     pub reserved: u16,
 }
 
+/// What the fragments of a packet have in common, before translation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(C)]
+pub struct FragmentKey<A> {
+    /// Source address.
+    pub source: A,
+    /// Destination address.
+    pub destination: A,
+    /// Identification.
+    pub id: Be16,
+    /// IP protocol.
+    pub protocol: u8,
+    /// [`Tuple::OUT`] or [`Tuple::IN`].
+    pub direction: u8,
+}
+
+/// What later fragments get of the first one's translation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct Fragment<A> {
+    /// When the first fragment came, in [`crate::flow::Ticks`].
+    pub seen: u32,
+    /// [`Tuple::OUT`]: the new source; [`Tuple::IN`]: the new destination.
+    pub address: A,
+    /// The new identification.
+    pub id: Be16,
+    /// Zero.
+    pub reserved: u16,
+}
+
+/// An endpoint's share of the fragment table: a ring of places, each of which holds the key of an entry.
+pub struct FragmentRing;
+
+impl FragmentRing {
+    /// Places in a ring: datagrams of an endpoint, both directions, whose fragments may be under way at once.
+    pub const PLACES: u32 = 64;
+    /// Rings. Endpoints have one each as long as there are not more of them; then some share one.
+    pub const RINGS: u32 = 1024;
+    /// What of an endpoint's slot is the number of its ring.
+    pub const MASK: u32 = Self::RINGS - 1;
+    /// Entries that the table can hold.
+    pub const ENTRIES: u32 = Self::RINGS * Self::PLACES;
+}
+
 /// Counters of an endpoint, one a CPU.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
@@ -264,6 +308,10 @@ no_padding! {
     Tuple<V6> = 40;
     Flow<V4> = 4 + 4 + 4 + 4 + 2 + 2;
     Flow<V6> = 4 + 4 + 4 + 16 + 2 + 2;
+    FragmentKey<V4> = 12;
+    FragmentKey<V6> = 36;
+    Fragment<V4> = 12;
+    Fragment<V6> = 24;
     EndpointCounters = 40;
     Counter = 16;
     FlowList = 16;

@@ -8,6 +8,8 @@ pub trait Addr: Wire + Eq {
     const V6: bool;
     /// Offset of the time to live (hop limit) in a frame without VLAN tag, bytes.
     const TTL: u32;
+    /// Offset of the identification of fragments; IPv6 has it in a header of its own.
+    const ID: Option<u32>;
     /// Offset of the source address.
     const SOURCE: u32;
     /// Offset of the destination address.
@@ -53,6 +55,7 @@ unsafe impl Wire for V4 {}
 impl Addr for V4 {
     const V6: bool = false;
     const TTL: u32 = 14 + 8;
+    const ID: Option<u32> = Some(14 + 4);
     const SOURCE: u32 = 14 + 12;
     const DESTINATION: u32 = 14 + 16;
     const CHECKSUM: Option<u32> = Some(14 + 10);
@@ -79,6 +82,7 @@ unsafe impl Wire for V6 {}
 impl Addr for V6 {
     const V6: bool = true;
     const TTL: u32 = 14 + 7;
+    const ID: Option<u32> = None;
     const SOURCE: u32 = 14 + 8;
     const DESTINATION: u32 = 14 + 24;
     const CHECKSUM: Option<u32> = None;

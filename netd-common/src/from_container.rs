@@ -3,14 +3,14 @@
 use crate::{
     abi::{Interface, Route, Tuple},
     addr::{Addr, V4},
-    arp, headers,
+    arp, fragment, headers, icmp_error,
     nat::{self, Mapping},
     packet::{Hook, Packet},
     plan::{NO_SLOT, Plan, To, Verdict},
     reason::{Drop, Way},
+    related::{self, Found},
     tables::Tables,
-    too_big,
-    wire::{Be16, Ethernet, Vxlan, protocol, udp},
+    wire::{Be16, Ethernet, Vxlan, icmp, protocol},
 };
 
 /// The whole way: decide, rewrite, count.
@@ -33,11 +33,37 @@ pub fn from_container<P: Packet, T: Tables<V4>>(packet: &mut P, tables: &T, hook
             let via = if plan.rewrite & Plan::<V4>::ENCAPSULATE == 0 { plan.node } else { V4(0) };
             Verdict { to: plan.to, ifindex: plan.ifindex, via }
         }
-        Err(reason) => {
-            tables.count_drop(reason, plan.sender, bytes);
-            Verdict::DROP
-        }
+        Err(reason) => refuse(packet, tables, hook.ifindex, reason, &plan, bytes),
     }
+}
+
+/// Drops a packet, and tells its sender why where that can be.
+#[inline(always)]
+fn refuse<P: Packet, T: Tables<V4>>(
+    packet: &mut P,
+    tables: &T,
+    ifindex: u32,
+    reason: Drop,
+    plan: &Plan<V4>,
+    bytes: u32,
+) -> Verdict {
+    let error = icmp_error::about(reason, plan.mtu);
+    let told = error != 0 && icmp_error::answer(packet, tables, ifindex, error) != 0;
+    if told && matches!(reason, Drop::TooBig) {
+        // Nothing is wrong: so senders find out what fits.
+        tables.count_way(Way::TooBigSent, bytes);
+        tables.count_sent(plan.sender, bytes);
+    } else {
+        tables.count_drop(reason, plan.sender, bytes);
+    }
+    if !told {
+        return Verdict::DROP;
+    }
+    if !matches!(reason, Drop::TooBig) {
+        tables.count_way(Way::ErrorSent, bytes);
+    }
+    // Not back out of the link: there, `to_container` would take it for what the host forwards.
+    Verdict { to: To::Peer, ifindex, via: V4(0) }
 }
 
 /// Where the packet goes and what changes in it. Touches no byte of it.
@@ -83,13 +109,16 @@ fn ipv4<P: Packet, T: Tables<V4>>(
     if ip.source != interface.address {
         return Err(Drop::SpoofedAddress);
     }
+    if ip.protocol == protocol::ICMP {
+        related::check_sender(packet, &ip, interface.address)?;
+    }
     if ip.destination.within(&interface.subnet, &interface.mask) {
         if ip.destination == interface.gateway {
             return to_host(plan);
         }
         // No two networks share an address, so whoever has this one is in the sender's network.
         let Some(endpoint) = tables.endpoint(&ip.destination) else {
-            return to_node(packet, tables, hook.ifindex, interface, &ip, plan);
+            return to_node(packet, tables, interface, &ip, plan);
         };
         if endpoint.ifindex == hook.ifindex {
             // Its own address: the kernel in the container would not have sent it.
@@ -106,7 +135,7 @@ fn ipv4<P: Packet, T: Tables<V4>>(
     if interface.flags & Interface::<V4>::MASQUERADE == 0 {
         route(tables, &ip.destination, plan)?;
         return match plan.to {
-            To::Neighbour => routed(&ip, plan),
+            To::Neighbour => routed(packet, &ip, plan),
             _ => Ok(()),
         };
     }
@@ -116,7 +145,7 @@ fn ipv4<P: Packet, T: Tables<V4>>(
     if let Ok(transport) = transport {
         let tuple = transport.tuple(&ip, Tuple::<V4>::OUT);
         if nat::known(tables, &tuple, transport.tcp_flags, &mut mapping) {
-            plan.ifindex = tables.config().ok_or(Drop::NoRoute)?.uplink;
+            to_uplink(tables, plan)?;
         } else {
             route(tables, &ip.destination, plan)?;
             if !matches!(plan.to, To::Neighbour) {
@@ -128,21 +157,30 @@ fn ipv4<P: Packet, T: Tables<V4>>(
             {
                 return Err(Drop::OverlayContainer);
             }
+            if ip.ttl <= 1 {
+                // Not worth a flow.
+                return Err(Drop::TtlExpired);
+            }
             match nat::create(tables, &tuple, interface.slot, &mut mapping) {
                 0 => {}
                 reason => return Err(refusal(reason)),
             }
         }
         plan.old_port = transport.source;
+        if ip.is_fragment() {
+            let id = fragment::remember(tables, &tuple, u32::from(ip.id.raw()), interface.slot, &mapping);
+            plan.rewrite = Plan::<V4>::ID;
+            plan.id = Be16::from_raw(id as u16);
+        }
     } else {
         // Not translatable; but only packets to the world need translation.
         route(tables, &ip.destination, plan)?;
-        if matches!(plan.to, To::Neighbour) {
-            return transport.map(|_| ());
+        if !matches!(plan.to, To::Neighbour) {
+            return Ok(());
         }
-        return Ok(());
+        return transport.map(|_| ()).or_else(|reason| rare(packet, tables, &ip, reason, plan));
     }
-    routed(&ip, plan)?;
+    routed(packet, &ip, plan)?;
     plan.way = Way::Masquerade;
     plan.rewrite |= Plan::<V4>::SOURCE;
     plan.l4 = ip.l4;
@@ -153,12 +191,59 @@ fn ipv4<P: Packet, T: Tables<V4>>(
     Ok(())
 }
 
+/// A packet to the world that has no ports of its own: a fragment that follows a first one, or an ICMP error about a flow.
+/// `reason` is why it was not read further.
+#[inline(always)]
+fn rare<P: Packet, T: Tables<V4>>(
+    packet: &P,
+    tables: &T,
+    ip: &headers::Headers<V4>,
+    reason: Drop,
+    plan: &mut Plan<V4>,
+) -> Result<(), Drop> {
+    if ip.is_later_fragment() {
+        fragment::check_offset(ip)?;
+        let tuple = fragment::tuple(ip, Tuple::<V4>::OUT);
+        let mut mapping = Mapping { address: V4(0), port: Be16::ZERO };
+        let id = fragment::follow(tables, &tuple, u32::from(ip.id.raw()), &mut mapping);
+        if id == fragment::UNKNOWN {
+            return Err(reason);
+        }
+        plan.rewrite = Plan::<V4>::SOURCE | Plan::<V4>::PLAIN | Plan::<V4>::ID;
+        plan.id = Be16::from_raw(id as u16);
+        plan.old_address = ip.source;
+        plan.address = mapping.address;
+        routed(packet, ip, plan)?;
+        plan.way = Way::Masquerade;
+        return Ok(());
+    }
+    let is_error = packet.get(ip.l4).is_some_and(|[kind, _]: [u8; 2]| icmp::is_error(kind));
+    if ip.protocol != protocol::ICMP || ip.is_fragment() || !is_error {
+        return Err(reason);
+    }
+    let mut found = Found::new(ip);
+    if related::find(packet, tables, ip.l4, u32::from(Tuple::<V4>::OUT), &mut found) == 0 {
+        return Err(Drop::UnrelatedError);
+    }
+    routed(packet, ip, plan)?;
+    plan.way = Way::Masquerade;
+    plan.rewrite |= Plan::<V4>::SOURCE | Plan::<V4>::QUOTE;
+    plan.l4 = ip.l4;
+    plan.protocol = found.protocol as u8;
+    plan.quoted = found.offset;
+    plan.end = ip.end;
+    plan.old_address = ip.source;
+    plan.address = found.address;
+    plan.old_port = found.old_port;
+    plan.port = found.port;
+    Ok(())
+}
+
 /// An address of the sender's subnet that no endpoint here has: another node's slice, or nobody's.
 #[inline(always)]
 fn to_node<P: Packet, T: Tables<V4>>(
     packet: &P,
     tables: &T,
-    ifindex: u32,
     interface: &Interface<V4>,
     ip: &headers::Headers<V4>,
     plan: &mut Plan<V4>,
@@ -177,22 +262,13 @@ fn to_node<P: Packet, T: Tables<V4>>(
     plan.address = config.address;
     plan.old_address = ip.destination;
     plan.macs = interface.macs;
-    let length = packet.len() - Ethernet::LEN;
-    let segment = packet.segment_size();
-    // Of a packet that will be cut, each piece has to fit; of TCP with options, a little more than this.
-    let piece = if segment == 0 { length } else { segment + ip.l4 - Ethernet::LEN + udp::LEN };
-    if piece > plan.mtu || length > 0xffff - overhead {
-        if length > 0xffff - overhead || !too_big::can_be_answered(packet, ip) {
-            return Err(Drop::TooBig);
-        }
-        // Not back out of the link: there, `to_container` would take it for what the host forwards.
-        plan.to = To::Peer;
-        plan.ifindex = ifindex;
-        plan.way = Way::TooBigSent;
-        plan.address = interface.gateway;
-        plan.old_address = interface.address;
-        plan.rewrite = Plan::<V4>::MACS | Plan::<V4>::TOO_BIG;
-        return Ok(());
+    if packet.len() - Ethernet::LEN > 0xffff - overhead {
+        // Its segments might fit, so there is no size to tell.
+        plan.mtu = 0;
+        return Err(Drop::TooBig);
+    }
+    if icmp_error::length_on_wire(packet, ip) > plan.mtu {
+        return Err(Drop::TooBig);
     }
     if config.uplink == 0 {
         return Err(Drop::NoRoute);
@@ -226,13 +302,20 @@ fn route<T: Tables<V4>>(tables: &T, destination: &V4, plan: &mut Plan<V4>) -> Re
     match route.kind {
         Route::HOST => to_host(plan),
         Route::UPLINK => {
-            plan.ifindex = tables.config().ok_or(Drop::NoRoute)?.uplink;
             plan.to = To::Neighbour;
-            Ok(())
+            to_uplink(tables, plan)
         }
         Route::NETWORK | Route::DIRECT | Route::VXLAN => Err(Drop::Isolated),
         _ => Err(Drop::NoRoute),
     }
+}
+
+#[inline(always)]
+fn to_uplink<T: Tables<V4>>(tables: &T, plan: &mut Plan<V4>) -> Result<(), Drop> {
+    let config = tables.config().ok_or(Drop::NoRoute)?;
+    plan.ifindex = config.uplink;
+    plan.mtu = config.mtu;
+    Ok(())
 }
 
 #[inline(always)]
@@ -244,16 +327,19 @@ fn to_host(plan: &mut Plan<V4>) -> Result<(), Drop> {
 
 /// The kernel finds the next hop and writes the Ethernet header; a router's duty is the time to live.
 #[inline(always)]
-fn routed(ip: &headers::Headers<V4>, plan: &mut Plan<V4>) -> Result<(), Drop> {
+fn routed<P: Packet>(packet: &P, ip: &headers::Headers<V4>, plan: &mut Plan<V4>) -> Result<(), Drop> {
     if ip.ttl <= 1 {
         return Err(Drop::TtlExpired);
     }
     if plan.ifindex == 0 {
         return Err(Drop::NoRoute);
     }
+    if packet.len() - Ethernet::LEN > plan.mtu && icmp_error::length_on_wire(packet, ip) > plan.mtu {
+        return Err(Drop::TooBig);
+    }
     plan.to = To::Neighbour;
     plan.way = Way::Routed;
-    plan.rewrite = Plan::<V4>::TTL;
+    plan.rewrite |= Plan::<V4>::TTL;
     Ok(())
 }
 

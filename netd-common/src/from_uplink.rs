@@ -3,12 +3,14 @@
 use crate::{
     abi::{Route, Tuple},
     addr::V4,
+    fragment,
     headers::{self, Headers},
     nat::{self, Mapping},
     overlay,
     packet::{Hook, Packet},
     plan::{NO_SLOT, Plan, To, Verdict},
     reason::{Drop, Way},
+    related::{self, Found},
     tables::Tables,
     wire::{Be16, Ethernet, Udp, Vxlan, protocol},
 };
@@ -67,34 +69,86 @@ pub fn decide<P: Packet, T: Tables<V4>>(
             Err(reason) => Err(reason),
         };
     }
-    let Ok(transport) = headers::transport(packet, &ip, true) else { return Ok(()) };
-    // The host's own sockets are kept out of the range (ip_local_reserved_ports), so their packets cost no look-up.
-    let port = transport.destination.host();
-    if port < config.first_port || port > config.last_port {
-        return Ok(());
-    }
-    let tuple = transport.tuple(&ip, Tuple::<V4>::IN);
     let mut mapping = Mapping { address: V4(0), port: Be16::ZERO };
-    if !nat::reply(tables, &tuple, transport.tcp_flags, &mut mapping) {
-        return Ok(());
-    }
+    let tuple;
+    let first = if let Ok(transport) = headers::transport(packet, &ip, true) {
+        // The host's own sockets are kept out of the range (ip_local_reserved_ports), so their packets cost no look-up.
+        let port = transport.destination.host();
+        if port < config.first_port || port > config.last_port {
+            return Ok(());
+        }
+        tuple = transport.tuple(&ip, Tuple::<V4>::IN);
+        if !nat::reply(tables, &tuple, transport.tcp_flags, &mut mapping) {
+            return Ok(());
+        }
+        plan.protocol = ip.protocol;
+        plan.old_port = transport.destination;
+        plan.address = mapping.address;
+        plan.port = mapping.port;
+        ip.is_fragment()
+    } else {
+        tuple = fragment::tuple(&ip, Tuple::<V4>::IN);
+        if !rare(packet, tables, &ip, &tuple, plan)? {
+            return Ok(());
+        }
+        false
+    };
     if ip.ttl <= 1 {
         return Err(Drop::TtlExpired);
     }
-    let endpoint = tables.endpoint(&mapping.address).ok_or(Drop::NoEndpoint)?;
+    let endpoint = tables.endpoint(&plan.address).ok_or(Drop::NoEndpoint)?;
+    if first {
+        fragment::remember(tables, &tuple, u32::from(ip.id.raw()), endpoint.slot, &mapping);
+    }
     plan.to = To::Peer;
     plan.way = Way::Reply;
     plan.ifindex = endpoint.ifindex;
     plan.receiver = endpoint.slot;
     plan.macs = endpoint.macs;
-    plan.rewrite = Plan::<V4>::MACS | Plan::<V4>::DESTINATION | Plan::<V4>::TTL;
+    plan.rewrite |= Plan::<V4>::MACS | Plan::<V4>::DESTINATION | Plan::<V4>::TTL;
     plan.l4 = ip.l4;
-    plan.protocol = ip.protocol;
     plan.old_address = ip.destination;
-    plan.old_port = transport.destination;
-    plan.address = mapping.address;
-    plan.port = mapping.port;
     Ok(())
+}
+
+/// A packet to the node's address that has no ports of its own. Whether it is netd's: a fragment that follows a first one, or
+/// an ICMP error about a flow.
+///
+/// # Errors
+/// It is, and may not be delivered.
+#[inline(always)]
+fn rare<P: Packet, T: Tables<V4>>(
+    packet: &P,
+    tables: &T,
+    ip: &Headers<V4>,
+    tuple: &Tuple<V4>,
+    plan: &mut Plan<V4>,
+) -> Result<bool, Drop> {
+    if ip.is_later_fragment() {
+        let mut mapping = Mapping { address: V4(0), port: Be16::ZERO };
+        if fragment::follow(tables, tuple, u32::from(ip.id.raw()), &mut mapping) == fragment::UNKNOWN {
+            return Ok(false);
+        }
+        fragment::check_offset(ip)?;
+        plan.rewrite = Plan::<V4>::PLAIN;
+        plan.address = mapping.address;
+        return Ok(true);
+    }
+    if ip.protocol != protocol::ICMP || ip.is_fragment() {
+        return Ok(false);
+    }
+    let mut found = Found::new(ip);
+    if related::find(packet, tables, ip.l4, u32::from(Tuple::<V4>::IN), &mut found) == 0 {
+        return Ok(false);
+    }
+    plan.rewrite = Plan::<V4>::QUOTE;
+    plan.protocol = found.protocol as u8;
+    plan.quoted = found.offset;
+    plan.end = ip.end;
+    plan.old_port = found.old_port;
+    plan.address = found.address;
+    plan.port = found.port;
+    Ok(true)
 }
 
 /// A packet to another address than the node's: an endpoint's, from a node on the uplink's subnet?

@@ -17,10 +17,14 @@ pub struct Headers<A> {
     pub destination: A,
     /// Offset of what follows the network header.
     pub l4: u32,
+    /// Offset of the packet's end: the frame may go on, with padding.
+    pub end: u32,
     /// Its protocol.
     pub protocol: u8,
     /// Time to live, hops.
     pub ttl: u8,
+    /// Identification: what the fragments of a packet have in common.
+    pub id: Be16,
     /// Flags and fragment offset.
     pub fragment: Be16,
 }
@@ -30,6 +34,12 @@ impl<A> Headers<A> {
     #[inline(always)]
     pub const fn is_fragment(&self) -> bool {
         self.fragment.raw() & Ipv4::FRAGMENT.raw() != 0
+    }
+
+    /// Whether it is a fragment other than the first, which has no transport header.
+    #[inline(always)]
+    pub const fn is_later_fragment(&self) -> bool {
+        self.fragment.raw() & Ipv4::OFFSET.raw() != 0
     }
 }
 
@@ -66,8 +76,31 @@ pub fn ipv4_at<P: Packet>(packet: &P, offset: u32) -> Result<Headers<V4>, Drop> 
         source: ip.source,
         destination: ip.destination,
         l4: offset + header,
+        end: offset + total,
         protocol: ip.protocol,
         ttl: ip.ttl,
+        id: ip.id,
+        fragment: ip.fragment,
+    })
+}
+
+/// Reads the IPv4 header that an ICMP error quotes at an offset: what it says of lengths is about the whole packet, of which
+/// the quote is the beginning. [`Headers::end`] is 0.
+#[inline(always)]
+pub fn quoted_ipv4<P: Packet>(packet: &P, offset: u32) -> Option<Headers<V4>> {
+    let ip: Ipv4 = packet.get(offset)?;
+    let header = u32::from(ip.version_ihl & 0x0f) * 4;
+    if ip.version_ihl >> 4 != 4 || header < Ipv4::LEN {
+        return None;
+    }
+    Some(Headers {
+        source: ip.source,
+        destination: ip.destination,
+        l4: offset + header,
+        end: 0,
+        protocol: ip.protocol,
+        ttl: ip.ttl,
+        id: ip.id,
         fragment: ip.fragment,
     })
 }
@@ -86,11 +119,17 @@ pub struct Transport {
 /// Reads the transport header of a packet that is to be translated. `inward`: it comes from the uplink.
 ///
 /// # Errors
-/// [`Drop::Fragment`], [`Drop::Protocol`] or [`Drop::Malformed`].
+/// [`Drop::Fragment`] for a later fragment, which has none; [`Drop::FragmentTiny`], [`Drop::Protocol`] or
+/// [`Drop::Malformed`].
 #[inline(always)]
 pub fn transport<P: Packet, A: Addr>(packet: &P, ip: &Headers<A>, inward: bool) -> Result<Transport, Drop> {
-    if ip.is_fragment() {
+    if ip.is_later_fragment() {
         return Err(Drop::Fragment);
+    }
+    // A TCP header that is spread over fragments (RFC 1858), or a packet that ends before its header does: what follows it in
+    // the frame is padding. The others' eight bytes are what a fragment has at least.
+    if ip.protocol == protocol::TCP && ip.end < ip.l4 + tcp::LEN {
+        return Err(if ip.is_fragment() { Drop::FragmentTiny } else { Drop::Malformed });
     }
     match ip.protocol {
         // Whole headers, though little of them is used: one check, and nothing is cut short in what is rewritten later.

@@ -13,21 +13,24 @@ pub mod addr;
 pub mod arp;
 pub mod checksum;
 pub mod flow;
+pub mod fragment;
 pub mod from_container;
 pub mod from_overlay;
 pub mod from_uplink;
 pub mod headers;
 #[cfg(feature = "host")]
 pub mod host;
+pub mod icmp_error;
 pub mod nat;
 pub mod overlay;
 pub mod packet;
 pub mod plan;
 pub mod reason;
+pub mod related;
 pub mod shared;
 pub mod tables;
 pub mod to_container;
-pub mod too_big;
+
 pub mod wire;
 
 pub use addr::{Addr, V4, V6};

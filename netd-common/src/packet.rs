@@ -53,8 +53,8 @@ pub trait Packet {
     /// Takes those bytes away again.
     fn decapsulate(&mut self) -> Option<()>;
 
-    /// Cuts the packet to a length; it is no longer segmented.
-    fn truncate(&mut self, length: u32) -> Option<()>;
+    /// Cuts the packet to a length, or makes it that long with zeros; it is no longer segmented.
+    fn resize(&mut self, length: u32) -> Option<()>;
 
     /// Whether there is nothing in it.
     fn is_empty(&self) -> bool {

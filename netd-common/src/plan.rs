@@ -9,7 +9,7 @@ use crate::{
     arp, checksum, overlay,
     packet::Packet,
     reason::{Drop, Way},
-    too_big,
+    related::{self, Edit},
     wire::{Be16, MacPair, icmp, protocol, tcp, udp},
 };
 
@@ -71,7 +71,7 @@ pub struct Plan<A> {
     pub node: V4,
     /// [`Plan::ENCAPSULATE`]: the network, whose VNI the packet gets.
     pub network: u32,
-    /// [`Plan::TOO_BIG`]: what would fit, bytes.
+    /// What fits on the way, bytes. 0: not known, or not to be told.
     pub mtu: u32,
     /// What changes in it: the constants below.
     pub rewrite: u32,
@@ -81,6 +81,12 @@ pub struct Plan<A> {
     pub l4: u32,
     /// Its protocol.
     pub protocol: u8,
+    /// [`Plan::ID`]: the new identification.
+    pub id: Be16,
+    /// [`Plan::QUOTE`]: offset of the quoted transport header.
+    pub quoted: u32,
+    /// [`Plan::QUOTE`]: offset of the packet's end.
+    pub end: u32,
     /// [`Plan::SOURCE`], [`Plan::DESTINATION`]: the port (or echo identifier) that it has...
     pub old_port: Be16,
     /// ... and the one that it gets.
@@ -106,8 +112,14 @@ impl<A: Addr> Plan<A> {
     pub const ENCAPSULATE: u32 = 32;
     /// It is decapsulated.
     pub const DECAPSULATE: u32 = 64;
-    /// It becomes an ICMP error: `address` sends it, `old_address` gets it.
-    pub const TOO_BIG: u32 = 128;
+
+    /// It is an ICMP error, and what it quotes is translated as the packet itself is; `old_port`, `port` and `protocol` are the
+    /// quoted packet's.
+    pub const QUOTE: u32 = 128;
+    /// It is a fragment: the identification becomes `id`.
+    pub const ID: u32 = 256;
+    /// It has no transport header: only addresses are translated.
+    pub const PLAIN: u32 = 512;
 
     /// Nothing decided: `zero` is any address.
     #[inline(always)]
@@ -127,6 +139,9 @@ impl<A: Addr> Plan<A> {
             macs: MacPair([0; 3]),
             l4: 0,
             protocol: 0,
+            id: Be16::ZERO,
+            quoted: 0,
+            end: 0,
             old_port: Be16::ZERO,
             port: Be16::ZERO,
             old_address: zero,
@@ -146,6 +161,11 @@ impl<A: Addr> Plan<A> {
         if self.rewrite & (Self::SOURCE | Self::DESTINATION) != 0 {
             self.translate(packet)?;
         }
+        if let (true, Some(offset)) = (self.rewrite & Self::ID != 0, A::ID) {
+            let old: Be16 = packet.get(offset)?;
+            packet.set(offset, self.id)?;
+            self.header_checksum(packet, checksum::diff(u32::from(old.raw()), u32::from(self.id.raw())))?;
+        }
         Some(())
     }
 
@@ -164,6 +184,23 @@ impl<A: Addr> Plan<A> {
         packet.set(if source { A::SOURCE } else { A::DESTINATION }, self.address)?;
         let pseudo = self.old_address.checksum_diff(&self.address);
         self.header_checksum(packet, pseudo)?;
+        if self.rewrite & Self::QUOTE != 0 {
+            let edit = Edit {
+                l4: self.l4,
+                quoted: self.quoted,
+                end: self.end,
+                protocol: u32::from(self.protocol),
+                outward: u32::from(source),
+                old_address: self.old_address,
+                address: self.address,
+                old_port: self.old_port,
+                port: self.port,
+            };
+            return if related::translate(packet, &edit) == 0 { None } else { Some(()) };
+        }
+        if self.rewrite & Self::PLAIN != 0 {
+            return Some(());
+        }
         let data = if self.old_port == self.port {
             0
         } else {
@@ -200,9 +237,7 @@ impl Plan<V4> {
         if self.rewrite & Self::DECAPSULATE != 0 {
             packet.decapsulate()?;
         }
-        if self.rewrite & Self::TOO_BIG != 0 {
-            too_big::answer(packet, self)?;
-        }
+
         if self.rewrite & Self::MACS != 0 {
             packet.set(0, self.macs)?;
         }

@@ -52,7 +52,7 @@ numbered! {
         Destination = 10, "destination";
         /// No route leads to the destination (is there an uplink?).
         NoRoute = 11, "no-route";
-        /// A fragment that would need translation.
+        /// A fragment that needs translation, and whose first fragment has not come by.
         Fragment = 12, "fragment";
         /// A protocol that cannot be translated.
         Protocol = 13, "protocol";
@@ -70,7 +70,7 @@ numbered! {
         UnknownInterface = 19, "unknown-interface";
         /// The packet could not be rewritten.
         Rewrite = 20, "rewrite";
-        /// Too big for the path to another node; the sender is told (ICMP fragmentation needed) where that can be.
+        /// Too big for the way, and the sender cannot be told (ICMP fragmentation needed).
         TooBig = 21, "too-big";
         /// An overlay packet whose outer source is not the node that its inner source belongs to.
         OverlayNode = 22, "overlay-node";
@@ -78,6 +78,12 @@ numbered! {
         OverlayNetwork = 23, "overlay-network";
         /// A container's own packet to the overlay's port of another node: masqueraded, it would pass for the node's.
         OverlayContainer = 24, "overlay-container";
+        /// An ICMP error of a container's about a packet that was not sent to it.
+        SpoofedError = 25, "spoofed-error";
+        /// An ICMP error of a container's about a packet of no flow.
+        UnrelatedError = 26, "unrelated-error";
+        /// A fragment made to hide a transport header: the first too short for it, or another that overlaps it.
+        FragmentTiny = 27, "fragment-tiny";
     }
 }
 
@@ -110,6 +116,8 @@ numbered! {
         FromNodeKernel = 11, "from-node-kernel";
         /// ICMP errors sent to containers whose packets were too big (from_container).
         TooBigSent = 12, "too-big-sent";
+        /// ICMP errors sent to containers about packets that were dropped, for which see there (from_container).
+        ErrorSent = 13, "icmp-error-sent";
     }
 }
 

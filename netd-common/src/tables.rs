@@ -3,7 +3,7 @@
 use core::ops::Deref;
 
 use crate::{
-    abi::{Config, Endpoint, Flow, Interface, Route, Tuple},
+    abi::{Config, Endpoint, Flow, Fragment, FragmentKey, Interface, Route, Tuple},
     flow::Ticks,
     reason::{Drop, Way},
 };
@@ -48,6 +48,16 @@ pub trait Tables<A> {
     fn flow_remove(&self, tuple: &Tuple<A>);
     /// Changes the number of flows of an endpoint's slot and returns what it was.
     fn flows_of(&self, slot: u32, change: i32) -> u32;
+    /// What is known of a packet that comes in fragments.
+    fn fragment(&self, key: &FragmentKey<A>) -> Option<Self::Ref<'_, Fragment<A>>>;
+    /// Adds or replaces an entry.
+    fn fragment_set(&self, key: &FragmentKey<A>, fragment: &Fragment<A>);
+    /// Removes an entry, if it is there.
+    fn fragment_remove(&self, key: &FragmentKey<A>);
+    /// Counts the entries that a ring has got; what it was before.
+    fn fragment_turn(&self, ring: u32) -> u32;
+    /// Puts a key into a place; what was there before.
+    fn fragment_place(&self, place: u32, key: &FragmentKey<A>) -> FragmentKey<A>;
 
     /// Calls `step` with `state` until it returns other than 0, at most `times` times. In BPF this is `bpf_loop` (kernel
     /// 5.17): the verifier looks at the body once, not once a round.

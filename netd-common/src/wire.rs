@@ -253,6 +253,8 @@ impl Ipv4 {
     pub const LEN: u32 = 20;
     /// More-fragments flag and offset: either set makes a packet a fragment.
     pub const FRAGMENT: Be16 = Be16::new(0x3fff);
+    /// The offset alone.
+    pub const OFFSET: Be16 = Be16::new(0x1fff);
     /// Don't-fragment flag.
     pub const DONT_FRAGMENT: Be16 = Be16::new(0x4000);
 
@@ -350,6 +352,8 @@ pub mod tcp {
     pub const RST: u8 = 0x04;
     /// The acknowledgement field is significant.
     pub const ACK: u8 = 0x10;
+    /// Offset of the word whose first four bits are the header's length in 32-bit words, bytes.
+    pub const DATA_OFFSET: u32 = 12;
     /// Offset of the flags in the header, bytes.
     pub const FLAGS: u32 = 13;
     /// Offset of the checksum, bytes.
@@ -374,6 +378,18 @@ pub mod icmp {
     pub const UNREACHABLE: u8 = 3;
     /// Its code where a packet is too big and must not be fragmented.
     pub const FRAGMENTATION_NEEDED: u8 = 4;
+    /// Its code where a filter does not let a packet pass (RFC 1812 section 5.2.7.1).
+    pub const PROHIBITED: u8 = 13;
+    /// Type of a source quench: no longer sent, and ignored (RFC 6633).
+    pub const SOURCE_QUENCH: u8 = 4;
+    /// Type of a redirect.
+    pub const REDIRECT: u8 = 5;
+    /// Type of a time exceeded: in transit (code 0) or in reassembly (1).
+    pub const TIME_EXCEEDED: u8 = 11;
+    /// Its code where a router has counted the time to live down.
+    pub const IN_TRANSIT: u8 = 0;
+    /// Type of a parameter problem.
+    pub const PARAMETER_PROBLEM: u8 = 12;
     /// Type of an echo reply.
     pub const ECHO_REPLY: u8 = 0;
     /// Offset of the checksum, bytes.
@@ -382,4 +398,10 @@ pub mod icmp {
     pub const IDENTIFIER: u32 = 4;
     /// Header, bytes.
     pub const LEN: u32 = 8;
+
+    /// Whether a message of this type is an error: it quotes the packet that it is about (RFC 1122 section 3.2.2).
+    #[inline(always)]
+    pub const fn is_error(kind: u8) -> bool {
+        matches!(kind, UNREACHABLE | SOURCE_QUENCH | REDIRECT | TIME_EXCEEDED | PARAMETER_PROBLEM)
+    }
 }

@@ -1,7 +1,7 @@
 //! The table of [`netd_common::host::cases`] through the core on the host.
 
 use netd_common::{
-    Drop, To,
+    Drop, To, Way,
     host::{
         Frame,
         cases::{Case, Fate, World, cases, run},
@@ -27,6 +27,13 @@ fn check(case: &Case) {
             Fate::Passes => {
                 assert_eq!(verdict.to, To::Stack, "{what}");
                 None
+            }
+            Fate::Answered(reason) => {
+                assert_eq!(verdict.to, To::Peer, "{what}");
+                let told = expected_ways.entry(Way::ErrorSent as u32).or_default();
+                told.packets += 1;
+                told.bytes += step.frame.len() as u64;
+                Some(expected_drops.entry(reason as u32).or_default())
             }
             Fate::Dropped(reason) => {
                 assert_eq!(verdict.to, To::Drop, "{what}");
@@ -63,8 +70,10 @@ const ELSEWHERE: [(Drop, &str); 6] = [
 fn every_reason_is_provoked() {
     let cases = cases(&WORLD);
     for reason in Drop::ALL {
-        let in_table =
-            cases.iter().flat_map(|case| &case.steps).any(|step| step.fate == Fate::Dropped(*reason));
+        let in_table = cases
+            .iter()
+            .flat_map(|case| &case.steps)
+            .any(|step| [Fate::Dropped(*reason), Fate::Answered(*reason)].contains(&step.fate));
         let elsewhere = ELSEWHERE.iter().any(|(other, _)| other == reason);
         assert!(in_table || elsewhere, "no test provokes {}", reason.label());
     }

@@ -69,7 +69,7 @@ fn a_full_table_refuses_new_flows_and_keeps_the_old() {
     // One flow, and half of another.
     tables.max_flows = 3;
     assert_eq!(send(&tables, to_server(50_000, SERVER, 53)), To::Neighbour);
-    assert_eq!(send(&tables, to_server(50_001, SERVER, 53)), To::Drop);
+    assert_eq!(send(&tables, to_server(50_001, SERVER, 53)), To::Peer);
     assert_eq!(tables.dropped(Drop::FlowTableFull), 1);
     assert_eq!(tables.flows.borrow().len(), 2, "a half-made flow was left behind");
     assert_eq!(send(&tables, to_server(50_000, SERVER, 53)), To::Neighbour);
@@ -83,7 +83,7 @@ fn no_port_left_towards_one_destination() {
     });
     assert_eq!(send(&tables, to_server(1, SERVER, 53)), To::Neighbour);
     assert_eq!(send(&tables, to_server(2, SERVER, 53)), To::Neighbour);
-    assert_eq!(send(&tables, to_server(3, SERVER, 53)), To::Drop);
+    assert_eq!(send(&tables, to_server(3, SERVER, 53)), To::Peer);
     assert_eq!(tables.dropped(Drop::PortsExhausted), 1);
     // Another destination has ports of its own, and the flows that there are go on.
     assert_eq!(send(&tables, to_server(3, SERVER, 54)), To::Neighbour);
@@ -98,7 +98,7 @@ fn no_port_left_towards_one_destination() {
 fn an_empty_range_has_no_ports() {
     let mut tables = WORLD.tables();
     with_config(&mut tables, |config| (config.first_port, config.last_port) = (50_001, 50_000));
-    assert_eq!(send(&tables, to_server(1, SERVER, 53)), To::Drop);
+    assert_eq!(send(&tables, to_server(1, SERVER, 53)), To::Peer);
     assert_eq!(tables.dropped(Drop::PortsExhausted), 1);
 }
 
@@ -130,7 +130,7 @@ impl Packet for ReadOnly {
         None
     }
 
-    fn truncate(&mut self, _: u32) -> Option<()> {
+    fn resize(&mut self, _: u32) -> Option<()> {
         None
     }
 

@@ -10,7 +10,10 @@ use aya_ebpf::{
 };
 use netd_common::{
     Addr, Drop, Tables, V4, Way,
-    abi::{Config, Counter, Endpoint, EndpointCounters, Flow, Interface, NodeCounters, Route, Tuple},
+    abi::{
+        Config, Counter, Endpoint, EndpointCounters, Flow, Fragment, FragmentKey, FragmentRing, Interface,
+        NodeCounters, Route, Tuple,
+    },
     flow::{TICK_SHIFT, Ticks},
     plan::NO_SLOT,
     reason,
@@ -52,6 +55,17 @@ static ROUTES4: LpmTrie<V4, Route, SIZED, { BPF_F_NO_PREALLOC as usize }> = LpmT
 #[btf_map]
 static FLOWS4: HashMap<Tuple<V4>, Flow<V4>, SIZED> = HashMap::new();
 
+/// Packets that come in fragments.
+#[btf_map]
+static FRAGMENTS4: HashMap<FragmentKey<V4>, Fragment<V4>, { FragmentRing::ENTRIES as usize }> =
+    HashMap::new();
+/// Rings of keys of that map, one after the other.
+#[btf_map]
+static FRAGMENT_PLACES4: Array<FragmentKey<V4>, { FragmentRing::ENTRIES as usize }> = Array::new();
+/// How many entries each ring has got.
+#[btf_map]
+static FRAGMENT_TURNS: Array<u32, { FragmentRing::RINGS as usize }> = Array::new();
+
 /// The maps as the core's tables.
 pub(crate) struct Maps;
 
@@ -76,7 +90,7 @@ fn count(index: u32, bytes: u32) {
 
 /// One family's tables over its maps.
 macro_rules! tables {
-    ($address:ty, $bits:literal, $config:ident, $interfaces:ident, $endpoints:ident, $routes:ident, $flows:ident) => {
+    ($address:ty, $bits:literal, $config:ident, $interfaces:ident, $endpoints:ident, $routes:ident, $flows:ident, $fragments:ident, $places:ident) => {
         // SAFETY (of the `get`s): the kernel keeps the memory of a removed entry readable until the program ends. It may
         // be given to another entry meanwhile; the fields of a flow are read at once after the look-up, so what is read
         // belongs to one entry, for all but a removal and an insertion within those few nanoseconds.
@@ -143,6 +157,42 @@ macro_rules! tables {
                 // SAFETY: Shared is transparent over the word, which programs change by compare-and-swap only.
                 let count = unsafe { &*count.cast::<Shared>() };
                 add(count, change)
+            }
+
+            #[inline(always)]
+            fn fragment(&self, key: &FragmentKey<$address>) -> Option<&Fragment<$address>> {
+                // SAFETY: see above.
+                unsafe { $fragments.get(key) }
+            }
+
+            #[inline(always)]
+            fn fragment_set(&self, key: &FragmentKey<$address>, fragment: &Fragment<$address>) {
+                // There is room: what is added has just taken the place of another (`netd_common::fragment`).
+                let _ = $fragments.insert(key, fragment, 0);
+            }
+
+            #[inline(always)]
+            fn fragment_remove(&self, key: &FragmentKey<$address>) {
+                let _ = $fragments.remove(key);
+            }
+
+            #[inline(always)]
+            fn fragment_turn(&self, ring: u32) -> u32 {
+                let Some(turn) = FRAGMENT_TURNS.get_ptr(ring) else { return 0 };
+                // SAFETY: as in `flows_of`.
+                add(unsafe { &*turn.cast::<Shared>() }, 1)
+            }
+
+            #[inline(always)]
+            fn fragment_place(&self, place: u32, key: &FragmentKey<$address>) -> FragmentKey<$address> {
+                let Some(pointer) = $places.get_ptr_mut(place) else { return *key };
+                // SAFETY: the entry is there as long as the map. Another CPU comes to the same place only after a whole round of
+                // the ring; should it, what is lost is that an entry is removed.
+                unsafe {
+                    let old = *pointer;
+                    *pointer = *key;
+                    old
+                }
             }
 
             #[inline(always)]
@@ -216,5 +266,5 @@ fn add(count: &Shared, change: i32) -> u32 {
     old
 }
 
-tables!(V4, 32, CONFIG4, INTERFACES4, ENDPOINTS4, ROUTES4, FLOWS4);
+tables!(V4, 32, CONFIG4, INTERFACES4, ENDPOINTS4, ROUTES4, FLOWS4, FRAGMENTS4, FRAGMENT_PLACES4);
 const _: () = assert!(!V4::V6);

@@ -187,7 +187,7 @@ impl Packet for Skb {
     }
 
     #[inline(always)]
-    fn truncate(&mut self, length: u32) -> Option<()> {
+    fn resize(&mut self, length: u32) -> Option<()> {
         // SAFETY: the helper checks the length.
         let done = unsafe { bpf_skb_change_tail(self.ctx, length, 0) };
         if done == 0 { Some(()) } else { None }

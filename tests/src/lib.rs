@@ -5,6 +5,7 @@
 //! fails, and two runs at once do not meet.
 
 pub mod cluster;
+pub mod error_queue;
 pub mod frames;
 pub mod segments;
 pub mod site;

@@ -5,9 +5,9 @@ mod world;
 
 use std::time::Duration;
 
-use netd::bpf::{Attachment, Counter, Datapath, Endpoint, Mac, NodeConfig};
+use netd::bpf::{Attachment, Counter, Datapath, Endpoint, Mac, NodeConfig, Uplink};
 use netd_common::{
-    Drop, To,
+    Drop, To, Way,
     host::{
         build::{Body, Ip, frame},
         cases::{self, At, Case, Fate, NODE, SERVER, Step, World},
@@ -46,6 +46,11 @@ fn check(loaded: &mut Loaded, case: &Case) {
         let (verdict, ways, drops) = match step.fate {
             Fate::Goes(to, way) => (code(to), vec![(way.label().to_owned(), 1, bytes)], vec![]),
             Fate::Passes => (code(To::Stack), vec![], vec![]),
+            Fate::Answered(reason) => (
+                code(To::Peer),
+                vec![(Way::ErrorSent.label().to_owned(), 1, bytes)],
+                vec![(reason.label().to_owned(), 1, bytes)],
+            ),
             Fate::Dropped(reason) => (code(To::Drop), vec![], vec![(reason.label().to_owned(), 1, bytes)]),
         };
         assert_eq!(moved(&before.1, &after.1), drops, "{what}: drops");
@@ -82,7 +87,9 @@ fn send(loaded: &Loaded, source: u16, port: u16) -> Option<String> {
     let run = loaded.run(At::FromContainer(loaded.world.a.ifindex), &to_server(&loaded.world, source, port));
     let after = loaded.datapath.counters().expect("counters");
     let reason = moved(&before.1, &after.1).first().map(|(name, ..)| name.clone());
-    assert_eq!(run.verdict, code(if reason.is_some() { To::Drop } else { To::Neighbour }));
+    // Who is refused is told.
+    let dropped = reason == label(Drop::NoRoute);
+    assert_eq!(run.verdict, code(if dropped { To::Drop } else { To::Neighbour }));
     reason
 }
 
@@ -197,6 +204,48 @@ fn nanoseconds_per_run() {
             })
             .collect();
         println!("to a neighbour: {times:?} ns");
+
+        // Likewise a container that has the node's address and a port of the range. What stays is that the time to live counts
+        // down.
+        let address = a.address.into();
+        let uplink = Uplink { address, ifindex: loaded.world.uplink };
+        loaded.configure(|config| config.uplink = Some(uplink));
+        let body = |source, destination| Body::Udp(source, destination, vec![0; 64]);
+        let segment = |source, destination| Body::Tcp(source, destination, 0x10, vec![0; 64]);
+        let there = Ip { ttl: 255, ..Ip::new(a.address, SERVER) };
+        let here = Ip { ttl: 255, ..Ip::new(SERVER, a.address) };
+        for (name, at, frame, to) in [
+            (
+                "UDP out",
+                At::FromContainer(a.ifindex),
+                frame(a.host_mac, a.mac, &there, &body(50_000, 53)),
+                To::Neighbour,
+            ),
+            ("UDP back", At::FromUplink, frame(a.mac, a.host_mac, &here, &body(53, 50_000)), To::Peer),
+            (
+                "TCP out",
+                At::FromContainer(a.ifindex),
+                frame(a.host_mac, a.mac, &there, &segment(50_000, 80)),
+                To::Neighbour,
+            ),
+            ("TCP back", At::FromUplink, frame(a.mac, a.host_mac, &here, &segment(80, 50_000)), To::Peer),
+            (
+                "the host's own",
+                At::FromUplink,
+                frame(a.mac, a.host_mac, &here, &segment(80, 40_000)),
+                To::Stack,
+            ),
+        ] {
+            let mut times: Vec<_> = (0..4000)
+                .map(|_| {
+                    let run = loaded.repeat(at, &frame, 250);
+                    assert_eq!(run.verdict, code(to), "{name}");
+                    run.duration.as_nanos()
+                })
+                .collect();
+            times.sort_unstable();
+            println!("{name}: {} to {}, median {} ns", times[0], times[3600], times[2000]);
+        }
     });
 }
 

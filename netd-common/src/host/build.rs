@@ -14,6 +14,8 @@ pub struct Ip {
     pub destination: [u8; 4],
     /// Time to live.
     pub ttl: u8,
+    /// Identification.
+    pub id: u16,
     /// Flags and fragment offset.
     pub fragment: u16,
     /// Options, a multiple of four bytes.
@@ -23,7 +25,7 @@ pub struct Ip {
 impl Ip {
     /// From here to there, 64 hops, neither fragment nor options.
     pub fn new(source: [u8; 4], destination: [u8; 4]) -> Self {
-        Self { source, destination, ttl: 64, fragment: 0, options: Vec::new() }
+        Self { source, destination, ttl: 64, id: 0x1234, fragment: 0, options: Vec::new() }
     }
 }
 
@@ -58,7 +60,7 @@ pub fn ipv4(ip: &Ip, protocol: u8, payload: &[u8]) -> Vec<u8> {
     let header = 20 + ip.options.len();
     let mut bytes = vec![0x40 | (header / 4) as u8, 0];
     bytes.extend(((header + payload.len()) as u16).to_be_bytes());
-    bytes.extend([0x12, 0x34]);
+    bytes.extend(ip.id.to_be_bytes());
     bytes.extend(ip.fragment.to_be_bytes());
     bytes.extend([ip.ttl, protocol, 0, 0]);
     bytes.extend(ip.source);
@@ -68,6 +70,37 @@ pub fn ipv4(ip: &Ip, protocol: u8, payload: &[u8]) -> Vec<u8> {
     bytes[10..12].copy_from_slice(&sum.to_be_bytes());
     bytes.extend(payload);
     bytes
+}
+
+/// An IPv4 packet of these parts, without a frame.
+pub fn ipv4_of(ip: &Ip, body: &Body) -> Vec<u8> {
+    let (protocol, l4) = transport(ip, body);
+    ipv4(ip, protocol, &l4)
+}
+
+/// An IPv4 packet without options, cut into fragments of `piece` bytes, a multiple of eight.
+pub fn fragments(packet: &[u8], piece: usize) -> Vec<Vec<u8>> {
+    let (header, payload) = packet.split_at(20);
+    let count = payload.len().div_ceil(piece);
+    let cut = |(number, data): (usize, &[u8])| {
+        let mut bytes = [header, data].concat();
+        let more = if number + 1 < count { 0x2000 } else { 0 };
+        bytes[2..4].copy_from_slice(&((20 + data.len()) as u16).to_be_bytes());
+        bytes[6..8].copy_from_slice(&((number * piece / 8) as u16 | more).to_be_bytes());
+        bytes[10..12].fill(0);
+        let sum = internet_checksum(&[&bytes[..20]]);
+        bytes[10..12].copy_from_slice(&sum.to_be_bytes());
+        bytes
+    };
+    payload.chunks(piece).enumerate().map(cut).collect()
+}
+
+/// An ICMP error: type, code and second word, and what it quotes.
+pub fn icmp_error((kind, code, word): (u8, u8, u32), quote: &[u8]) -> Body {
+    let mut l4 = [&[kind, code, 0, 0][..], &word.to_be_bytes(), quote].concat();
+    let sum = internet_checksum(&[&l4]);
+    l4[2..4].copy_from_slice(&sum.to_be_bytes());
+    Body::Other(protocol::ICMP, l4)
 }
 
 /// An ARP message: operation, sender, target.

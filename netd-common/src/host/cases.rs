@@ -1,11 +1,12 @@
 //! A small world, and what is to become of packets in it: verdict, bytes, counters. The same table is run through the core
 //! on the host and through the loaded programs in the kernel.
 
-use std::{ops::Range, rc::Rc};
+use std::{borrow::Cow, ops::Range, rc::Rc};
 
 use super::{
     Frame, Memory,
     build::{Body, Ip, MacBytes, arp, ethernet, frame},
+    icmp_cases::{PROHIBITED, answered},
 };
 use crate::{
     Drop, Hook, To, V4, Verdict, Way,
@@ -212,6 +213,8 @@ pub enum Fate {
     Passes,
     /// It is dropped for this reason.
     Dropped(Drop),
+    /// It is dropped for this reason, and its sender gets an ICMP error.
+    Answered(Drop),
 }
 
 /// A packet and its fate.
@@ -246,7 +249,7 @@ impl Step {
 #[derive(Clone, Debug)]
 pub struct Case {
     /// What it shows.
-    pub name: &'static str,
+    pub name: Cow<'static, str>,
     /// The packets.
     pub steps: Vec<Step>,
 }
@@ -272,12 +275,14 @@ pub fn cases(world: &World) -> Vec<Case> {
         refusals(world),
         limits(world),
         super::overlay_cases::cases(world),
+        super::icmp_cases::cases(world),
+        super::fragment_cases::cases(world),
     ]
     .concat()
 }
 
-pub(super) fn case(name: &'static str, steps: Vec<Step>) -> Case {
-    Case { name, steps }
+pub(super) fn case(name: impl Into<Cow<'static, str>>, steps: Vec<Step>) -> Case {
+    Case { name: name.into(), steps }
 }
 
 /// A packet that stays as it is.
@@ -553,20 +558,23 @@ fn refusals(world: &World) -> Vec<Case> {
         case("loopback", drop(to([127, 0, 0, 1]), Drop::Destination)),
         case("multicast", drop(to([224, 0, 0, 251]), Drop::Destination)),
         case("broadcast", drop(to([255; 4]), Drop::Destination)),
-        case("a fragment to the world", drop(ip(&Ip { fragment: 0x2000, ..server.clone() }), Drop::Fragment)),
         case(
             "a later fragment to the world",
             drop(ip(&Ip { fragment: 3, ..server.clone() }), Drop::Fragment),
         ),
         case(
             "sctp to the world",
-            drop(frame(a.host_mac, a.mac, &server, &Body::Other(132, vec![0; 12])), Drop::Protocol),
+            vec![answered(
+                a,
+                frame(a.host_mac, a.mac, &server, &Body::Other(132, vec![0; 12])),
+                PROHIBITED,
+                Fate::Answered(Drop::Protocol),
+            )],
         ),
         case(
-            "an icmp error to the world",
-            drop(frame(a.host_mac, a.mac, &server, &Body::Icmp(3, 3, 0, vec![0; 28])), Drop::Protocol),
+            "an icmp message that is neither echo nor error to the world",
+            drop(frame(a.host_mac, a.mac, &server, &Body::Icmp(13, 0, 0, vec![0; 12])), Drop::Protocol),
         ),
-        case("time up", drop(ip(&Ip { ttl: 1, ..server.clone() }), Drop::TtlExpired)),
         case(
             "forwarded by the host into a masqueraded network",
             vec![unchanged(
@@ -601,15 +609,15 @@ fn limits(world: &World) -> Vec<Case> {
         let ip = Ip::new(from.address, SERVER);
         let body = Body::Udp(port, 53, vec![1, 2, 3]);
         let before = frame(from.host_mac, from.mac, &ip, &body);
-        let after = match fate {
-            Fate::Dropped(_) => before.clone(),
-            _ => frame(from.host_mac, from.mac, &Ip { source: NODE, ttl: 63, ..ip }, &body),
-        };
+        if matches!(fate, Fate::Answered(_)) {
+            return answered(from, before, PROHIBITED, fate);
+        }
+        let after = frame(from.host_mac, from.mac, &Ip { source: NODE, ttl: 63, ..ip }, &body);
         Step { at: At::FromContainer(from.ifindex), frame: before, fate, after, free: &[] }
     };
     let goes = Fate::Goes(To::Neighbour, Way::Masquerade);
     let mut steps: Vec<_> = (0..QUOTA as u16).map(|n| out(a, 50_000 + n, goes)).collect();
-    steps.push(out(a, 51_000, Fate::Dropped(Drop::FlowQuota)));
+    steps.push(out(a, 51_000, Fate::Answered(Drop::FlowQuota)));
     steps.push(out(a, 50_000, goes));
     steps.push(out(b, 52_000, goes));
     vec![case("a quota used up", steps)]

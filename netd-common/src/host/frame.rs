@@ -61,8 +61,8 @@ impl Packet for Frame {
         (self.bytes.len() >= end).then(|| drop(self.bytes.drain(14..end)))
     }
 
-    fn truncate(&mut self, length: u32) -> Option<()> {
-        self.bytes.truncate(length as usize);
+    fn resize(&mut self, length: u32) -> Option<()> {
+        self.bytes.resize(length as usize, 0);
         self.segment_size = 0;
         Some(())
     }

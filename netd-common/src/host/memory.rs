@@ -9,7 +9,10 @@ use std::{
 
 use crate::{
     Addr, Drop, Tables, Way,
-    abi::{Config, Counter, Endpoint, EndpointCounters, Flow, Interface, NodeCounters, Route, Tuple},
+    abi::{
+        Config, Counter, Endpoint, EndpointCounters, Flow, Fragment, FragmentKey, Interface, NodeCounters,
+        Route, Tuple,
+    },
     flow::{self, Ticks, When},
     plan::NO_SLOT,
     tables::Add,
@@ -32,6 +35,12 @@ pub struct Memory<A> {
     pub max_flows: usize,
     /// Flows of each slot.
     pub flow_counts: RefCell<BTreeMap<u32, u32>>,
+    /// Packets that come in fragments.
+    pub fragments: RefCell<HashMap<FragmentKey<A>, Rc<Fragment<A>>>>,
+    /// How many entries each ring has got.
+    pub fragment_turns: RefCell<BTreeMap<u32, u32>>,
+    /// The keys in the rings' places.
+    pub fragment_places: RefCell<BTreeMap<u32, FragmentKey<A>>>,
     /// The time.
     pub time: Cell<Ticks>,
     /// State of the random number generator.
@@ -56,6 +65,9 @@ impl<A> Default for Memory<A> {
             flows: RefCell::default(),
             max_flows: 1 << 20,
             flow_counts: RefCell::default(),
+            fragments: RefCell::default(),
+            fragment_turns: RefCell::default(),
+            fragment_places: RefCell::default(),
             time: Cell::new(0),
             seed: Cell::new(1),
             ways: RefCell::default(),
@@ -153,6 +165,30 @@ impl<A: Addr + Hash> Tables<A> for Memory<A> {
         let old = *count;
         *count = old.checked_add_signed(change).expect("more flows removed than there were");
         old
+    }
+
+    fn fragment(&self, key: &FragmentKey<A>) -> Option<Rc<Fragment<A>>> {
+        self.fragments.borrow().get(key).cloned()
+    }
+
+    fn fragment_set(&self, key: &FragmentKey<A>, fragment: &Fragment<A>) {
+        self.fragments.borrow_mut().insert(*key, Rc::new(*fragment));
+    }
+
+    fn fragment_remove(&self, key: &FragmentKey<A>) {
+        self.fragments.borrow_mut().remove(key);
+    }
+
+    fn fragment_turn(&self, ring: u32) -> u32 {
+        let mut turns = self.fragment_turns.borrow_mut();
+        let turn = turns.entry(ring).or_default();
+        *turn = turn.wrapping_add(1);
+        turn.wrapping_sub(1)
+    }
+
+    fn fragment_place(&self, place: u32, key: &FragmentKey<A>) -> FragmentKey<A> {
+        // An empty place is a key that no packet has; here, one that is removed and added again.
+        self.fragment_places.borrow_mut().insert(place, *key).unwrap_or(*key)
     }
 
     fn repeat<S>(times: u32, step: extern "C" fn(u32, &mut S) -> i64, state: &mut S) {

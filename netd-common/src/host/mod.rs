@@ -3,7 +3,9 @@
 
 pub mod build;
 pub mod cases;
+mod fragment_cases;
 mod frame;
+mod icmp_cases;
 mod memory;
 mod overlay_cases;
 

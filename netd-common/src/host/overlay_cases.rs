@@ -6,6 +6,7 @@ use super::{
         At, Case, FAR, FAR_NODE, Fate, NEAR, NEAR_NODE, NODE, SERVER, Step, UPLINK_MACS, World, case,
         unchanged,
     },
+    icmp_cases::{TIME, answered},
 };
 use crate::{Drop, To, V4, Way, abi::vni, wire::Mac};
 
@@ -53,10 +54,11 @@ fn outward(world: &World) -> Vec<Case> {
         ),
         case(
             "to a near node, time up",
-            vec![unchanged(
-                at,
+            vec![answered(
+                a,
                 frame(a.host_mac, a.mac, &Ip { ttl: 1, ..near }, &body),
-                Fate::Dropped(Drop::TtlExpired),
+                TIME,
+                Fate::Answered(Drop::TtlExpired),
             )],
         ),
         case(
@@ -218,36 +220,26 @@ fn too_big(world: &World) -> Vec<Case> {
         let ip = Ip { fragment, ..Ip::new(a.address, destination) };
         frame(a.host_mac, a.mac, &ip, &Body::Udp(1, 2, vec![7; size - 28]))
     };
-    let told = |destination, size, mtu: u16| {
-        let frame_before = packet(destination, size, 0x4000);
-        let quote = frame_before[14..42].to_vec();
-        let mut after =
-            frame(a.mac, a.host_mac, &Ip::new(a.network.gateway, a.address), &Body::Icmp(3, 4, 0, quote));
-        // The builder's second word is an echo message's; here it is the MTU.
-        after[38..42].copy_from_slice(&[0, 0, (mtu >> 8) as u8, mtu as u8]);
-        after[18..20].fill(0);
-        Step {
-            at,
-            frame: frame_before,
-            fate: Fate::Goes(To::Peer, Way::TooBigSent),
-            after,
-            // Identification and header checksum; the ICMP checksum has a test of its own.
-            free: &[18..20, 24..26, 36..38],
-        }
+    let told = |destination, size, mtu| {
+        let fate = Fate::Goes(To::Peer, Way::TooBigSent);
+        answered(a, packet(destination, size, 0x4000), (3, 4, mtu), fate)
     };
     let dropped = |destination, size, fragment| {
         unchanged(at, packet(destination, size, fragment), Fate::Dropped(Drop::TooBig))
     };
-    let ping = |kind| {
+    // An error that quotes a packet to the container: any other is refused before.
+    let mut payload = vec![7; 1500];
+    payload[16..20].copy_from_slice(&a.address);
+    let error = {
         frame(
             a.host_mac,
             a.mac,
             &Ip { fragment: 0x4000, ..Ip::new(a.address, FAR) },
-            &Body::Icmp(kind, 0, 1, vec![7; 1500]),
+            &Body::Icmp(3, 0, 1, payload),
         )
     };
     vec![
-        case("an ICMP error that is too big", vec![unchanged(at, ping(3), Fate::Dropped(Drop::TooBig))]),
+        case("an ICMP error that is too big", vec![unchanged(at, error, Fate::Dropped(Drop::TooBig))]),
         case("too big for a far node", vec![told(FAR, 1451, 1450)]),
         case("too big for a near node", vec![told(NEAR, 1501, 1500)]),
         case("too big, and may not be answered", vec![dropped(FAR, 1451, 0)]),

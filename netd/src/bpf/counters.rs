@@ -2,7 +2,10 @@
 
 use anyhow::{Context as _, Result};
 use aya::maps::PerCpuValues;
-use netd_common::{Drop, Way, abi};
+use netd_common::{
+    Drop, Way,
+    abi::{self, FragmentRing},
+};
 
 use super::{
     Counter, Datapath, EndpointCounters, MapFill, NodeCounters,
@@ -90,9 +93,11 @@ impl Datapath {
             capacity: u64::from(capacity),
         };
         let flows: u32 = self.flow_counts()?.iter().sum();
+        let fragments = self.fragments()?;
         Ok(vec![
             fill("endpoints", self.maps.endpoints.keys().count(), self.maps.max_endpoints),
             fill("flows", flows as usize, self.maps.max_flows),
+            fill("fragments", fragments, FragmentRing::ENTRIES),
         ])
     }
 }

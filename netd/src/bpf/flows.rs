@@ -9,8 +9,9 @@ use aya::{
 };
 use netd_common::{
     V4,
-    abi::{Flow, FlowList, Tuple},
+    abi::{Flow, FlowList, Fragment, FragmentKey, Tuple},
     flow::{State, TICK_SHIFT, Ticks},
+    fragment,
     wire::Be16,
 };
 
@@ -86,6 +87,26 @@ impl Datapath {
             }
         })?;
         self.run_gc(&list, FlowList::REMOVE)
+    }
+
+    /// Packets whose fragments may still be under way.
+    pub(super) fn fragments(&self) -> Result<usize> {
+        let now = now();
+        let (mut walk, mut count) = (Walk::default(), 0);
+        // Words, as in `flows_of_step`.
+        type Words = [u32; size_of::<Fragment<V4>>() / 4];
+        let mut more = true;
+        while more {
+            more = walk
+                .step::<[u32; size_of::<FragmentKey<V4>>() / 4], Words>(
+                    &self.maps.fragments,
+                    |_, [seen, ..]| {
+                        count += usize::from(fragment::is_fresh(*seen, now));
+                    },
+                )
+                .context("reading map FRAGMENTS4")?;
+        }
+        Ok(count)
     }
 
     /// How many flows each slot has.

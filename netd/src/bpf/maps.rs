@@ -10,7 +10,10 @@ use aya::{
 };
 use netd_common::{
     V4,
-    abi::{Config, Counter, Endpoint, EndpointCounters, Flow, Interface, NodeCounters, Route, Tuple},
+    abi::{
+        Config, Counter, Endpoint, EndpointCounters, Flow, Fragment, FragmentKey, Interface, NodeCounters,
+        Route, Tuple,
+    },
     reason,
 };
 
@@ -30,7 +33,7 @@ struct Shape {
 }
 
 /// All maps, with the sizes that the options ask for.
-fn shapes(options: &Options) -> [Shape; 9] {
+fn shapes(options: &Options) -> [Shape; 12] {
     const fn shape<K, V>(name: &'static str, kind: MapType, entries: Option<u32>) -> Shape {
         Shape { name, kind, key: size_of::<K>(), value: size_of::<V>(), entries }
     }
@@ -48,6 +51,9 @@ fn shapes(options: &Options) -> [Shape; 9] {
         shape::<Prefix, Route>("ROUTES4", MapType::LpmTrie, Some(MAX_ROUTES)),
         // A flow has two entries.
         shape::<Tuple<V4>, Flow<V4>>("FLOWS4", MapType::Hash, Some(options.max_flows * 2)),
+        shape::<FragmentKey<V4>, Fragment<V4>>("FRAGMENTS4", MapType::Hash, None),
+        shape::<u32, FragmentKey<V4>>("FRAGMENT_PLACES4", MapType::Array, None),
+        shape::<u32, u32>("FRAGMENT_TURNS", MapType::Array, None),
     ]
 }
 
@@ -104,6 +110,7 @@ pub(super) struct Maps {
     pub(super) endpoints: HashMap<MapData, V4, Endpoint>,
     pub(super) routes: LpmTrie<MapData, V4, Route>,
     pub(super) flows: MapData,
+    pub(super) fragments: MapData,
     /// Entries that the maps of endpoints and of flows have room for.
     pub(super) max_endpoints: u32,
     pub(super) max_flows: u32,
@@ -116,6 +123,7 @@ impl Maps {
             programs.take_map(name).with_context(|| format!("the eBPF object has no map {name}"))
         };
         let Map::HashMap(flows) = take("FLOWS4")? else { bail!("map FLOWS4 is not a hash map") };
+        let Map::HashMap(fragments) = take("FRAGMENTS4")? else { bail!("map FRAGMENTS4 is not a hash map") };
         let max_flows = flows.info().context("asking for map FLOWS4")?.max_entries() / 2;
         let endpoint_counters = PerCpuArray::try_from(take("ENDPOINT_COUNTERS")?)?;
         Ok(Self {
@@ -129,6 +137,7 @@ impl Maps {
             endpoints: take("ENDPOINTS4")?.try_into()?,
             routes: take("ROUTES4")?.try_into()?,
             flows,
+            fragments,
             max_flows,
         })
     }
