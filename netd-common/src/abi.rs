@@ -130,6 +130,8 @@ pub struct NodeCounters {
     pub rx_packets: u64,
     /// Bytes of them, as they came by the uplink.
     pub rx_bytes: u64,
+    /// Packets to it on the wire, where they go in VXLAN: of a segmented one, each segment. Numbers them.
+    pub tx_wire: u64,
 }
 
 /// A flow as a packet shows it, before translation.
@@ -303,7 +305,7 @@ no_padding! {
     Interface<V6> = 4 * 16 + 6 + 2 + 12 + 4 + 4;
     Endpoint = 4 + 12 + 4 + 4;
     Route = 16;
-    NodeCounters = 32;
+    NodeCounters = 40;
     Tuple<V4> = 16;
     Tuple<V6> = 40;
     Flow<V4> = 4 + 4 + 4 + 4 + 2 + 2;

@@ -19,7 +19,8 @@ pub fn from_container<P: Packet, T: Tables<V4>>(packet: &mut P, tables: &T, hook
     let mut plan = Plan::new(V4(0));
     let bytes = packet.len();
     let decided = decide(packet, tables, hook, &mut plan);
-    match decided.and_then(|()| plan.carry_out(packet, || tables.random())) {
+    let identification = |packets| tables.count_on_wire(plan.to_node, packets);
+    match decided.and_then(|()| plan.carry_out(packet, identification)) {
         Ok(()) => {
             tables.count_way(plan.way, bytes);
             tables.count_sent(plan.sender, bytes);

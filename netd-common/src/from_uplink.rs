@@ -21,7 +21,7 @@ pub fn from_uplink<P: Packet, T: Tables<V4>>(packet: &mut P, tables: &T, hook: H
     let mut plan = Plan::new(V4(0));
     let bytes = packet.len();
     let decided = decide(packet, tables, hook, &mut plan);
-    match decided.and_then(|()| plan.carry_out(packet, || tables.random())) {
+    match decided.and_then(|()| plan.carry_out(packet, |_| 0)) {
         Ok(()) => {
             if !matches!(plan.to, To::Stack) {
                 tables.count_way(plan.way, bytes);

@@ -20,16 +20,23 @@ const INNER: u32 = Ethernet::LEN + Vxlan::OVERHEAD - Ethernet::LEN;
 /// Offset of the inner IP header.
 const INNER_IP: u32 = INNER + Ethernet::LEN;
 
-/// Writes the headers around a packet that goes to the `plan`'s node. `random` identifies the outer packet where a router
+/// Writes the headers around a packet that goes to the `plan`'s node. `identification` gives the first of as many
+/// numbers as it is asked for, which identify the outer packets where a router
 /// on the way has to cut it.
 #[inline(always)]
-pub fn encapsulate<P: Packet>(packet: &mut P, plan: &Plan<V4>, random: u16) -> Option<()> {
+pub fn encapsulate<P: Packet>(
+    packet: &mut P,
+    plan: &Plan<V4>,
+    identification: impl FnOnce(u32) -> u16,
+) -> Option<()> {
     // Before the headers are there, so that it is the inner flow's. RFC 7348 section 5: a port of the dynamic range.
     let hash = packet.hash();
     let source = Be16::new(0xc000 | (hash ^ hash >> 16) as u16);
     packet.encapsulate()?;
     let length = packet.len() - Ethernet::LEN;
-    let ip = Ipv4::simple(random, length as u16, protocol::UDP, plan.address, plan.node);
+    // Counted up by one for each packet on the wire: with DF clear, a NIC aggregates (GRO) only what is numbered so.
+    let id = identification(packet.segments()).to_be();
+    let ip = Ipv4::simple(id, length as u16, protocol::UDP, plan.address, plan.node);
     packet.set(Ethernet::LEN, ip)?;
     // No checksum (RFC 7348 section 5): the inner packet has its own.
     let length = Be16::new((length - Ipv4::LEN) as u16);

@@ -44,6 +44,11 @@ pub trait Packet {
         0
     }
 
+    /// How many segments the packet will be cut into, at least 1.
+    fn segments(&self) -> u32 {
+        1
+    }
+
     /// A hash of the flow, for the outer source port of an encapsulation.
     fn hash(&mut self) -> u32;
 

@@ -220,19 +220,23 @@ impl<A: Addr> Plan<A> {
 }
 
 impl Plan<V4> {
-    /// Writes to the packet all that the plan says. `random`: 16 random bits, asked for only where they are needed.
+    /// Writes to the packet all that the plan says. `identification`: see [`overlay::encapsulate`]; asked for only there.
     ///
     /// # Errors
     /// [`Drop::Rewrite`] where the packet cannot be written to.
     #[inline(always)]
-    pub fn carry_out<P: Packet>(&self, packet: &mut P, random: impl FnOnce() -> u32) -> Result<(), Drop> {
-        self.reshape(packet, random).ok_or(Drop::Rewrite)
+    pub fn carry_out<P: Packet>(
+        &self,
+        packet: &mut P,
+        identification: impl FnOnce(u32) -> u16,
+    ) -> Result<(), Drop> {
+        self.reshape(packet, identification).ok_or(Drop::Rewrite)
     }
 
     #[inline(always)]
-    fn reshape<P: Packet>(&self, packet: &mut P, random: impl FnOnce() -> u32) -> Option<()> {
+    fn reshape<P: Packet>(&self, packet: &mut P, identification: impl FnOnce(u32) -> u16) -> Option<()> {
         if self.rewrite & Self::ENCAPSULATE != 0 {
-            return overlay::encapsulate(packet, self, random() as u16);
+            return overlay::encapsulate(packet, self, identification);
         }
         if self.rewrite & Self::DECAPSULATE != 0 {
             packet.decapsulate()?;

@@ -71,6 +71,9 @@ pub trait Tables<A> {
     fn count_received(&self, slot: u32, bytes: u32);
     /// Counts a packet that goes to another node.
     fn count_to_node(&self, slot: u32, bytes: u32);
+    /// Counts packets that another node gets in VXLAN, each segment one. Returns the number of the first of them: one more
+    /// than that of the last before, of the same CPU.
+    fn count_on_wire(&self, slot: u32, packets: u32) -> u16;
     /// Counts a packet that comes from another node.
     fn count_from_node(&self, slot: u32, bytes: u32);
     /// Counts a packet that was dropped, against its sender too where that is known ([`crate::plan::NO_SLOT`] if not).

@@ -152,6 +152,13 @@ impl Packet for Skb {
     }
 
     #[inline(always)]
+    fn segments(&self) -> u32 {
+        // SAFETY: a load from the context.
+        let segments = unsafe { (*self.ctx).gso_segs };
+        if segments == 0 { 1 } else { segments }
+    }
+
+    #[inline(always)]
     fn hash(&mut self) -> u32 {
         // SAFETY: a helper that takes the context alone.
         unsafe { bpf_get_hash_recalc(self.ctx) }

@@ -116,6 +116,32 @@ fn bulk_stays_whole_in_vxlan() {
     bulk_stays_whole("bulk_stays_whole_in_vxlan", "vxlan");
 }
 
+/// A sender that cuts its own data, such as a virtual machine without offloads: each packet is encapsulated by itself, and
+/// what receives them aggregates them all the same.
+#[test]
+fn packets_sent_one_by_one_are_aggregated() {
+    with_cluster("packets_sent_one_by_one_are_aggregated", "vxlan", |cluster| {
+        let (a, b) = cluster.pair()?;
+        let set = |namespace: &Namespace, link: &str, settings: &str| {
+            namespace.output("ethtool", ["-K", link].into_iter().chain(settings.split(' '))).map(drop)
+        };
+        let cut = "tso off gso off tx-udp-segmentation off";
+        set(&a.namespace, "eth0", cut)?;
+        // A veth aggregates only what comes from a device that cannot send large packets.
+        set(&cluster.world.router, "host2", cut)?;
+        set(&cluster.nodes[1].namespace, "eth0", "gro on")?;
+        let _sink = TcpFlood::sink(&b.namespace, at(&b, PORT))?;
+        let before = (cluster.traffic(0, "tx")?.0, cluster.traffic(1, "rx")?.0);
+        let flood = TcpFlood::start(&a.namespace, at(&b, PORT))?;
+        thread::sleep(Duration::from_millis(400));
+        flood.finish()?;
+        let after = (cluster.traffic(0, "tx")?.0, cluster.traffic(1, "rx")?.0);
+        let (sent, received) = (after.0 - before.0, after.1 - before.1);
+        ensure!(received < sent / 2, "{sent} packets arrive as {received}");
+        cluster.nothing_dropped()
+    });
+}
+
 /// Every offload that changes what a packet looks like at the hooks.
 fn offloads(test: &str, transport: &str) {
     const SETTINGS: [&str; 7] = [

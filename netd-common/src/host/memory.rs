@@ -220,6 +220,14 @@ impl<A: Addr + Hash> Tables<A> for Memory<A> {
         counters.tx_bytes += u64::from(bytes);
     }
 
+    fn count_on_wire(&self, slot: u32, packets: u32) -> u16 {
+        let mut nodes = self.nodes.borrow_mut();
+        let counters = nodes.entry(slot).or_default();
+        let first = counters.tx_wire;
+        counters.tx_wire += u64::from(packets);
+        first as u16
+    }
+
     fn count_from_node(&self, slot: u32, bytes: u32) {
         let mut nodes = self.nodes.borrow_mut();
         let counters = nodes.entry(slot).or_default();
