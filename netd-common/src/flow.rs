@@ -115,6 +115,13 @@ impl State {
         }
     }
 
+    /// Whether its place may go to another flow before it has timed out.
+    #[inline(always)]
+    pub const fn is_closed(state: u32, protocol: u8) -> bool {
+        const BOTH: u32 = State::FIN_OUT | State::FIN_IN;
+        protocol == protocol::TCP && (state & BOTH == BOTH || state & (Self::RST_OUT | Self::RST_IN) != 0)
+    }
+
     /// How long it is kept where its place is needed.
     #[inline(always)]
     pub const fn reuse(state: u32, protocol: u8, port: Be16) -> Ticks {
