@@ -63,16 +63,18 @@ impl State {
     /// The state after a packet. `inward`: it comes from the other side.
     #[inline(always)]
     pub const fn after(old: u32, inward: bool, protocol: u8, tcp_flags: u8) -> u32 {
-        let mut new = if inward { old | Self::REPLIED } else { old };
         if protocol != protocol::TCP {
-            return new;
+            return if inward { old | Self::REPLIED } else { old };
         }
+        let opens = tcp_flags & (tcp::SYN | tcp::ACK) == tcp::SYN;
+        if opens && old & Self::CLOSING != 0 && tcp_flags & tcp::RST == 0 {
+            // The tuple is used for a new connection, of which nothing is known yet.
+            return 0;
+        }
+        // A SYN is no answer: two sides that open at once (RFC 9293 section 3.5) answer with SYN and ACK.
+        let mut new = if inward && !opens { old | Self::REPLIED } else { old };
         if tcp_flags & tcp::RST != 0 {
             return new | if inward { Self::RST_IN } else { Self::RST_OUT };
-        }
-        if tcp_flags & (tcp::SYN | tcp::ACK) == tcp::SYN && old & Self::CLOSING != 0 {
-            // The tuple is used for a new connection.
-            return if inward { Self::REPLIED } else { 0 };
         }
         if inward {
             // It goes on talking: the reset was not the container's peer's.
@@ -113,6 +115,13 @@ impl State {
             protocol::UDP => UDP,
             _ => ICMP,
         }
+    }
+
+    /// Whether its place may go to another flow before it has timed out.
+    #[inline(always)]
+    pub const fn is_closed(state: u32, protocol: u8) -> bool {
+        const BOTH: u32 = State::FIN_OUT | State::FIN_IN;
+        protocol == protocol::TCP && (state & BOTH == BOTH || state & (Self::RST_OUT | Self::RST_IN) != 0)
     }
 
     /// How long it is kept where its place is needed.

@@ -48,7 +48,7 @@ fn refuse<P: Packet, T: Tables<V4>>(
     plan: &Plan<V4>,
     bytes: u32,
 ) -> Verdict {
-    let error = icmp_error::about(reason, plan.mtu);
+    let error = if plan.quiet { 0 } else { icmp_error::about(reason, plan.mtu) };
     let told = error != 0 && icmp_error::answer(packet, tables, ifindex, error) != 0;
     if told && matches!(reason, Drop::TooBig) {
         // Nothing is wrong: so senders find out what fits.
@@ -164,7 +164,10 @@ fn ipv4<P: Packet, T: Tables<V4>>(
             }
             match nat::create(tables, &tuple, interface.slot, &mut mapping) {
                 0 => {}
-                reason => return Err(refusal(reason)),
+                reason => {
+                    plan.quiet = reason & nat::SOON != 0;
+                    return Err(refusal(reason & !nat::SOON));
+                }
             }
         }
         plan.old_port = transport.source;

@@ -24,6 +24,10 @@ pub struct Mapping<A> {
 /// 256 once in 500,000; each costs a look-up.
 const TRIES: u32 = 256;
 
+/// Added to [`Drop::PortsExhausted`] where a port comes free within seconds: that of a connection which is closed. Whoever tries
+/// again, as TCP does by itself, will get one, and is not to be told that there is none.
+pub const SOON: u32 = 1 << 31;
+
 /// The flow that an outbound packet belongs to, if there is one: its mapping is put into `mapping`.
 ///
 /// This is all that a packet in the middle of a flow costs: one look-up.
@@ -49,7 +53,7 @@ pub fn known<A: Addr, T: Tables<A>>(
     false
 }
 
-/// Makes a flow for an outbound packet that belongs to none. Returns 0, or the [`Drop`] reason.
+/// Makes a flow for an outbound packet that belongs to none. Returns 0, or the [`Drop`] reason (see [`SOON`]).
 ///
 /// The inbound entry is inserted first: whoever gets it in owns the port. A subprogram of its own in BPF (a scalar result,
 /// all else through references), to keep its stack apart.
@@ -137,6 +141,11 @@ struct Search<'a, A, T> {
 extern "C" fn claim<A: Addr, T: Tables<A>>(_: u32, search: &mut Search<'_, A, T>) -> i64 {
     let tables = search.tables;
     let old = tables.flow(&search.inward);
+    if let Some(old) = &old
+        && State::is_closed(old.state.get(), search.inward.protocol)
+    {
+        search.outcome |= SOON;
+    }
     if old.is_none_or(|old| flow::remove(tables, &search.inward, &old, search.now, When::Reusable)) {
         let flow = Flow {
             state: Shared::new(0),

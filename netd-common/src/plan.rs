@@ -73,6 +73,8 @@ pub struct Plan<A> {
     pub network: u32,
     /// What fits on the way, bytes. 0: not known, or not to be told.
     pub mtu: u32,
+    /// If it is dropped, its sender is not told: trying again will help.
+    pub quiet: bool,
     /// What changes in it: the constants below.
     pub rewrite: u32,
     /// [`Plan::MACS`]: the Ethernet header's addresses.
@@ -135,6 +137,7 @@ impl<A: Addr> Plan<A> {
             node: V4(0),
             network: 0,
             mtu: 0,
+            quiet: false,
             rewrite: 0,
             macs: MacPair([0; 3]),
             l4: 0,

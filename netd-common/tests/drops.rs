@@ -12,7 +12,7 @@ use netd_common::{
         build::{Body, Ip, frame},
         cases::{At, NODE, PORTS, SERVER, UPLINK_MACS, World, run},
     },
-    wire::Wire,
+    wire::{Wire, tcp},
 };
 
 const WORLD: World = World::new([11, 12, 13, 20, 30]);
@@ -92,6 +92,25 @@ fn no_port_left_towards_one_destination() {
     tables.time.set(netd_common::flow::UDP + 1);
     assert_eq!(send(&tables, to_server(3, SERVER, 53)), To::Neighbour);
     assert!(tables.collect(When::TimedOut) > 0);
+}
+
+/// A port that comes free within seconds: who asks for it is not told that there is none, and tries again.
+#[test]
+fn ports_of_closed_connections_come_free() {
+    let mut tables = WORLD.tables();
+    with_config(&mut tables, |config| (config.first_port, config.last_port) = (PORTS.0, PORTS.0));
+    let a = WORLD.a;
+    let segment = |port, flags| {
+        let body = Body::Tcp(port, 80, flags, vec![]);
+        Frame::new(frame(a.host_mac, a.mac, &Ip::new(a.address, SERVER), &body))
+    };
+    assert_eq!(send(&tables, segment(1, tcp::SYN)), To::Neighbour);
+    assert_eq!(send(&tables, segment(2, tcp::SYN)), To::Peer, "told: the port is in use");
+    assert_eq!(send(&tables, segment(1, tcp::RST)), To::Neighbour);
+    assert_eq!(send(&tables, segment(2, tcp::SYN)), To::Drop);
+    assert_eq!(tables.dropped(Drop::PortsExhausted), 2);
+    tables.time.set(netd_common::flow::TCP_CLOSED_REUSE + 1);
+    assert_eq!(send(&tables, segment(2, tcp::SYN)), To::Neighbour);
 }
 
 #[test]

@@ -298,7 +298,25 @@ fn states_of_a_connection() {
             TCP_ESTABLISHED,
             TCP_ESTABLISHED,
         ),
-        ("both open at once", &[(OUT, tcp::SYN), (IN, tcp::SYN)], TCP_ESTABLISHED, TCP_ESTABLISHED),
+        ("both open at once", &[(OUT, tcp::SYN), (IN, tcp::SYN)], TCP_TRANSITORY, TCP_TRANSITORY),
+        (
+            "both have opened",
+            &[(OUT, tcp::SYN), (IN, tcp::SYN), (OUT, tcp::SYN | tcp::ACK), (IN, tcp::SYN | tcp::ACK)],
+            TCP_ESTABLISHED,
+            TCP_ESTABLISHED,
+        ),
+        (
+            "the other side calls back on a closed connection's ports",
+            &[(IN, tcp::ACK), (OUT, tcp::FIN), (IN, tcp::FIN), (IN, tcp::SYN)],
+            TCP_TRANSITORY,
+            TCP_TRANSITORY,
+        ),
+        (
+            "a reset that also claims to open",
+            &[(IN, tcp::ACK), (IN, tcp::RST), (IN, tcp::RST | tcp::SYN)],
+            TCP_TRANSITORY,
+            TCP_RESET_REUSE,
+        ),
     ];
     for (name, packets, timeout, reuse) in table {
         let state = packets
