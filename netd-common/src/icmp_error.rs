@@ -41,11 +41,11 @@ pub const fn about(reason: Drop, mtu: u32) -> u32 {
 
 /// Whether there may be an error about a packet (RFC 1122 section 3.2.2): not if it is one itself, nor a later fragment, nor was
 /// sent to many; and only if it has no options, which keeps the quote's length the same for all. That something is too big is said
-/// only to those who forbid that it be cut (RFC 1191).
+/// also to those who would let it be cut, unlike RFC 1191 has it: netd cuts nothing, and hosts that are told do it themselves.
 #[inline(always)]
 fn can_be_answered<P: Packet>(packet: &P, ip: &Headers<V4>, too_big: bool) -> bool {
     let to_many = packet.get(0).is_none_or(|[first, _]: [u8; 2]| first & 1 != 0);
-    if to_many || ip.is_later_fragment() || ip.l4 != L4 || too_big && ip.fragment != Ipv4::DONT_FRAGMENT {
+    if to_many || ip.is_later_fragment() || ip.l4 != L4 || too_big && ip.is_fragment() {
         return false;
     }
     let is_echo = |[kind, _]: [u8; 2]| kind == icmp::ECHO_REQUEST || kind == icmp::ECHO_REPLY;

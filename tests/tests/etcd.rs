@@ -5,12 +5,12 @@ use std::{net::SocketAddrV4, thread, time::Duration};
 use anyhow::{Context, Result, ensure};
 use netd::{
     cluster::Presence,
-    lab::{Container, Etcd, Host, Service, host::binary},
+    lab::{Container, Etcd, Host, Service, echo, host::binary},
     request::{NetworkList, NodeList, NodeView},
 };
 use netd_tests::{
     cluster::{Cluster, with_etcd},
-    site::{eventually, reach, unreachable},
+    site::{SILENCE, eventually, reach, unreachable},
     streams::{TcpFlood, UdpPulse},
 };
 use nix::sys::signal::Signal;
@@ -278,6 +278,31 @@ fn a_node_without_etcd_keeps_its_routes() {
         has_network(&cluster.nodes[0], "blue", true)?;
         presence(&cluster.nodes[1], Presence::Registered)?;
         traffic.lost_nothing()
+    });
+}
+
+/// What does not fit the other node's uplink is said to the sender, also one that would let it be cut.
+#[test]
+fn a_node_with_a_smaller_mtu() {
+    with_etcd("a_node_with_a_smaller_mtu", "direct", 1, |cluster, _| {
+        cluster.nodes[1].namespace.ip(["link set eth0 mtu 1400"])?;
+        let (a, b) = pair(cluster)?;
+        ensure!(other(&cluster.nodes[0])?.mtu == Some(1400), "{:?}", other(&cluster.nodes[0])?);
+        let server = SocketAddrV4::new(b.address, echo::PORT);
+        let large = vec![7; 1450];
+        eventually("a large datagram arrives", SOON, || {
+            Ok(a.namespace.run(|| echo::udp(server, &large, SILENCE).map(drop)).is_ok())
+        })?;
+        let told = cluster
+            .counter(0, "forwarded", "too-big-sent")
+            .or_else(|_| cluster.counter(0, "drops", "too-big"))?;
+        ensure!(told > 0, "nothing was too big");
+        let sink = TcpFlood::sink(&b.namespace, SocketAddrV4::new(b.address, PORT))?;
+        let flood = TcpFlood::start(&a.namespace, SocketAddrV4::new(b.address, PORT))?;
+        thread::sleep(Duration::from_millis(300));
+        ensure!(flood.finish()? > 1 << 20, "hardly anything was sent");
+        drop(sink);
+        Ok(())
     });
 }
 

@@ -256,8 +256,7 @@ fn own(world: &World) -> Vec<Case> {
     let too_big = told(a, &large);
     let routed = told(c, &Ip { source: c.address, ..large.clone() });
     large.fragment = 0;
-    let may_be_cut =
-        unchanged(At::FromContainer(a.ifindex), sent(&large, &too_large), Fate::Dropped(Drop::TooBig));
+    let may_be_cut = told(a, &large);
     fits.fate = Fate::Goes(To::Neighbour, Way::Masquerade);
     vec![
         case(

@@ -220,9 +220,9 @@ fn too_big(world: &World) -> Vec<Case> {
         let ip = Ip { fragment, ..Ip::new(a.address, destination) };
         frame(a.host_mac, a.mac, &ip, &Body::Udp(1, 2, vec![7; size - 28]))
     };
-    let told = |destination, size, mtu| {
+    let told = |destination, size, fragment, mtu| {
         let fate = Fate::Goes(To::Peer, Way::TooBigSent);
-        answered(a, packet(destination, size, 0x4000), (3, 4, mtu), fate)
+        answered(a, packet(destination, size, fragment), (3, 4, mtu), fate)
     };
     let dropped = |destination, size, fragment| {
         unchanged(at, packet(destination, size, fragment), Fate::Dropped(Drop::TooBig))
@@ -240,8 +240,9 @@ fn too_big(world: &World) -> Vec<Case> {
     };
     vec![
         case("an ICMP error that is too big", vec![unchanged(at, error, Fate::Dropped(Drop::TooBig))]),
-        case("too big for a far node", vec![told(FAR, 1451, 1450)]),
-        case("too big for a near node", vec![told(NEAR, 1501, 1500)]),
-        case("too big, and may not be answered", vec![dropped(FAR, 1451, 0)]),
+        case("too big for a far node", vec![told(FAR, 1451, 0x4000, 1450)]),
+        case("too big for a near node", vec![told(NEAR, 1501, 0x4000, 1500)]),
+        case("too big, though it might be cut", vec![told(FAR, 1451, 0, 1450)]),
+        case("too big, and may not be answered", vec![dropped(FAR, 1451, 0x2000)]),
     ]
 }
