@@ -4,11 +4,12 @@ use std::{net::SocketAddrV4, thread, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 use netd::{
-    cluster::Presence,
-    lab::{Container, Etcd, Host, Service, echo, host::binary},
+    cluster::{Presence, TlsFiles},
+    lab::{Container, Etcd, Host, Service, World, echo, host::binary},
     request::{NetworkList, NodeList, NodeView},
 };
 use netd_tests::{
+    certificates,
     cluster::{Cluster, with_etcd},
     site::{SILENCE, eventually, reach, unreachable},
     streams::{TcpFlood, UdpPulse},
@@ -422,5 +423,135 @@ fn a_purged_node_leaves() {
             .collect();
         ensure!(left.is_empty(), "{left:?}");
         eventually("it is gone", SOON, || Ok(nodes(&cluster.nodes[0])?.is_empty()))
+    });
+}
+
+/// Packets flow while etcd is there and says nothing.
+#[test]
+fn etcd_falls_silent() {
+    with_etcd("etcd_falls_silent", "direct", 1, |cluster, etcd| {
+        let (a, b) = pair(cluster)?;
+        let traffic = Traffic::start(&a, &b)?;
+        etcd.signal(0, Signal::SIGSTOP)?;
+        healthy(&cluster.nodes[0], false)?;
+        refused(
+            &cluster.nodes[0],
+            &["network", "create", "blue", "--subnet", "10.90.0.0/16"],
+            "etcd does not answer",
+        )?;
+        thread::sleep(LEASE);
+        etcd.signal(0, Signal::SIGCONT)?;
+        for node in &cluster.nodes {
+            healthy(node, true)?;
+            presence(node, Presence::Registered)?;
+        }
+        traffic.lost_nothing()
+    });
+}
+
+/// A member that is cut off from the others knows nothing new, and is left.
+#[test]
+fn a_member_without_a_leader() {
+    with_etcd("a_member_without_a_leader", "direct", 3, |cluster, etcd| {
+        let (a, b) = pair(cluster)?;
+        let traffic = Traffic::start(&a, &b)?;
+        for member in [0, 1] {
+            etcd.signal(member, Signal::SIGSTOP)?;
+        }
+        healthy(&cluster.nodes[0], false)?;
+        healthy(&cluster.nodes[1], false)?;
+        for member in [0, 1] {
+            etcd.signal(member, Signal::SIGCONT)?;
+        }
+        for node in &cluster.nodes {
+            healthy(node, true)?;
+            presence(node, Presence::Registered)?;
+        }
+        traffic.lost_nothing()
+    });
+}
+
+/// The nodes' networks and slices are what they were, though nobody else remembers.
+#[test]
+fn etcd_loses_its_data() {
+    with_etcd("etcd_loses_its_data", "vxlan", 1, |cluster, etcd| {
+        let (a, b) = pair(cluster)?;
+        let traffic = Traffic::start(&a, &b)?;
+        let records = |etcd: &Etcd, what: &str| -> Result<Vec<(String, String)>> {
+            etcd.get(&format!("/netd/v1/{what}/"))
+        };
+        let before = (records(etcd, "networks")?, records(etcd, "slices")?);
+        ensure!((before.0.len(), before.1.len()) == (2, 4), "{before:?}");
+        etcd.stop(0, Signal::SIGKILL)?;
+        etcd.lose_data(0)?;
+        etcd.restart(&cluster.lab, 0)?;
+        eventually("all is there again", SOON, || {
+            Ok((records(etcd, "networks")?, records(etcd, "slices")?) == before
+                && records(etcd, "nodes")?.len() == 2)
+        })?;
+        for node in &cluster.nodes {
+            healthy(node, true)?;
+            presence(node, Presence::Registered)?;
+        }
+        traffic.lost_nothing()
+    });
+}
+
+fn with_keys(cluster: &Cluster, etcd: &Etcd, keys: &str) -> Result<()> {
+    for node in &cluster.nodes {
+        let text = netd::lab::cluster::etcd_configuration(node.name(), &etcd.endpoints(), "direct");
+        node.configure(&format!("{text}{keys}"))?;
+    }
+    Ok(())
+}
+
+#[test]
+fn etcd_asks_for_a_password() {
+    with_etcd("etcd_asks_for_a_password", "direct", 1, |cluster, etcd| {
+        etcd.require_user("netd", "right")?;
+        let file = cluster.lab.directory().join("password");
+        let keys = format!("user = \"netd\"\npassword-file = {:?}\n", file.display().to_string());
+        with_keys(cluster, etcd, &keys)?;
+        std::fs::write(&file, "wrong\n")?;
+        let error = cluster.nodes[0].start().err().context("it starts")?;
+        ensure!(format!("{error:#}").contains("authentication failed"), "{error:#}");
+        std::fs::write(&file, "right\n")?;
+        let (a, b) = pair(cluster)?;
+        talk(&a, &b)?;
+        // Which makes all that etcd has given out to be recognised by worthless.
+        etcd.stop(0, Signal::SIGTERM)?;
+        etcd.restart(&cluster.lab, 0)?;
+        eventually("a network is made", SOON, || {
+            let create = ["network", "create", "blue", "--subnet", "10.90.0.0/16"];
+            Ok(cluster.nodes[0].netd(create)?.status.success())
+        })?;
+        has_network(&cluster.nodes[1], "blue", true)
+    });
+}
+
+#[test]
+fn etcd_asks_for_a_certificate() {
+    with_etcd("etcd_asks_for_a_certificate", "direct", 0, |cluster, _| {
+        let World { server, address, .. } = &cluster.world;
+        let good = certificates::make(&cluster.lab.directory().join("good"), *address)?;
+        let bad = certificates::make(&cluster.lab.directory().join("bad"), *address)?;
+        let etcd = Etcd::start_with(&cluster.lab, server, *address, 1, Some(good.clone()))?;
+        let keys = |files: &TlsFiles, identity: bool| {
+            let (certificate, key) = files.identity.clone().unwrap_or_default();
+            let identity = match identity {
+                true => format!("certificate = {certificate:?}\nkey = {key:?}\n"),
+                false => String::new(),
+            };
+            format!("ca = {:?}\n{identity}", files.ca)
+        };
+        for (keys, expected) in [(keys(&bad, true), "certificate"), (keys(&good, false), "")] {
+            with_keys(cluster, &etcd, &keys)?;
+            let error = cluster.nodes[0].start().err().context("it starts")?;
+            let text = format!("{error:#}").to_lowercase();
+            ensure!(text.contains("etcd does not answer (https://") && text.contains(expected), "{text}");
+        }
+        with_keys(cluster, &etcd, &keys(&good, true))?;
+        let (a, b) = pair(cluster)?;
+        talk(&a, &b)
     });
 }

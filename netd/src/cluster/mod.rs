@@ -12,7 +12,9 @@ use serde::{Deserialize, Serialize};
 
 pub use self::etcd::{Directory, EtcdConfig, TlsFiles};
 pub use self::model::{Announcement, Cluster, Registration, SharedNetwork, Slice, View};
-pub use self::remotes::{Presence, Remote, Remotes, Said, Update, said_by_cluster, said_by_configuration};
+pub use self::remotes::{
+    Presence, Remote, Remotes, Said, Update, said_by_cluster, said_by_configuration, slices_of,
+};
 use crate::netlink::UplinkInfo;
 
 /// How packets for another node travel.

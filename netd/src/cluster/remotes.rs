@@ -1,10 +1,11 @@
 //! The other nodes as this one knows them: by the configuration, or by the cluster's shared store and from before.
 //!
-//! A node whose lease has ended may be dead, or only its daemon is, or its way to the store. Its routes stay for as long as
-//! packets come from it: what works is not taken away.
+//! A node whose lease has ended may be dead, or only its daemon is, or its way to the store; one that the store knows no more may
+//! have left, or the store has lost its data. Its routes stay for as long as packets come from it: what works is not taken
+//! away.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashSet},
     net::Ipv4Addr,
     time::{Duration, Instant, SystemTime},
 };
@@ -38,6 +39,13 @@ pub struct Remote {
     /// Whether it is there.
     #[serde(skip)]
     pub presence: Presence,
+    /// Slices that it had a moment ago, and nobody has now: of a store that has lost its data, a node gets its slices back
+    /// one by one.
+    #[serde(skip)]
+    fading: BTreeMap<Ipv4Net, Instant>,
+    /// The store knows it no more.
+    #[serde(skip)]
+    forgotten: bool,
     /// Packets that have come from it so far, and when that was last seen to have changed.
     #[serde(skip)]
     heard: Option<(u64, Instant, Option<SystemTime>)>,
@@ -67,6 +75,8 @@ impl Remote {
             slices: BTreeSet::new(),
             slot,
             presence: Presence::Known,
+            fading: BTreeMap::new(),
+            forgotten: false,
             heard: None,
         }
     }
@@ -134,6 +144,12 @@ pub fn said_by_cluster(cluster: &Cluster, own: &str) -> BTreeMap<String, Said> {
     said
 }
 
+/// A node's own slices.
+#[must_use]
+pub fn slices_of(cluster: &Cluster, own: &str) -> BTreeSet<Ipv4Net> {
+    cluster.slices.iter().filter(|(_, slice)| slice.node == own).map(|(prefix, _)| *prefix).collect()
+}
+
 /// What a change of the other nodes comes to.
 #[derive(Debug, Default)]
 pub struct Update {
@@ -186,20 +202,33 @@ impl Remotes {
         self.nodes.get(name)
     }
 
-    /// Takes in what is said of all nodes. `registers`: they are there for as long as they say so themselves; else they
-    /// just are.
+    /// Takes in what is said of all nodes. `own` are this node's slices. `registers`: nodes are there for as long as they say
+    /// so themselves; else they just are.
     ///
     /// # Errors
     /// A record cannot be written.
-    pub fn hear(&mut self, said: BTreeMap<String, Said>, registers: bool) -> Result<Update> {
+    pub fn hear(
+        &mut self,
+        said: BTreeMap<String, Said>,
+        own: &BTreeSet<Ipv4Net>,
+        registers: bool,
+    ) -> Result<Update> {
         let mut update = Update::default();
-        let gone: Vec<String> = self.nodes.keys().filter(|name| !said.contains_key(*name)).cloned().collect();
-        for name in gone {
-            if let Some(remote) = self.nodes.remove(&name) {
-                self.slots.free(remote.slot);
+        let taken: HashSet<Ipv4Net> =
+            said.values().flat_map(|said| &said.slices).chain(own).copied().collect();
+        let mut gone = Vec::new();
+        for (name, remote) in self.nodes.iter_mut().filter(|(name, _)| !said.contains_key(*name)) {
+            let before = remote.slices.len();
+            remote.slices.retain(|slice| !taken.contains(slice));
+            update.changed |= remote.slices.len() != before;
+            if !registers || !remote.is_routed() || remote.slices.is_empty() {
+                gone.push(name.clone());
+            } else if !remote.forgotten {
+                (remote.forgotten, remote.presence, remote.heard) = (true, Presence::Unregistered, None);
             }
-            update.changed = true;
-            update.changes.push(Change::delete(Kind::Peer, &name));
+        }
+        for name in gone {
+            self.forget(&name, &mut update);
         }
         for (name, said) in said {
             let known = self.nodes.get(&name);
@@ -226,7 +255,13 @@ impl Remotes {
                 };
                 remote.heard = None;
             }
+            if registers {
+                let faded = remote.slices.difference(&said.slices).map(|slice| (*slice, Instant::now()));
+                remote.fading.extend(faded);
+                remote.fading.retain(|slice, _| !taken.contains(slice));
+            }
             remote.slices = said.slices;
+            remote.forgotten = false;
             if known == Some(&remote) {
                 continue;
             }
@@ -239,14 +274,26 @@ impl Remotes {
         Ok(update)
     }
 
+    fn forget(&mut self, name: &str, update: &mut Update) {
+        if let Some(remote) = self.nodes.remove(name) {
+            self.slots.free(remote.slot);
+        }
+        update.changed = true;
+        update.changes.push(Change::delete(Kind::Peer, name));
+    }
+
     /// Looks whether packets come from those of which nobody else says that they are there. `packets` tells how many have
-    /// come by the index of the counters. Returns whether one has fallen silent, for which its routes go.
+    /// come by the index of the counters. The routes of one that has fallen silent go.
     ///
     /// # Errors
     /// Counters cannot be read.
-    pub fn listen(&mut self, silence: Duration, packets: impl Fn(u32) -> Result<u64>) -> Result<bool> {
-        let mut changed = false;
-        for remote in self.nodes.values_mut() {
+    pub fn listen(&mut self, silence: Duration, packets: impl Fn(u32) -> Result<u64>) -> Result<Update> {
+        let mut update = Update::default();
+        let mut gone = Vec::new();
+        for (name, remote) in &mut self.nodes {
+            let before = remote.fading.len();
+            remote.fading.retain(|_, since| since.elapsed() < silence);
+            update.changed |= remote.fading.len() != before;
             if !matches!(remote.presence, Presence::Known | Presence::Unregistered) {
                 continue;
             }
@@ -255,7 +302,8 @@ impl Remotes {
                 Some((before, since, _)) if before == now => {
                     if remote.presence == Presence::Unregistered && since.elapsed() >= silence {
                         remote.presence = Presence::Lost;
-                        changed = true;
+                        update.changed = true;
+                        gone.extend(remote.forgotten.then(|| name.clone()));
                     }
                 }
                 // What came before the first look may be long ago.
@@ -263,13 +311,18 @@ impl Remotes {
                 Some(_) => remote.heard = Some((now, Instant::now(), Some(SystemTime::now()))),
             }
         }
-        Ok(changed)
+        for name in gone {
+            self.forget(&name, &mut update);
+        }
+        Ok(update)
     }
 
     /// Whether any of them is to be listened to closely.
     #[must_use]
-    pub fn any_unregistered(&self) -> bool {
-        self.nodes.values().any(|remote| remote.presence == Presence::Unregistered)
+    pub fn any_unsettled(&self) -> bool {
+        let unsettled =
+            |remote: &Remote| remote.presence == Presence::Unregistered || !remote.fading.is_empty();
+        self.nodes.values().any(unsettled)
     }
 
     /// Whether packets to or from any of them are encapsulated.
@@ -296,7 +349,7 @@ impl Remotes {
         addressed.filter(move |(_, address)| foreign(*address)).flat_map(move |(remote, address)| {
             let vxlan = remote.transport(own, uplink.address) == Transport::Vxlan;
             let mtu = mtu(uplink.mtu, remote.mtu, vxlan);
-            let slices = remote.slices.iter().filter_map(move |slice| {
+            let slices = remote.slices.iter().chain(remote.fading.keys()).filter_map(move |slice| {
                 let (_, network) = state.subnets().find(|(subnet, _)| subnet.contains(slice))?;
                 Some((*slice, bpf::Route::Node { network, address, slot: remote.slot, vxlan, mtu }))
             });
@@ -327,7 +380,7 @@ mod tests {
 
     fn hear(remotes: &mut Remotes, said: &[(&str, Said)]) -> Update {
         let said = said.iter().map(|(name, said)| ((*name).to_owned(), said.clone())).collect();
-        remotes.hear(said, true).unwrap()
+        remotes.hear(said, &BTreeSet::new(), true).unwrap()
     }
 
     #[test]
@@ -361,11 +414,12 @@ mod tests {
         assert_eq!(presence(&remotes), Presence::Unregistered);
         let moment = Duration::ZERO;
         for packets in 1..4 {
-            assert!(!remotes.listen(moment, |_| Ok(packets)).unwrap(), "it still talks");
+            assert!(!remotes.listen(moment, |_| Ok(packets)).unwrap().changed, "it still talks");
             assert!(remotes.get("b").unwrap().is_routed());
         }
-        assert!(!remotes.listen(Duration::from_secs(60), |_| Ok(3)).unwrap(), "not silent for long enough");
-        assert!(remotes.listen(moment, |_| Ok(3)).unwrap());
+        let long = Duration::from_secs(60);
+        assert!(!remotes.listen(long, |_| Ok(3)).unwrap().changed, "not silent for long enough");
+        assert!(remotes.listen(moment, |_| Ok(3)).unwrap().changed);
         assert_eq!(presence(&remotes), Presence::Lost);
         assert!(!hear(&mut remotes, &[("b", said(None, slice))]).changed, "it stays lost");
 
@@ -391,10 +445,35 @@ mod tests {
             })
             .collect();
         let mut again = Remotes::load(&records).unwrap();
-        assert_eq!(hear(&mut again, &all[1..]).changes, [Change::delete(Kind::Peer, "a")]);
-        assert_eq!(again.get("b").unwrap().slot, 1);
+        // Nobody speaks of it any more, and another has its slice.
         let update = hear(&mut again, &[all[1].clone(), ("c", said(Some(NEAR), "10.88.1.0/24"))]);
-        assert_eq!(update.reused, [0], "a's, for c");
+        assert_eq!(update.changes[0], Change::delete(Kind::Peer, "a"));
+        assert_eq!((again.get("b").unwrap().slot, update.reused), (1, vec![0]), "a's, for c");
+    }
+
+    #[test]
+    fn a_node_that_the_store_has_lost_stays_while_it_talks() {
+        let mut remotes = Remotes::default();
+        let b = [("b", said(Some(NEAR), "10.88.1.0/24"))];
+        hear(&mut remotes, &b);
+        assert!(!hear(&mut remotes, &[]).changed);
+        assert_eq!(remotes.get("b").unwrap().presence, Presence::Unregistered);
+        hear(&mut remotes, &b);
+        assert_eq!(remotes.get("b").unwrap().presence, Presence::Registered);
+        hear(&mut remotes, &[]);
+        for (packets, there) in [(1, true), (2, true), (2, false)] {
+            let update = remotes.listen(Duration::ZERO, |_| Ok(packets)).unwrap();
+            assert_eq!((remotes.get("b").is_some(), update.changed), (there, !there));
+        }
+        // One that gets its slices back one by one.
+        hear(&mut remotes, &b);
+        hear(&mut remotes, &[("b", Said { slices: BTreeSet::new(), ..said(Some(NEAR), "10.88.1.0/24") })]);
+        assert!(remotes.any_unsettled() && remotes.get("b").unwrap().fading.len() == 1);
+        hear(&mut remotes, &b);
+        assert!(!remotes.any_unsettled());
+        // A configuration that is read anew means what it says.
+        remotes.hear(said_by_configuration(&[], Transport::Auto), &BTreeSet::new(), false).unwrap();
+        assert_eq!(remotes.iter().len(), 0);
     }
 
     #[test]

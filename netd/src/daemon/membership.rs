@@ -15,7 +15,7 @@ use super::{handle::Reply, owner::Owner};
 use crate::{
     cluster::{
         Announcement, Cluster, Directory, EtcdConfig, Presence, Registration, SharedNetwork, View,
-        said_by_cluster,
+        said_by_cluster, slices_of,
     },
     config::Config,
     network::{Definition, Origin},
@@ -214,7 +214,7 @@ impl Owner {
         };
         let node = &self.config.node.name;
         let networks = self.state.synchronise(cluster, node, &self.config.networks, &occupied)?;
-        let nodes = self.kernel.hear_nodes(said_by_cluster(cluster, node), true)?;
+        let nodes = self.kernel.hear_nodes(said_by_cluster(cluster, node), &slices_of(cluster, node))?;
         for network in &networks.removed {
             info!("network {} is gone", network.name);
             if let Err(error) = remove_gateway(self.kernel.netlink(), network.gateway()).await {

@@ -231,15 +231,17 @@ impl Owner {
     async fn listen(&mut self) -> Instant {
         let silence = self.config.cluster.silence();
         match self.kernel.listen_to_nodes(silence) {
-            Ok(false) => {}
-            Ok(true) => {
-                info!("a node has fallen silent: its routes go");
+            Ok(update) if !update.changed => {}
+            Ok(update) => {
+                info!("routes to nodes that are silent go");
+                self.pending.extend(update.changes);
+                self.flush_pending().await;
                 let set = self.kernel.set_routes(&self.state, &self.view).await;
                 self.note("routes", set);
             }
             Err(error) => error!("{error:#}"),
         }
-        let closely = self.kernel.remotes().any_unregistered();
+        let closely = self.kernel.remotes().any_unsettled();
         Instant::now() + if closely { TICK.min(silence / 2) } else { TICK }
     }
 

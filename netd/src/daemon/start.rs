@@ -1,6 +1,10 @@
 //! The start: what can be refused is refused first; then the kernel is brought to the state that the store has.
 
-use std::{collections::HashSet, fs, path::Path};
+use std::{
+    collections::{BTreeSet, HashSet},
+    fs,
+    path::Path,
+};
 
 use anyhow::{Context, Result, bail};
 use ipnet::Ipv4Net;
@@ -10,7 +14,7 @@ use tracing::{debug, info, warn};
 use super::{Options, bpffs, identity, lock, membership::Membership, owner::Owner, privileges, socket};
 use crate::{
     bpf::{self, Datapath},
-    cluster::{Remotes, Update, View, said_by_cluster, said_by_configuration},
+    cluster::{Remotes, Update, View, said_by_cluster, said_by_configuration, slices_of},
     config::Config,
     endpoint::Endpoint,
     netlink::{Event, Netlink, Netns, find_uplink, monitor, release_ports, reserve_ports},
@@ -90,7 +94,7 @@ pub(super) async fn start(options: &Options) -> Result<Started> {
             let (removed, configured) = state.configure(config.networks.values(), &occupied)?;
             changes.extend(configured);
             let said = said_by_configuration(&config.cluster.peers, config.cluster.transport);
-            (removed, remotes.hear(said, false)?)
+            (removed, remotes.hear(said, &BTreeSet::new(), false)?)
         }
     };
     changes.extend(nodes.changes);
@@ -161,7 +165,7 @@ fn adopt(
     }
     changes.extend(networks.changes);
     changes.push(state.put_facts()?);
-    Ok((networks.removed, remotes.hear(said_by_cluster(cluster, node), true)?))
+    Ok((networks.removed, remotes.hear(said_by_cluster(cluster, node), &slices_of(cluster, node), true)?))
 }
 
 /// A random name.

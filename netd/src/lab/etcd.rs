@@ -14,6 +14,7 @@ use etcd_client::{Client, ConnectOptions, DeleteOptions, GetOptions, Txn, TxnOp}
 use nix::sys::signal::Signal;
 
 use super::{Lab, Namespace, Process};
+use crate::cluster::TlsFiles;
 
 /// How long it may take until a member answers.
 const START: Duration = Duration::from_secs(20);
@@ -27,6 +28,8 @@ pub struct Etcd {
     members: Vec<Member>,
     /// The clients' user, once authentication is on.
     user: Option<(String, String)>,
+    /// What members and clients prove themselves with, if they do.
+    tls: Option<TlsFiles>,
 }
 
 #[derive(Debug)]
@@ -50,6 +53,31 @@ impl Etcd {
     /// # Errors
     /// etcd is not installed, or does not start.
     pub fn start(lab: &Lab, namespace: &Namespace, address: Ipv4Addr, members: u16) -> Result<Self> {
+        Self::start_with(lab, namespace, address, members, None)
+    }
+
+    /// The same where clients and members prove who they are, both with the certificate of `tls`, which must be for the
+    /// address.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub fn start_with(
+        lab: &Lab,
+        namespace: &Namespace,
+        address: Ipv4Addr,
+        members: u16,
+        tls: Option<TlsFiles>,
+    ) -> Result<Self> {
+        let scheme = if tls.is_some() { "https" } else { "http" };
+        let identity = tls.as_ref().and_then(|files| Some((files.ca.display(), files.identity.as_ref()?)));
+        let proofs = identity.map(|(ca, (certificate, key))| {
+            [
+                "--client-cert-auth".to_owned(),
+                format!("--trusted-ca-file={ca}"),
+                format!("--cert-file={}", certificate.display()),
+                format!("--key-file={}", key.display()),
+            ]
+        });
         let at = |port: u16| SocketAddrV4::new(address, port);
         let peer = |index: u16| format!("m{index}=http://{}", at(12380 + index));
         let initial = (0..members).map(peer).collect::<Vec<_>>().join(",");
@@ -59,17 +87,18 @@ impl Etcd {
             let arguments = [
                 format!("--name=m{index}"),
                 format!("--data-dir={}", directory.display()),
-                format!("--listen-client-urls=http://{client}"),
-                format!("--advertise-client-urls=http://{client}"),
+                format!("--listen-client-urls={scheme}://{client}"),
+                format!("--advertise-client-urls={scheme}://{client}"),
                 format!("--listen-peer-urls=http://{peer}"),
                 format!("--initial-advertise-peer-urls=http://{peer}"),
                 format!("--initial-cluster={initial}"),
                 "--logger=zap".to_owned(),
             ];
-            Member { address: client, arguments: arguments.into(), directory, process: None }
+            let arguments = arguments.into_iter().chain(proofs.iter().flatten().cloned()).collect();
+            Member { address: client, arguments, directory, process: None }
         };
-        let mut etcd =
-            Self { namespace: namespace.clone(), members: (0..members).map(member).collect(), user: None };
+        let members_all: Vec<Member> = (0..members).map(member).collect();
+        let mut etcd = Self { namespace: namespace.clone(), members: members_all, user: None, tls };
         for index in 0..usize::from(members) {
             etcd.launch(lab, index)?;
         }
@@ -80,7 +109,20 @@ impl Etcd {
     /// The URLs that clients connect to.
     #[must_use]
     pub fn endpoints(&self) -> Vec<String> {
-        self.members.iter().map(|member| format!("http://{}", member.address)).collect()
+        (0..self.members.len()).map(|index| self.endpoint(index)).collect()
+    }
+
+    fn endpoint(&self, index: usize) -> String {
+        let scheme = if self.tls.is_some() { "https" } else { "http" };
+        format!("{scheme}://{}", self.members[index].address)
+    }
+
+    /// Sends a member a signal, such as SIGSTOP: it is silent then.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn signal(&self, index: usize, signal: Signal) -> Result<()> {
+        self.members[index].process.as_ref().context("the member does not run")?.signal(signal)
     }
 
     /// Ends a member: with SIGTERM in order, with SIGKILL not so.
@@ -223,10 +265,13 @@ impl Etcd {
         index: usize,
         question: impl AsyncFn(Client) -> std::result::Result<T, etcd_client::Error> + Send + Sync,
     ) -> Result<T> {
-        let endpoint = format!("http://{}", self.members[index].address);
+        let endpoint = self.endpoint(index);
         let mut options = ConnectOptions::new().with_timeout(ANSWER);
         if let Some((name, password)) = &self.user {
             options = options.with_user(name, password);
+        }
+        if let Some(files) = &self.tls {
+            options = options.with_tls(files.options()?);
         }
         self.namespace.run(|| {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;

@@ -1,8 +1,12 @@
 //! The other nodes, as the datapath knows them.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use anyhow::Result;
+use ipnet::Ipv4Net;
 
 use super::Reconciler;
 use crate::cluster::{Remotes, Said, Transport, Update};
@@ -20,25 +24,24 @@ impl Reconciler {
         self.transport
     }
 
-    /// Takes in what is said of the other nodes, by themselves (`registers`) or by the configuration. Routes are to be set
-    /// afterwards.
+    /// Takes in what the other nodes say of themselves; `own` are this node's slices. Routes are to be set afterwards.
     ///
     /// # Errors
     /// Counters that have a new owner cannot be zeroed.
-    pub fn hear_nodes(&mut self, said: BTreeMap<String, Said>, registers: bool) -> Result<Update> {
-        let update = self.remotes.hear(said, registers)?;
+    pub fn hear_nodes(&mut self, said: BTreeMap<String, Said>, own: &BTreeSet<Ipv4Net>) -> Result<Update> {
+        let update = self.remotes.hear(said, own, true)?;
         for slot in &update.reused {
             self.datapath.reset_node_counters(*slot)?;
         }
         Ok(update)
     }
 
-    /// Looks whether packets come from nodes of which nobody says that they are there. Returns whether routes are to be
-    /// set, because one has been silent for so long.
+    /// Looks whether packets come from nodes of which nobody says that they are there. Routes are to be set
+    /// afterwards, if one has been silent for so long.
     ///
     /// # Errors
     /// The counters cannot be read.
-    pub fn listen_to_nodes(&mut self, silence: Duration) -> Result<bool> {
+    pub fn listen_to_nodes(&mut self, silence: Duration) -> Result<Update> {
         let datapath = &self.datapath;
         self.remotes.listen(silence, |slot| Ok(datapath.node_counters(slot)?.rx_packets))
     }

@@ -1,6 +1,13 @@
 //! How etcd is reached.
 
-use std::{fmt, path::PathBuf, time::Duration};
+use std::{
+    fmt, fs,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use anyhow::{Context, Result};
+use etcd_client::{Certificate, Identity, TlsOptions};
 
 /// The keys of `[cluster]` for `store = "etcd"`.
 #[derive(Clone, PartialEq, Eq)]
@@ -24,6 +31,21 @@ pub struct TlsFiles {
     pub ca: PathBuf,
     /// This node's certificate and its key; none: etcd asks for none.
     pub identity: Option<(PathBuf, PathBuf)>,
+}
+
+impl TlsFiles {
+    /// What they hold, as the client takes it.
+    ///
+    /// # Errors
+    /// One cannot be read.
+    pub fn options(&self) -> Result<TlsOptions> {
+        let read = |path: &Path| fs::read(path).with_context(|| format!("cannot read {}", path.display()));
+        let tls = TlsOptions::new().ca_certificate(Certificate::from_pem(read(&self.ca)?));
+        Ok(match &self.identity {
+            Some((certificate, key)) => tls.identity(Identity::from_pem(read(certificate)?, read(key)?)),
+            None => tls,
+        })
+    }
 }
 
 impl Default for EtcdConfig {

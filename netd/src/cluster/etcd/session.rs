@@ -110,7 +110,7 @@ impl Task {
         let authority = endpoint.split_once("://").map_or(endpoint, |(_, authority)| authority);
         let authority = authority.trim_end_matches('/');
         match timeout(self.patience(), TcpStream::connect(authority)).await {
-            Ok(connected) => Ok(drop(connected?)),
+            Ok(connected) => connected.map(drop).map_err(Into::into),
             Err(_) => bail!("no answer within {:?}", self.patience()),
         }
     }

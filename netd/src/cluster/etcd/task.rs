@@ -2,15 +2,13 @@
 
 use std::{
     collections::HashMap,
-    fs,
     hash::{BuildHasher as _, RandomState},
-    path::Path,
     sync::Arc,
     time::Duration,
 };
 
-use anyhow::{Context, Result};
-use etcd_client::{Certificate, ConnectOptions, Identity, TlsOptions};
+use anyhow::Result;
+use etcd_client::ConnectOptions;
 use tokio::{
     sync::{mpsc, oneshot, watch},
     time::{Instant, sleep_until},
@@ -145,13 +143,7 @@ impl Task {
             options = options.with_user(name, password);
         }
         if let Some(files) = &self.config.tls {
-            let read =
-                |path: &Path| fs::read(path).with_context(|| format!("cannot read {}", path.display()));
-            let mut tls = TlsOptions::new().ca_certificate(Certificate::from_pem(read(&files.ca)?));
-            if let Some((certificate, key)) = &files.identity {
-                tls = tls.identity(Identity::from_pem(read(certificate)?, read(key)?));
-            }
-            options = options.with_tls(tls);
+            options = options.with_tls(files.options()?);
         }
         Ok(options)
     }
