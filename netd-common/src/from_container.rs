@@ -17,8 +17,31 @@ use crate::{
 #[inline(always)]
 pub fn from_container<P: Packet, T: Tables<V4>>(packet: &mut P, tables: &T, hook: Hook) -> Verdict {
     let mut plan = Plan::new(V4(0));
+    match decide(packet, tables, hook, &mut plan) {
+        Ok(true) => Verdict::unpack(rare(packet, tables, hook.ifindex)),
+        decided => carry_out(packet, tables, hook.ifindex, decided.map(|_| ()), &plan),
+    }
+}
+
+/// The whole way of a packet that is to be masqueraded and has no ports of its own; the verdict, packed.
+///
+/// A subprogram of its own in BPF: what it needs of stack and registers, all the others would pay for.
+#[inline(never)]
+fn rare<P: Packet, T: Tables<V4>>(packet: &mut P, tables: &T, ifindex: u32) -> u64 {
+    let mut plan = Plan::new(V4(0));
+    let decided = decide_rare(packet, tables, ifindex, &mut plan);
+    carry_out(packet, tables, ifindex, decided, &plan).pack()
+}
+
+#[inline(always)]
+fn carry_out<P: Packet, T: Tables<V4>>(
+    packet: &mut P,
+    tables: &T,
+    ifindex: u32,
+    decided: Result<(), Drop>,
+    plan: &Plan<V4>,
+) -> Verdict {
     let bytes = packet.len();
-    let decided = decide(packet, tables, hook, &mut plan);
     let identification = |packets| tables.count_on_wire(plan.to_node, packets);
     match decided.and_then(|()| plan.carry_out(packet, identification)) {
         Ok(()) => {
@@ -34,7 +57,7 @@ pub fn from_container<P: Packet, T: Tables<V4>>(packet: &mut P, tables: &T, hook
             let via = if plan.rewrite & Plan::<V4>::ENCAPSULATE == 0 { plan.node } else { V4(0) };
             Verdict { to: plan.to, ifindex: plan.ifindex, via }
         }
-        Err(reason) => refuse(packet, tables, hook.ifindex, reason, &plan, bytes),
+        Err(reason) => refuse(packet, tables, ifindex, reason, plan, bytes),
     }
 }
 
@@ -67,7 +90,7 @@ fn refuse<P: Packet, T: Tables<V4>>(
     Verdict { to: To::Peer, ifindex, via: V4(0) }
 }
 
-/// Where the packet goes and what changes in it. Touches no byte of it.
+/// Where the packet goes and what changes in it. Touches no byte of it. `Ok(true)`: that is for [`decide_rare`] to say.
 ///
 /// # Errors
 /// Why it goes nowhere.
@@ -77,7 +100,7 @@ pub fn decide<P: Packet, T: Tables<V4>>(
     tables: &T,
     hook: Hook,
     plan: &mut Plan<V4>,
-) -> Result<(), Drop> {
+) -> Result<bool, Drop> {
     let interface = tables.interface(hook.ifindex).ok_or(Drop::UnknownInterface)?;
     plan.sender = interface.slot;
     if hook.vlan {
@@ -92,7 +115,7 @@ pub fn decide<P: Packet, T: Tables<V4>>(
         Ethernet::IPV4 => ipv4(packet, tables, hook, &interface, plan),
         Ethernet::ARP => {
             plan.ifindex = hook.ifindex;
-            arp::decide(packet, &interface, plan)
+            arp::decide(packet, &interface, plan).map(|()| false)
         }
         _ => Err(Drop::EtherType),
     }
@@ -105,7 +128,7 @@ fn ipv4<P: Packet, T: Tables<V4>>(
     hook: Hook,
     interface: &Interface<V4>,
     plan: &mut Plan<V4>,
-) -> Result<(), Drop> {
+) -> Result<bool, Drop> {
     let ip = headers::ipv4(packet)?;
     if ip.source != interface.address {
         return Err(Drop::SpoofedAddress);
@@ -115,11 +138,11 @@ fn ipv4<P: Packet, T: Tables<V4>>(
     }
     if ip.destination.within(&interface.subnet, &interface.mask) {
         if ip.destination == interface.gateway {
-            return to_host(plan);
+            return to_host(plan).map(|()| false);
         }
         // No two networks share an address, so whoever has this one is in the sender's network.
         let Some(endpoint) = tables.endpoint(&ip.destination) else {
-            return to_node(packet, tables, interface, &ip, plan);
+            return to_node(packet, tables, interface, &ip, plan).map(|()| false);
         };
         if endpoint.ifindex == hook.ifindex {
             // Its own address: the kernel in the container would not have sent it.
@@ -131,58 +154,49 @@ fn ipv4<P: Packet, T: Tables<V4>>(
         plan.receiver = endpoint.slot;
         plan.macs = endpoint.macs;
         plan.rewrite = Plan::<V4>::MACS;
-        return Ok(());
+        return Ok(false);
     }
     if interface.flags & Interface::<V4>::MASQUERADE == 0 {
         route(tables, &ip.destination, plan)?;
-        return match plan.to {
-            To::Neighbour => routed(packet, &ip, plan),
-            _ => Ok(()),
-        };
+        if matches!(plan.to, To::Neighbour) {
+            routed(packet, &ip, plan)?;
+        }
+        return Ok(false);
     }
     // Known flows first: most packets to the world belong to one, and then need no route.
-    let transport = headers::transport(packet, &ip, false);
+    let Ok(transport) = headers::transport(packet, &ip, false) else { return Ok(true) };
     let mut mapping = Mapping { address: V4(0), port: Be16::ZERO };
-    if let Ok(transport) = transport {
-        let tuple = transport.tuple(&ip, Tuple::<V4>::OUT);
-        if nat::known(tables, &tuple, transport.tcp_flags, &mut mapping) {
-            to_uplink(tables, plan)?;
-        } else {
-            route(tables, &ip.destination, plan)?;
-            if !matches!(plan.to, To::Neighbour) {
-                return Ok(());
-            }
-            if ip.protocol == protocol::UDP
-                && transport.destination == Vxlan::PORT
-                && tables.route(&ip.destination).is_some_and(|route| route.node != V4(0))
-            {
-                return Err(Drop::OverlayContainer);
-            }
-            if ip.ttl <= 1 {
-                // Not worth a flow.
-                return Err(Drop::TtlExpired);
-            }
-            match nat::create(tables, &tuple, interface.slot, &mut mapping) {
-                0 => {}
-                reason => {
-                    plan.quiet = reason & nat::SOON != 0;
-                    return Err(refusal(reason & !nat::SOON));
-                }
-            }
-        }
-        plan.old_port = transport.source;
-        if ip.is_fragment() {
-            let id = fragment::remember(tables, &tuple, u32::from(ip.id.raw()), interface.slot, &mapping);
-            plan.rewrite = Plan::<V4>::ID;
-            plan.id = Be16::from_raw(id as u16);
-        }
+    let tuple = transport.tuple(&ip, Tuple::<V4>::OUT);
+    if nat::known(tables, &tuple, transport.tcp_flags, &mut mapping) {
+        to_uplink(tables, plan)?;
     } else {
-        // Not translatable; but only packets to the world need translation.
         route(tables, &ip.destination, plan)?;
         if !matches!(plan.to, To::Neighbour) {
-            return Ok(());
+            return Ok(false);
         }
-        return transport.map(|_| ()).or_else(|reason| rare(packet, tables, &ip, reason, plan));
+        if ip.protocol == protocol::UDP
+            && transport.destination == Vxlan::PORT
+            && tables.route(&ip.destination).is_some_and(|route| route.node != V4(0))
+        {
+            return Err(Drop::OverlayContainer);
+        }
+        if ip.ttl <= 1 {
+            // Not worth a flow.
+            return Err(Drop::TtlExpired);
+        }
+        match nat::create(tables, &tuple, interface.slot, &mut mapping) {
+            0 => {}
+            reason => {
+                plan.quiet = reason & nat::SOON != 0;
+                return Err(refusal(reason & !nat::SOON));
+            }
+        }
+    }
+    plan.old_port = transport.source;
+    if ip.is_fragment() {
+        let id = fragment::remember(tables, &tuple, u32::from(ip.id.raw()), interface.slot, &mapping);
+        plan.rewrite = Plan::<V4>::ID;
+        plan.id = Be16::from_raw(id as u16);
     }
     routed(packet, &ip, plan)?;
     plan.way = Way::Masquerade;
@@ -192,22 +206,33 @@ fn ipv4<P: Packet, T: Tables<V4>>(
     plan.old_address = ip.source;
     plan.address = mapping.address;
     plan.port = mapping.port;
-    Ok(())
+    Ok(false)
 }
 
-/// A packet to the world that has no ports of its own: a fragment that follows a first one, or an ICMP error about a flow.
-/// `reason` is why it was not read further.
+/// Where a packet goes that is to be masqueraded if it goes to the world, and has no ports of its own: a fragment that follows a
+/// first one, or an ICMP error about a flow.
+///
+/// # Errors
+/// Why it goes nowhere.
 #[inline(always)]
-fn rare<P: Packet, T: Tables<V4>>(
+pub fn decide_rare<P: Packet, T: Tables<V4>>(
     packet: &P,
     tables: &T,
-    ip: &headers::Headers<V4>,
-    reason: Drop,
+    ifindex: u32,
     plan: &mut Plan<V4>,
 ) -> Result<(), Drop> {
+    let interface = tables.interface(ifindex).ok_or(Drop::UnknownInterface)?;
+    plan.sender = interface.slot;
+    let ip = headers::ipv4(packet)?;
+    // Only packets to the world need translation.
+    route(tables, &ip.destination, plan)?;
+    if !matches!(plan.to, To::Neighbour) {
+        return Ok(());
+    }
+    let Err(reason) = headers::transport(packet, &ip, false) else { return Err(Drop::Malformed) };
     if ip.is_later_fragment() {
-        fragment::check_offset(ip)?;
-        let tuple = fragment::tuple(ip, Tuple::<V4>::OUT);
+        fragment::check_offset(&ip)?;
+        let tuple = fragment::tuple(&ip, Tuple::<V4>::OUT);
         let mut mapping = Mapping { address: V4(0), port: Be16::ZERO };
         let id = fragment::follow(tables, &tuple, u32::from(ip.id.raw()), &mut mapping);
         if id == fragment::UNKNOWN {
@@ -217,7 +242,7 @@ fn rare<P: Packet, T: Tables<V4>>(
         plan.id = Be16::from_raw(id as u16);
         plan.old_address = ip.source;
         plan.address = mapping.address;
-        routed(packet, ip, plan)?;
+        routed(packet, &ip, plan)?;
         plan.way = Way::Masquerade;
         return Ok(());
     }
@@ -225,11 +250,11 @@ fn rare<P: Packet, T: Tables<V4>>(
     if ip.protocol != protocol::ICMP || ip.is_fragment() || !is_error {
         return Err(reason);
     }
-    let mut found = Found::new(ip);
+    let mut found = Found::new(&ip);
     if related::find(packet, tables, ip.l4, u32::from(Tuple::<V4>::OUT), &mut found) == 0 {
         return Err(Drop::UnrelatedError);
     }
-    routed(packet, ip, plan)?;
+    routed(packet, &ip, plan)?;
     plan.way = Way::Masquerade;
     plan.rewrite |= Plan::<V4>::SOURCE | Plan::<V4>::QUOTE;
     plan.l4 = ip.l4;

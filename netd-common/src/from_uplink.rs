@@ -19,8 +19,34 @@ use crate::{
 #[inline(always)]
 pub fn from_uplink<P: Packet, T: Tables<V4>>(packet: &mut P, tables: &T, hook: Hook) -> Verdict {
     let mut plan = Plan::new(V4(0));
+    match decide(packet, tables, hook, &mut plan) {
+        Ok(true) => Verdict::unpack(rare(packet, tables)),
+        decided => carry_out(packet, tables, decided.map(|_| ()), &plan),
+    }
+}
+
+/// The whole way of a packet to the node's address that has no ports of its own; the verdict, packed.
+///
+/// A subprogram of its own in BPF: what it needs of stack and registers, all the others would pay for.
+#[inline(never)]
+fn rare<P: Packet, T: Tables<V4>>(packet: &mut P, tables: &T) -> u64 {
+    let mut plan = Plan::new(V4(0));
+    plan.to = To::Stack;
+    let decided = match headers::ipv4(packet) {
+        Ok(ip) => decide_rare(packet, tables, &ip, &mut plan),
+        Err(_) => Ok(()),
+    };
+    carry_out(packet, tables, decided, &plan).pack()
+}
+
+#[inline(always)]
+fn carry_out<P: Packet, T: Tables<V4>>(
+    packet: &mut P,
+    tables: &T,
+    decided: Result<(), Drop>,
+    plan: &Plan<V4>,
+) -> Verdict {
     let bytes = packet.len();
-    let decided = decide(packet, tables, hook, &mut plan);
     match decided.and_then(|()| plan.carry_out(packet, |_| 0)) {
         Ok(()) => {
             if !matches!(plan.to, To::Stack) {
@@ -40,7 +66,7 @@ pub fn from_uplink<P: Packet, T: Tables<V4>>(packet: &mut P, tables: &T, hook: H
     }
 }
 
-/// Where the packet goes and what changes in it. Touches no byte of it.
+/// Where the packet goes and what changes in it. Touches no byte of it. `Ok(true)`: that is for [`decide_rare`] to say.
 ///
 /// # Errors
 /// Why it goes nowhere.
@@ -50,105 +76,108 @@ pub fn decide<P: Packet, T: Tables<V4>>(
     tables: &T,
     hook: Hook,
     plan: &mut Plan<V4>,
-) -> Result<(), Drop> {
+) -> Result<bool, Drop> {
     plan.to = To::Stack;
-    let Some(ethernet) = packet.get::<Ethernet>(0) else { return Ok(()) };
+    let Some(ethernet) = packet.get::<Ethernet>(0) else { return Ok(false) };
     if ethernet.ethertype != Ethernet::IPV4 || hook.vlan {
-        return Ok(());
+        return Ok(false);
     }
-    let (Some(config), Ok(ip)) = (tables.config(), headers::ipv4(packet)) else { return Ok(()) };
+    let (Some(config), Ok(ip)) = (tables.config(), headers::ipv4(packet)) else { return Ok(false) };
     if ip.destination != config.address {
-        return from_node(tables, &ip, plan);
+        return from_node(tables, &ip, plan).map(|()| false);
     }
     if ip.protocol == protocol::UDP
         && !ip.is_fragment()
         && packet.get::<Udp>(ip.l4).is_some_and(|udp| udp.destination == Vxlan::PORT)
     {
         return match overlay::decide(packet, tables, &ip, plan) {
-            Ok(_) => Ok(()),
+            Ok(_) => Ok(false),
             Err(reason) => Err(reason),
         };
     }
+    let Ok(transport) = headers::transport(packet, &ip, true) else { return Ok(true) };
+    // The host's own sockets are kept out of the range (ip_local_reserved_ports), so their packets cost no look-up.
+    let port = transport.destination.host();
+    if port < config.first_port || port > config.last_port {
+        return Ok(false);
+    }
+    let tuple = transport.tuple(&ip, Tuple::<V4>::IN);
     let mut mapping = Mapping { address: V4(0), port: Be16::ZERO };
-    let tuple;
-    let first = if let Ok(transport) = headers::transport(packet, &ip, true) {
-        // The host's own sockets are kept out of the range (ip_local_reserved_ports), so their packets cost no look-up.
-        let port = transport.destination.host();
-        if port < config.first_port || port > config.last_port {
+    if !nat::reply(tables, &tuple, transport.tcp_flags, &mut mapping) {
+        return Ok(false);
+    }
+    let slot = deliver(tables, &ip, mapping.address, plan)?;
+    if ip.is_fragment() {
+        fragment::remember(tables, &tuple, u32::from(ip.id.raw()), slot, &mapping);
+    }
+    plan.protocol = ip.protocol;
+    plan.old_port = transport.destination;
+    plan.port = mapping.port;
+    Ok(false)
+}
+
+/// Where a packet to the node's address goes that has no ports of its own: a fragment that follows a first one, or an ICMP error
+/// about a flow.
+///
+/// # Errors
+/// Why it goes nowhere.
+#[inline(always)]
+pub fn decide_rare<P: Packet, T: Tables<V4>>(
+    packet: &P,
+    tables: &T,
+    ip: &Headers<V4>,
+    plan: &mut Plan<V4>,
+) -> Result<(), Drop> {
+    if ip.is_later_fragment() {
+        let tuple = fragment::tuple(ip, Tuple::<V4>::IN);
+        let mut mapping = Mapping { address: V4(0), port: Be16::ZERO };
+        if fragment::follow(tables, &tuple, u32::from(ip.id.raw()), &mut mapping) == fragment::UNKNOWN {
             return Ok(());
         }
-        tuple = transport.tuple(&ip, Tuple::<V4>::IN);
-        if !nat::reply(tables, &tuple, transport.tcp_flags, &mut mapping) {
-            return Ok(());
-        }
-        plan.protocol = ip.protocol;
-        plan.old_port = transport.destination;
-        plan.address = mapping.address;
-        plan.port = mapping.port;
-        ip.is_fragment()
-    } else {
-        tuple = fragment::tuple(&ip, Tuple::<V4>::IN);
-        if !rare(packet, tables, &ip, &tuple, plan)? {
-            return Ok(());
-        }
-        false
-    };
+        fragment::check_offset(ip)?;
+        deliver(tables, ip, mapping.address, plan)?;
+        plan.rewrite |= Plan::<V4>::PLAIN;
+        return Ok(());
+    }
+    if ip.protocol != protocol::ICMP || ip.is_fragment() {
+        return Ok(());
+    }
+    let mut found = Found::new(ip);
+    if related::find(packet, tables, ip.l4, u32::from(Tuple::<V4>::IN), &mut found) == 0 {
+        return Ok(());
+    }
+    deliver(tables, ip, found.address, plan)?;
+    plan.rewrite |= Plan::<V4>::QUOTE;
+    plan.protocol = found.protocol as u8;
+    plan.quoted = found.offset;
+    plan.end = ip.end;
+    plan.old_port = found.old_port;
+    plan.port = found.port;
+    Ok(())
+}
+
+/// To the container that has this address, as a router would. Returns its slot.
+#[inline(always)]
+fn deliver<T: Tables<V4>>(
+    tables: &T,
+    ip: &Headers<V4>,
+    address: V4,
+    plan: &mut Plan<V4>,
+) -> Result<u32, Drop> {
     if ip.ttl <= 1 {
         return Err(Drop::TtlExpired);
     }
-    let endpoint = tables.endpoint(&plan.address).ok_or(Drop::NoEndpoint)?;
-    if first {
-        fragment::remember(tables, &tuple, u32::from(ip.id.raw()), endpoint.slot, &mapping);
-    }
+    let endpoint = tables.endpoint(&address).ok_or(Drop::NoEndpoint)?;
     plan.to = To::Peer;
     plan.way = Way::Reply;
     plan.ifindex = endpoint.ifindex;
     plan.receiver = endpoint.slot;
     plan.macs = endpoint.macs;
-    plan.rewrite |= Plan::<V4>::MACS | Plan::<V4>::DESTINATION | Plan::<V4>::TTL;
+    plan.rewrite = Plan::<V4>::MACS | Plan::<V4>::DESTINATION | Plan::<V4>::TTL;
     plan.l4 = ip.l4;
     plan.old_address = ip.destination;
-    Ok(())
-}
-
-/// A packet to the node's address that has no ports of its own. Whether it is netd's: a fragment that follows a first one, or
-/// an ICMP error about a flow.
-///
-/// # Errors
-/// It is, and may not be delivered.
-#[inline(always)]
-fn rare<P: Packet, T: Tables<V4>>(
-    packet: &P,
-    tables: &T,
-    ip: &Headers<V4>,
-    tuple: &Tuple<V4>,
-    plan: &mut Plan<V4>,
-) -> Result<bool, Drop> {
-    if ip.is_later_fragment() {
-        let mut mapping = Mapping { address: V4(0), port: Be16::ZERO };
-        if fragment::follow(tables, tuple, u32::from(ip.id.raw()), &mut mapping) == fragment::UNKNOWN {
-            return Ok(false);
-        }
-        fragment::check_offset(ip)?;
-        plan.rewrite = Plan::<V4>::PLAIN;
-        plan.address = mapping.address;
-        return Ok(true);
-    }
-    if ip.protocol != protocol::ICMP || ip.is_fragment() {
-        return Ok(false);
-    }
-    let mut found = Found::new(ip);
-    if related::find(packet, tables, ip.l4, u32::from(Tuple::<V4>::IN), &mut found) == 0 {
-        return Ok(false);
-    }
-    plan.rewrite = Plan::<V4>::QUOTE;
-    plan.protocol = found.protocol as u8;
-    plan.quoted = found.offset;
-    plan.end = ip.end;
-    plan.old_port = found.old_port;
-    plan.address = found.address;
-    plan.port = found.port;
-    Ok(true)
+    plan.address = address;
+    Ok(endpoint.slot)
 }
 
 /// A packet to another address than the node's: an endpoint's, from a node on the uplink's subnet?

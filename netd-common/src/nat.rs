@@ -94,8 +94,7 @@ pub fn create<A: Addr, T: Tables<A>>(
     if search.outcome != 0 {
         return search.outcome;
     }
-    let inward = search.inward;
-    mapping.port = inward.destination_port;
+    mapping.port = search.inward.destination_port;
     let flow = Flow {
         state: Shared::new(0),
         seen: Shared::new(now),
@@ -111,7 +110,7 @@ pub fn create<A: Addr, T: Tables<A>>(
         }
         Err(full) => {
             // Two packets of a new flow on two CPUs: the first one's mapping is the flow's.
-            tables.flow_remove(&inward);
+            tables.flow_remove(&search.inward);
             match tables.flow(tuple) {
                 Some(flow) if matches!(full, Add::Exists) => {
                     *mapping = Mapping { address: flow.address, port: flow.port };

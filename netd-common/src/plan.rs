@@ -45,6 +45,27 @@ impl Verdict {
     pub const DROP: Self = Self { to: To::Drop, ifindex: 0, via: V4(0) };
     /// Leave it to the host's stack.
     pub const STACK: Self = Self { to: To::Stack, ifindex: 0, via: V4(0) };
+
+    /// As one number, which is what a BPF subprogram can return; without `via`.
+    #[inline(always)]
+    pub const fn pack(self) -> u64 {
+        (self.to as u64) << 32 | self.ifindex as u64
+    }
+
+    /// The reverse.
+    #[inline(always)]
+    pub const fn unpack(packed: u64) -> Self {
+        const STACK: u64 = To::Stack as u64;
+        const PEER: u64 = To::Peer as u64;
+        const NEIGHBOUR: u64 = To::Neighbour as u64;
+        let to = match packed >> 32 {
+            STACK => To::Stack,
+            PEER => To::Peer,
+            NEIGHBOUR => To::Neighbour,
+            _ => To::Drop,
+        };
+        Self { to, ifindex: packed as u32, via: V4(0) }
+    }
 }
 
 /// The slot of nobody.
