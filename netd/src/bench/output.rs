@@ -58,10 +58,10 @@ pub(super) fn text(report: &Report) -> String {
 
 /// What the names in the table mean.
 pub(super) fn legend(variants: &[&str]) -> String {
-    VARIANTS
-        .iter()
-        .filter(|variant| variants.contains(&variant.name))
-        .fold(String::new(), |text, variant| format!("{text}  {:<9} {}\n", variant.name, variant.what))
+    let chosen = || VARIANTS.iter().filter(|variant| variants.contains(&variant.name));
+    let width = chosen().map(|variant| variant.name.len()).max().unwrap_or(0);
+    chosen()
+        .fold(String::new(), |text, variant| format!("{text}  {:<width$} {}\n", variant.name, variant.what))
 }
 
 fn table(outcomes: &[&Outcome]) -> Table {

@@ -19,3 +19,6 @@ pub use self::{
     config::{EtcdConfig, TlsFiles},
     directory::Directory,
 };
+
+#[cfg(test)]
+mod tests;

@@ -4,6 +4,8 @@
 //! have left, or the store has lost its data. Its routes stay for as long as packets come from it: what works is not taken
 //! away.
 
+mod said;
+
 use std::{
     collections::{BTreeMap, BTreeSet, HashSet},
     net::Ipv4Addr,
@@ -14,7 +16,8 @@ use anyhow::Result;
 use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
 
-use super::{Cluster, Peer, Transport};
+pub use self::said::{Said, said_by_cluster, said_by_configuration, slices_of};
+use super::Transport;
 use crate::{
     bpf::{self, MAX_NODES},
     netlink::UplinkInfo,
@@ -109,45 +112,6 @@ impl Remote {
     fn is_routed(&self) -> bool {
         self.presence != Presence::Lost
     }
-}
-
-/// What is said of another node.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Said {
-    /// Its address, how it wants packets to travel, and its uplink's MTU; none: it is not there.
-    pub there: Option<(Ipv4Addr, Transport, Option<u32>)>,
-    /// Its slices.
-    pub slices: BTreeSet<Ipv4Net>,
-}
-
-/// What the configuration says of the other nodes.
-#[must_use]
-pub fn said_by_configuration(peers: &[Peer], transport: Transport) -> BTreeMap<String, Said> {
-    let said = |peer: &Peer| Said {
-        there: Some((peer.address, transport, None)),
-        slices: peer.subnets.iter().copied().collect(),
-    };
-    peers.iter().map(|peer| (peer.name.clone(), said(peer))).collect()
-}
-
-/// What the shared store says of the nodes other than `own`.
-#[must_use]
-pub fn said_by_cluster(cluster: &Cluster, own: &str) -> BTreeMap<String, Said> {
-    let mut said: BTreeMap<String, Said> = BTreeMap::new();
-    for (name, node) in cluster.nodes.iter().filter(|(name, _)| *name != own) {
-        let there = Some((node.address, node.transport, Some(node.mtu)));
-        said.insert(name.clone(), Said { there, slices: BTreeSet::new() });
-    }
-    for (prefix, slice) in cluster.slices.iter().filter(|(_, slice)| slice.node != own) {
-        said.entry(slice.node.clone()).or_default().slices.insert(*prefix);
-    }
-    said
-}
-
-/// A node's own slices.
-#[must_use]
-pub fn slices_of(cluster: &Cluster, own: &str) -> BTreeSet<Ipv4Net> {
-    cluster.slices.iter().filter(|(_, slice)| slice.node == own).map(|(prefix, _)| *prefix).collect()
 }
 
 /// What a change of the other nodes comes to.
@@ -366,133 +330,4 @@ fn mtu(own: u32, its: Option<u32>, vxlan: bool) -> u16 {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const OWN: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(192, 0, 2, 1), 24);
-    const NEAR: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 2);
-    const FAR: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 2);
-
-    fn said(address: Option<Ipv4Addr>, slice: &str) -> Said {
-        let there = address.map(|address| (address, Transport::Auto, Some(1500)));
-        Said { there, slices: BTreeSet::from([slice.parse().unwrap()]) }
-    }
-
-    fn hear(remotes: &mut Remotes, said: &[(&str, Said)]) -> Update {
-        let said = said.iter().map(|(name, said)| ((*name).to_owned(), said.clone())).collect();
-        remotes.hear(said, &BTreeSet::new(), true).unwrap()
-    }
-
-    #[test]
-    fn both_sides_choose_one_transport() {
-        use Transport::{Auto, Direct, Vxlan};
-        for (own, its, address, expected) in [
-            (Auto, Auto, NEAR, Direct),
-            (Auto, Auto, FAR, Vxlan),
-            (Direct, Auto, FAR, Direct),
-            (Auto, Direct, FAR, Direct),
-            (Vxlan, Auto, NEAR, Vxlan),
-            (Auto, Vxlan, NEAR, Vxlan),
-            (Direct, Vxlan, NEAR, Vxlan),
-            (Vxlan, Direct, NEAR, Vxlan),
-        ] {
-            let remote = Remote { address: Some(address), transport: its, ..Remote::new(0) };
-            assert_eq!(remote.transport(own, OWN), expected, "{own:?} {its:?} {address}");
-        }
-    }
-
-    #[test]
-    fn a_nodes_packets_keep_its_routes() {
-        let mut remotes = Remotes::default();
-        let slice = "10.88.1.0/24";
-        assert!(hear(&mut remotes, &[("b", said(Some(NEAR), slice))]).changed);
-        assert!(!hear(&mut remotes, &[("b", said(Some(NEAR), slice))]).changed, "nothing new");
-        let presence = |remotes: &Remotes| remotes.get("b").unwrap().presence;
-        assert_eq!(presence(&remotes), Presence::Registered);
-
-        assert!(hear(&mut remotes, &[("b", said(None, slice))]).changed);
-        assert_eq!(presence(&remotes), Presence::Unregistered);
-        let moment = Duration::ZERO;
-        for packets in 1..4 {
-            assert!(!remotes.listen(moment, |_| Ok(packets)).unwrap().changed, "it still talks");
-            assert!(remotes.get("b").unwrap().is_routed());
-        }
-        let long = Duration::from_secs(60);
-        assert!(!remotes.listen(long, |_| Ok(3)).unwrap().changed, "not silent for long enough");
-        assert!(remotes.listen(moment, |_| Ok(3)).unwrap().changed);
-        assert_eq!(presence(&remotes), Presence::Lost);
-        assert!(!hear(&mut remotes, &[("b", said(None, slice))]).changed, "it stays lost");
-
-        hear(&mut remotes, &[("b", said(Some(FAR), slice))]);
-        assert_eq!(
-            (presence(&remotes), remotes.get("b").unwrap().address),
-            (Presence::Registered, Some(FAR))
-        );
-    }
-
-    #[test]
-    fn counters_stay_with_a_node() {
-        let mut remotes = Remotes::default();
-        let all = [("a", said(Some(NEAR), "10.88.1.0/24")), ("b", said(Some(FAR), "10.88.2.0/24"))];
-        let first = hear(&mut remotes, &all);
-        assert_eq!(first.reused, [0, 1]);
-        let records: Vec<Record> = first
-            .changes
-            .into_iter()
-            .map(|change| match change {
-                Change::Put(kind, name, value) => Record { kind, name, value },
-                Change::Delete(..) => unreachable!("nothing goes"),
-            })
-            .collect();
-        let mut again = Remotes::load(&records).unwrap();
-        // Nobody speaks of it any more, and another has its slice.
-        let update = hear(&mut again, &[all[1].clone(), ("c", said(Some(NEAR), "10.88.1.0/24"))]);
-        assert_eq!(update.changes[0], Change::delete(Kind::Peer, "a"));
-        assert_eq!((again.get("b").unwrap().slot, update.reused), (1, vec![0]), "a's, for c");
-    }
-
-    #[test]
-    fn a_node_that_the_store_has_lost_stays_while_it_talks() {
-        let mut remotes = Remotes::default();
-        let b = [("b", said(Some(NEAR), "10.88.1.0/24"))];
-        hear(&mut remotes, &b);
-        assert!(!hear(&mut remotes, &[]).changed);
-        assert_eq!(remotes.get("b").unwrap().presence, Presence::Unregistered);
-        hear(&mut remotes, &b);
-        assert_eq!(remotes.get("b").unwrap().presence, Presence::Registered);
-        hear(&mut remotes, &[]);
-        for (packets, there) in [(1, true), (2, true), (2, false)] {
-            let update = remotes.listen(Duration::ZERO, |_| Ok(packets)).unwrap();
-            assert_eq!((remotes.get("b").is_some(), update.changed), (there, !there));
-        }
-        // One that gets its slices back one by one.
-        hear(&mut remotes, &b);
-        hear(&mut remotes, &[("b", Said { slices: BTreeSet::new(), ..said(Some(NEAR), "10.88.1.0/24") })]);
-        assert!(remotes.any_unsettled() && remotes.get("b").unwrap().fading.len() == 1);
-        hear(&mut remotes, &b);
-        assert!(!remotes.any_unsettled());
-        // A configuration that is read anew means what it says.
-        remotes.hear(said_by_configuration(&[], Transport::Auto), &BTreeSet::new(), false).unwrap();
-        assert_eq!(remotes.iter().len(), 0);
-    }
-
-    #[test]
-    fn a_node_that_was_never_there_is_known_by_its_slices() {
-        let mut remotes = Remotes::default();
-        hear(&mut remotes, &[("b", said(None, "10.88.1.0/24"))]);
-        let node = remotes.get("b").unwrap();
-        assert_eq!((node.address, node.presence, node.last_seen()), (None, Presence::Lost, None));
-    }
-
-    #[test]
-    fn the_mtu_of_a_path() {
-        for (own, its, vxlan, expected) in [
-            (1500, None, false, 1500),
-            (1500, Some(1400), false, 1400),
-            (1400, Some(1500), true, 1350),
-            (65536, None, false, 65535),
-        ] {
-            assert_eq!(mtu(own, its, vxlan), expected);
-        }
-    }
-}
+mod tests;

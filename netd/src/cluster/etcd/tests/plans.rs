@@ -1,0 +1,127 @@
+//! What a node does next for itself.
+
+use super::*;
+use crate::cluster::etcd::plan::{Plan, next};
+
+fn plan(records: &[(&str, &str, i64)], me: &Me, wanted: &Announcement) -> Plan {
+    let model = model(records);
+    next(&model, &model.cluster().0, me, wanted)
+}
+
+/// The first step, in short, and what is refused.
+fn shown(plan: &Plan) -> (Vec<String>, Vec<String>) {
+    (plan.step.as_ref().map(|step| writes(&step.writes)).unwrap_or_default(), plan.refused.clone())
+}
+
+#[test]
+fn a_node_and_its_name() {
+    let one = me("one");
+    let wanted = announcement("192.0.2.1", &[]);
+    let taken = vec!["node name `one` is taken in the cluster by 192.0.2.9: set node.name".to_owned()];
+    let register = vec![format!("+nodes/one ({LEASE})")];
+    let own = node("id of one", "192.0.2.1");
+    for (what, record, lease, expected) in [
+        ("nobody has it", None, 0, (register.clone(), vec![])),
+        ("it is there", Some(own.clone()), LEASE, (vec![], vec![])),
+        ("of an earlier process", Some(own.clone()), 5, (register.clone(), vec![])),
+        ("of a state that was lost", Some(node("x", "192.0.2.1")), 5, (register.clone(), vec![])),
+        ("it has moved", Some(node("id of one", "192.0.2.9")), 5, (register.clone(), vec![])),
+        ("another node's", Some(node("x", "192.0.2.9")), 5, (vec![], taken)),
+        ("nonsense", Some("?".to_owned()), 5, (register, vec![])),
+    ] {
+        let records: Vec<_> = record.iter().map(|value| ("nodes/one", value.as_str(), lease)).collect();
+        assert_eq!(shown(&plan(&records, &one, &wanted)), expected, "{what}");
+    }
+    // One that has had the name does not take it back from its copy.
+    let named = Me { named: true, ..one.clone() };
+    assert!(plan(&[("nodes/one", &own, 5)], &named, &wanted).taken);
+    // Without an uplink it is not there.
+    let nowhere = Announcement::default();
+    assert_eq!(shown(&plan(&[("nodes/one", &own, LEASE)], &one, &nowhere)).0, ["-nodes/one"]);
+    let other = node("x", "192.0.2.1");
+    let refused = shown(&plan(&[("nodes/a", &other, 5), ("nodes/one", &own, LEASE)], &one, &wanted)).1;
+    assert_eq!(refused, ["address 192.0.2.1 is that of node `a` too: set node.address"]);
+}
+
+#[test]
+fn networks_of_the_configuration() {
+    let own = node("id of one", "192.0.2.1");
+    let there = network(3, "10.88.0.0/16", 24);
+    let slice = r#"{"node":"one"}"#;
+    let records = [
+        ("nodes/one", own.as_str(), LEASE),
+        ("last-network", r#"{"last":3}"#, 0),
+        ("networks/default", &there, 0),
+        ("slices/default/10.88.0.0-24", slice, 0),
+    ];
+    let make = |name: &str| vec!["+last-network".to_owned(), format!("+networks/{name}")];
+    for (networks, expected) in [
+        (&[("default", "10.88.0.0/16", Some(3))][..], (vec![], vec![])),
+        // The number that it has here does not count where it is there.
+        (&[("default", "10.88.0.0/16", Some(9))], (vec![], vec![])),
+        (&[("blue", "10.89.0.0/16", None)], (make("blue"), vec![])),
+        (
+            &[("default", "10.87.0.0/16", None)],
+            (
+                vec![],
+                vec!["networks.default.subnets: the cluster has network `default` with 10.88.0.0/16".to_owned()],
+            ),
+        ),
+        (
+            &[("blue", "10.88.4.0/24", None)],
+            (
+                vec![],
+                vec![
+                    "networks.blue.subnets: 10.88.4.0/24 overlaps 10.88.0.0/16 of network `default` of the cluster"
+                        .to_owned(),
+                ],
+            ),
+        ),
+        // One by one, in the order of their numbers.
+        (&[("blue", "10.89.0.0/16", Some(8)), ("red", "10.90.0.0/16", Some(7))], (make("red"), vec![])),
+    ] {
+        let wanted = announcement("192.0.2.1", networks);
+        assert_eq!(shown(&plan(&records, &me("one"), &wanted)), expected, "{networks:?}");
+    }
+    let mut other = announcement("192.0.2.1", &[("default", "10.88.0.0/16", None)]);
+    other.networks[0].0.slice = Some(26);
+    let refused = shown(&plan(&records, &me("one"), &other)).1;
+    assert_eq!(refused, ["networks.default.slice: the cluster has network `default` with slices of /24"]);
+}
+
+#[test]
+fn a_slice_of_each_network() {
+    let own = node("id of one", "192.0.2.1");
+    let there = network(3, "10.88.0.0/24", 25);
+    let (low, high) = ("slices/default/10.88.0.0-25", "slices/default/10.88.0.128-25");
+    let two = r#"{"node":"two"}"#;
+    let wanted = |earlier: Option<&str>| {
+        let slices = earlier.map(|slice| ("default".to_owned(), slice.parse().unwrap()));
+        Announcement { slices: slices.into_iter().collect(), ..announcement("192.0.2.1", &[]) }
+    };
+    let all = "all 2 slices of network `default` are taken: `netd nodes` shows by whom, and `netd nodes rm NAME` frees \
+               those of a node that is gone";
+    for (taken, earlier, expected) in [
+        (&[][..], Some("10.88.0.0/25"), Ok(low)),
+        (&[][..], Some("10.88.0.128/25"), Ok(high)),
+        (&[low], Some("10.88.0.0/25"), Ok(high)),
+        (&[high], None, Ok(low)),
+        // Of another length, of another subnet.
+        (&[high], Some("10.88.0.0/26"), Ok(low)),
+        (&[low], Some("10.87.0.0/25"), Ok(high)),
+        (&[low, high], Some("10.88.0.0/25"), Err(all)),
+    ] {
+        let mut records = vec![("nodes/one", own.as_str(), LEASE), ("networks/default", there.as_str(), 0)];
+        records.extend(taken.iter().map(|key| (*key, two, 0)));
+        let (step, refused) = shown(&plan(&records, &me("one"), &wanted(earlier)));
+        match expected {
+            Ok(key) => assert_eq!(step, [format!("+{key}")]),
+            Err(why) => assert_eq!((step, refused), (vec![], vec![why.to_owned()])),
+        }
+    }
+    // Not before the name is its own: a slice is by the node's name.
+    assert_eq!(
+        shown(&plan(&[("networks/default", &there, 0)], &me("one"), &wanted(None))).0,
+        [format!("+nodes/one ({LEASE})")]
+    );
+}
