@@ -1,0 +1,104 @@
+//! Bytes as a story of packets, and what must hold whatever they are.
+//!
+//! The world is that of the table of cases: two masqueraded containers, a routed one, a near node and a far one. A story is a
+//! sequence of steps: time passes, flows are collected, a packet comes to one of the programs. Packets are raw bytes, or made
+//! of addresses and ports that mean something, or the last packet turned around, with right checksums, whole or cut off.
+
+mod bytes;
+mod check;
+mod packet;
+
+use netd_common::{
+    To,
+    flow::When,
+    host::{
+        Frame,
+        cases::{At, FAR_NODE, Member, UPLINK_MACS, World, run},
+    },
+};
+
+use self::{bytes::Bytes, check::Checked};
+
+/// The world of the stories.
+pub(crate) const WORLD: World = World::new([11, 12, 13, 20, 30]);
+/// Longer stories find nothing that shorter ones do not.
+const STEPS: usize = 40;
+
+/// Plays a story, and checks what must hold after each step.
+///
+/// # Panics
+/// Something does not hold.
+pub fn play(story: &[u8]) {
+    let mut bytes = Bytes::new(story);
+    let mut tables = WORLD.tables();
+    let mut config = **tables.config.as_ref().expect("the world has a node");
+    // Few ports, so that they collide.
+    (config.first_port, config.last_port) = packet::RANGE;
+    tables.config = Some(config.into());
+    tables.seed.set(u64::from(bytes.next()) + 1);
+    let mut last = Vec::new();
+    for _ in 0..STEPS {
+        if bytes.is_empty() {
+            return;
+        }
+        match bytes.next() % 8 {
+            0 => tables.time.set(tables.time.get() + (1 << (bytes.next() % 16))),
+            1 => {
+                let when = if bytes.next() % 2 == 0 { When::TimedOut } else { When::Reusable };
+                tables.collect(when);
+            }
+            choice => {
+                let at = place(choice, &mut bytes);
+                let packet = packet::make(&mut bytes, at, &last);
+                let sent = frame(at, &packet, &mut bytes);
+                let mut frame = Frame::new(sent.clone());
+                let checked = Checked::before(&sent);
+                let verdict = run(&WORLD, &tables, at, &mut frame);
+                checked.after(&tables, at, &verdict, &sent, &frame.bytes);
+                if verdict.to != To::Drop && frame.bytes.len() > 34 {
+                    last = frame.bytes[14..].to_vec();
+                }
+            }
+        }
+        check::flows(&tables);
+    }
+}
+
+/// Which program the packet comes to.
+fn place(choice: u8, bytes: &mut Bytes<'_>) -> At {
+    match choice {
+        2 | 3 => At::FromContainer(WORLD.a.ifindex),
+        4 => At::FromContainer([WORLD.b, WORLD.c][usize::from(bytes.next() % 2)].ifindex),
+        5 | 6 => At::FromUplink,
+        _ => match bytes.next() % 4 {
+            0 => At::ToContainer(WORLD.a.ifindex, WORLD.uplink),
+            1 => At::ToContainer(WORLD.c.ifindex, 0),
+            2 => At::FromOverlay(FAR_NODE, 0x6e_0001),
+            _ => At::FromContainer(WORLD.stranger),
+        },
+    }
+}
+
+/// The packet in the Ethernet frame that it would come in; now and then with other addresses.
+fn frame(at: At, packet: &[u8], bytes: &mut Bytes<'_>) -> Vec<u8> {
+    let (mut destination, source) = match at {
+        At::FromContainer(ifindex) => {
+            let from = member(ifindex).unwrap_or(WORLD.a);
+            (from.host_mac, from.mac)
+        }
+        _ => UPLINK_MACS,
+    };
+    let mut ethertype = 0x0800;
+    match bytes.next() {
+        0 => destination = [0xff; 6],
+        1 => ethertype = 0x0806,
+        2 => ethertype = 0x86dd,
+        _ => {}
+    }
+    netd_common::host::build::ethernet(destination, source, ethertype, packet)
+}
+
+/// The container behind a link.
+pub(crate) fn member(ifindex: u32) -> Option<Member> {
+    [WORLD.a, WORLD.b, WORLD.c].into_iter().find(|member| member.ifindex == ifindex)
+}
