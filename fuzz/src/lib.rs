@@ -44,7 +44,7 @@ pub fn play(story: &[u8]) {
         match bytes.next() % 8 {
             0 => tables.time.set(tables.time.get() + (1 << (bytes.next() % 16))),
             1 => {
-                let when = if bytes.next() % 2 == 0 { When::TimedOut } else { When::Reusable };
+                let when = if bytes.next().is_multiple_of(2) { When::TimedOut } else { When::Reusable };
                 tables.collect(when);
             }
             choice => {
