@@ -369,6 +369,10 @@ fn garbage_in_etcd() {
             etcd.put("/netd/v1/nodes/huge", vec![b'['; 200_000])
         };
         put_garbage(0)?;
+        // More than fits into one answer, and records as large as etcd takes them.
+        for number in 0..60 {
+            etcd.put(format!("/netd/v1/nodes/large-{number}"), vec![b'['; 1_400_000])?;
+        }
         let (a, b) = pair(cluster)?;
         talk(&a, &b)?;
         put_garbage(1)?;

@@ -18,9 +18,32 @@ use crate::{
     network::overlap,
 };
 
+/// What etcd knows of a key.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Version {
+    /// The revision at which it came to be.
+    pub(super) created: i64,
+    /// The revision at which it was last changed.
+    pub(super) revision: i64,
+    /// The lease that it goes with; 0: none.
+    pub(super) lease: i64,
+}
+
+impl Version {
+    pub(super) fn of(record: &etcd_client::KeyValue) -> Self {
+        Self {
+            created: record.create_revision(),
+            revision: record.mod_revision(),
+            lease: record.lease(),
+        }
+    }
+}
+
 /// A record and what etcd knows of its key.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Stored<T> {
+    /// The revision at which it came to be.
+    pub(super) created: i64,
     /// The revision at which it was last changed.
     pub(super) revision: i64,
     /// The lease that it goes with; 0: none.
@@ -51,8 +74,9 @@ pub(super) struct Problem {
 }
 
 impl<T> Stored<T> {
-    fn new(revision: i64, lease: i64, record: Option<Record>, narrow: impl Fn(Record) -> Option<T>) -> Self {
-        Self { revision, lease, record: record.and_then(narrow) }
+    fn new(version: Version, record: Option<Record>, narrow: impl Fn(Record) -> Option<T>) -> Self {
+        let Version { created, revision, lease } = version;
+        Self { created, revision, lease, record: record.and_then(narrow) }
     }
 }
 
@@ -61,7 +85,7 @@ impl Model {
     ///
     /// # Errors
     /// It is not understood. That the key exists is taken in nevertheless.
-    pub(super) fn put(&mut self, key: &str, value: &[u8], revision: i64, lease: i64) -> Result<()> {
+    pub(super) fn put(&mut self, key: &str, value: &[u8], version: Version) -> Result<()> {
         let key = Key::parse(key)?;
         let (record, result) = match key.read(value) {
             Ok(record) => (Some(record), Ok(())),
@@ -70,20 +94,20 @@ impl Model {
         match key {
             Key::LastNetwork => {
                 let narrow = |record| if let Record::Counter(it) = record { Some(it) } else { None };
-                self.counter = Some(Stored::new(revision, lease, record, narrow));
+                self.counter = Some(Stored::new(version, record, narrow));
             }
             Key::Node(name) => {
                 let narrow = |record| if let Record::Node(it) = record { Some(it) } else { None };
-                self.nodes.insert(name, Stored::new(revision, lease, record, narrow));
+                self.nodes.insert(name, Stored::new(version, record, narrow));
             }
             Key::Network(name) => {
                 let narrow = |record| if let Record::Network(it) = record { Some(it) } else { None };
-                self.networks.insert(name, Stored::new(revision, lease, record, narrow));
+                self.networks.insert(name, Stored::new(version, record, narrow));
             }
             Key::Slice(network, slice) => {
                 let narrow = |record| if let Record::Slice(it) = record { Some(it) } else { None };
                 let slices = self.slices.entry(network).or_default();
-                slices.insert(slice, Stored::new(revision, lease, record, narrow));
+                slices.insert(slice, Stored::new(version, record, narrow));
             }
         }
         result
@@ -118,7 +142,10 @@ impl Model {
 
     fn derive_nodes(&self, cluster: &mut Cluster, problems: &mut Vec<Problem>) {
         let mut owners: BTreeMap<Ipv4Addr, &str> = BTreeMap::new();
-        for (name, stored) in &self.nodes {
+        // Who is there first keeps its address, whatever it is called.
+        let mut nodes: Vec<_> = self.nodes.iter().collect();
+        nodes.sort_by_key(|(name, stored)| (stored.created, *name));
+        for (name, stored) in nodes {
             let Some(node) = &stored.record else { continue };
             let what = if let Some(owner) = owners.get(&node.registration.address) {
                 format!("its address {} is that of node {owner}", node.registration.address)

@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, bail};
 use etcd_client::{
-    Client, Compare, CompareOp, DeleteOptions, Error, EventType, GetOptions, LeaseKeepAliveStream,
-    LeaseKeeper, PutOptions, Txn, TxnOp, TxnResponse, WatchOptions, WatchResponse, WatchStream,
+    Client, Compare, CompareOp, DeleteOptions, Error, EventType, GetOptions, GetResponse,
+    LeaseKeepAliveStream, LeaseKeeper, PutOptions, Txn, TxnOp, TxnResponse, WatchOptions, WatchResponse,
+    WatchStream,
 };
 use futures_util::FutureExt as _;
 use tokio::net::TcpStream;
@@ -14,15 +15,20 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
 use super::{
     goal::{Goal, Next},
     keys::Key,
-    model::Model,
+    model::{Model, Version},
     plan,
     step::{Guard, Step, Write},
     task::{Ended, Task},
 };
 use crate::cluster::View;
 
-/// Records that are read at once.
+/// Records that are read at once, if they are not too large for it: netd's own have a few hundred bytes.
 const PAGE: i64 = 1000;
+/// Longest answer of etcd's that is taken, bytes. One record may have 1.5 MB (etcd's `--max-request-bytes`), where somebody puts
+/// under netd's prefix what does not belong there.
+const LONGEST: usize = 64 << 20;
+/// A connection that has done its work for so long works.
+const WORKS: Duration = Duration::from_secs(2);
 
 /// What is waited for before the next step.
 struct Pending {
@@ -55,16 +61,16 @@ impl Task {
         if !self.loaded {
             self.load(&mut client).await?;
         }
-        let root = self.root();
-        let options =
-            WatchOptions::new().with_prefix().with_start_revision(self.model.revision + 1).with_fragment();
-        let mut watch = self.within(client.watch(root, Some(options))).await?;
+        // Not in fragments: with the first one of a revision, the others would count as had.
+        let options = WatchOptions::new().with_prefix().with_start_revision(self.model.revision + 1);
+        let mut watcher = client.watch_client().max_decoding_message_size(LONGEST);
+        let mut watch = self.within(watcher.watch(self.root(), Some(options))).await?;
         let mut lease = match self.announces {
             true => Some(self.lease(&mut client).await?),
             false => None,
         };
-        *reached = true;
         self.derive();
+        let works = Instant::now() + WORKS;
         let mut beat = interval(self.config.lease / 3);
         beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut pending = None;
@@ -97,6 +103,7 @@ impl Task {
                     Some(ask) => self.asks.push(ask),
                     None => return Ok(Ended),
                 },
+                () = sleep_until(works), if !*reached => *reached = true,
                 () = sleep_until(until.unwrap_or_else(Instant::now)), if until.is_some() => {
                     self.loaded = false;
                     bail!("changes do not arrive");
@@ -145,12 +152,16 @@ impl Task {
         let mut model = Model::default();
         let mut start = root.clone().into_bytes();
         let mut records = Vec::new();
+        let mut limit = PAGE;
         loop {
-            let mut options = GetOptions::new().with_range(end.clone()).with_limit(PAGE);
+            let mut options = GetOptions::new().with_range(end.clone()).with_limit(limit);
             if model.revision > 0 {
                 options = options.with_revision(model.revision);
             }
-            let mut page = self.within(client.get(start, Some(options))).await?;
+            let Some(mut page) = self.page(client, &start, options).await? else {
+                limit = (limit / 10).max(1);
+                continue;
+            };
             if model.revision == 0 {
                 model.revision = page.header().context("etcd gives no revision")?.revision();
             }
@@ -164,10 +175,27 @@ impl Task {
         for record in &records {
             let key = String::from_utf8_lossy(record.key());
             let key = key.strip_prefix(&root).unwrap_or(&key);
-            self.put(key, record.value(), record.mod_revision(), record.lease());
+            self.put(key, record.value(), Version::of(record));
         }
         self.loaded = true;
         Ok(())
+    }
+
+    /// Some records at once; none: they are too large for it.
+    async fn page(
+        &self,
+        client: &Client,
+        start: &[u8],
+        options: GetOptions,
+    ) -> Result<Option<GetResponse>> {
+        let mut reader = client.kv_client().max_decoding_message_size(LONGEST);
+        let answer = timeout(self.patience(), reader.get(start, Some(options))).await;
+        match answer {
+            Ok(Ok(page)) => Ok(Some(page)),
+            Ok(Err(error)) if is_too_long(&error) => Ok(None),
+            Ok(Err(error)) => Err(line(&error)),
+            Err(_) => bail!("no answer within {:?}", self.patience()),
+        }
     }
 
     /// Takes in what has changed: all that is there, so that many changes cost one look.
@@ -175,7 +203,12 @@ impl Task {
         let mut message = Some(first);
         let root = self.root();
         while let Some(response) = message {
-            let response = response.map_err(|error| line(&error))?.context("the watch has ended")?;
+            let response = response.map_err(|error| {
+                // More at once than is taken: read anew, in pages.
+                self.loaded &= !is_too_long(&error);
+                line(&error)
+            })?;
+            let response = response.context("the watch has ended")?;
             if response.canceled() {
                 // Compacted: what has changed since is not to be had one by one any more.
                 self.loaded = self.loaded && response.compact_revision() == 0;
@@ -186,7 +219,7 @@ impl Task {
                 let key = String::from_utf8_lossy(record.key());
                 let key = key.strip_prefix(&root).unwrap_or(&key);
                 match event.event_type() {
-                    EventType::Put => self.put(key, record.value(), record.mod_revision(), record.lease()),
+                    EventType::Put => self.put(key, record.value(), Version::of(record)),
                     EventType::Delete => self.model.delete(key),
                 }
                 self.model.revision = self.model.revision.max(record.mod_revision());
@@ -238,8 +271,10 @@ impl Task {
             if self.asks[0].goal == Goal::Leave {
                 self.announces = false;
             }
-            self.asks[0].tried = true;
+            let tried_before = std::mem::replace(&mut self.asks[0].tried, true);
             let pending = self.take(client, &step).await?;
+            // It is known now that this one has not happened.
+            self.asks[0].tried = tried_before || pending.revision.is_some();
             if let (Some(_), Some(network)) = (pending.revision, last) {
                 self.answer(Ok(network));
             }
@@ -319,6 +354,13 @@ fn transaction(root: &str, step: &Step) -> Txn {
         })
         .collect();
     Txn::new().when(guards).and_then(writes)
+}
+
+/// Whether an answer was longer than [`LONGEST`].
+fn is_too_long(error: &Error) -> bool {
+    /// `OUT_OF_RANGE` (grpc/statuscodes), which is what tonic says then.
+    const OUT_OF_RANGE: i32 = 11;
+    matches!(error, Error::GRpcStatus(status) if status.code() as i32 == OUT_OF_RANGE)
 }
 
 /// An error in one line, without what only says what kind of thing an error is.

@@ -15,7 +15,7 @@ use tokio::{
 };
 use tracing::{info, warn};
 
-use super::{config::EtcdConfig, goal::Goal, model::Model, plan::Me};
+use super::{config::EtcdConfig, goal::Goal, model::{Model, Version}, plan::Me};
 use crate::{
     cluster::{Announcement, Cluster, SharedNetwork, View},
     request::Refusal,
@@ -23,6 +23,10 @@ use crate::{
 
 /// What is waited for between two rounds of all members, at first and at last.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
+
+/// How often an idle connection is tried. etcd closes those that are tried more often than every 5 s
+/// (`--grpc-keepalive-min-time`).
+const PING: Duration = Duration::from_secs(10);
 
 /// Something that was asked for, and where the answer goes.
 #[derive(Debug)]
@@ -136,8 +140,9 @@ impl Task {
             .with_connect_timeout(patience)
             // A member that is cut off from the others knows nothing new.
             .with_require_leader(true)
-            // A connection on which nothing comes back any more is found, though nobody closes it.
-            .with_keep_alive(patience / 2, patience / 2)
+            // A connection on which nothing comes back any more is found, though nobody closes it. (One with a lease is found
+            // sooner, by that.)
+            .with_keep_alive(PING, patience)
             .with_keep_alive_while_idle(true);
         if let Some((name, password)) = &self.config.user {
             options = options.with_user(name, password);
@@ -174,9 +179,9 @@ impl Task {
     }
 
     /// Takes in a record, and says so once if it is not understood.
-    pub(super) fn put(&mut self, key: &str, value: &[u8], revision: i64, lease: i64) {
-        if let Err(error) = self.model.put(key, value, revision, lease) {
-            self.note(key.to_owned(), revision, &format!("{error:#}"));
+    pub(super) fn put(&mut self, key: &str, value: &[u8], version: Version) {
+        if let Err(error) = self.model.put(key, value, version) {
+            self.note(key.to_owned(), version.revision, &format!("{error:#}"));
         }
     }
 

@@ -7,7 +7,11 @@ mod simulation;
 
 use std::net::Ipv4Addr;
 
-use super::{model::Model, plan::Me, step::Write};
+use super::{
+    model::{Model, Version},
+    plan::Me,
+    step::Write,
+};
 use crate::{
     cluster::{Announcement, Registration, Transport},
     network::{Definition, LinkChoice},
@@ -21,7 +25,8 @@ const LEASE: i64 = 77;
 fn model(records: &[(&str, &str, i64)]) -> Model {
     let mut model = Model::default();
     for (revision, (key, value, lease)) in (1..).zip(records) {
-        let _ = model.put(key, value.as_bytes(), revision, *lease);
+        let version = Version { created: revision, revision, lease: *lease };
+        let _ = model.put(key, value.as_bytes(), version);
         model.revision = revision;
     }
     model

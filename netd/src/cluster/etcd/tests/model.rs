@@ -37,7 +37,7 @@ fn what_does_not_count() {
         ),
         (
             &[("nodes/two", two.as_str(), 5), ("nodes/one", &one, 6)],
-            vec!["nodes/two: its address 192.0.2.1 is that of node one"],
+            vec!["nodes/one: its address 192.0.2.1 is that of node two"],
         ),
     ] {
         assert_eq!(problems(records), expected, "{records:?}");
@@ -50,7 +50,7 @@ fn a_slice_may_come_before_its_network() {
     let slice = ("slices/a/10.88.1.0-24", r#"{"node":"one"}"#, 0);
     let mut early = model(&[slice]);
     assert!(early.cluster().0.slices.is_empty());
-    early.put("networks/a", there.as_bytes(), 2, 0).unwrap();
+    early.put("networks/a", there.as_bytes(), Version::default()).unwrap();
     assert_eq!(early.cluster(), model(&[("networks/a", &there, 0), slice]).cluster());
     assert_eq!(early.cluster().0.slices.len(), 1);
     early.delete("networks/a");

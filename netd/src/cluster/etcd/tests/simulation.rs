@@ -51,7 +51,8 @@ impl Store {
     fn model(&self) -> Model {
         let mut model = Model { revision: self.revision, ..Model::default() };
         for (key, (value, revision, lease)) in &self.records {
-            model.put(key, value, *revision, *lease).unwrap();
+            let version = Version { created: *revision, revision: *revision, lease: *lease };
+            model.put(key, value, version).unwrap();
         }
         model
     }
