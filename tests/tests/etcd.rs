@@ -371,7 +371,7 @@ fn garbage_in_etcd() {
         put_garbage(0)?;
         // More than fits into one answer, and records as large as etcd takes them.
         for number in 0..60 {
-            etcd.put(format!("/netd/v1/nodes/large-{number}"), vec![b'['; 1_400_000])?;
+            etcd.put(&format!("/netd/v1/nodes/large-{number}"), vec![b'['; 1_400_000])?;
         }
         let (a, b) = pair(cluster)?;
         talk(&a, &b)?;
