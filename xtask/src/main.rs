@@ -13,6 +13,7 @@ use crate::tools::Goal;
 
 mod apt;
 mod ebpf;
+mod fuzz;
 mod linker;
 mod lint;
 mod progress;
@@ -73,6 +74,11 @@ enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "ARGS")]
         args: Vec<OsString>,
     },
+    /// Feed the decision core with what libFuzzer makes of the corpus in fuzz/corpus.
+    ///
+    /// New stories go to target/fuzz/corpus, one that breaks something to target/fuzz. At the end libFuzzer prints how many it
+    /// played, and how many a second.
+    Fuzz(fuzz::Options),
     /// Install what is missing: the eBPF toolchain, bpf-linker, and the tools that tests and benchmarks use.
     ///
     /// The other commands do this for themselves. NETD_EBPF_TOOLCHAIN=debian|nightly picks the toolchain for the eBPF
@@ -103,6 +109,7 @@ fn dispatch(command: Command) -> Result<ExitCode> {
         Command::Test { filter, args } => test::test(filter.as_deref(), &args),
         Command::Lint => lint::lint(),
         Command::Bench { args } => run::bench(&args),
+        Command::Fuzz(options) => fuzz::fuzz(&options),
         Command::Setup { goal } => setup::setup(goal),
         Command::BuildEbpf => {
             ebpf::build(&setup::prepare(Goal::Build)?)?;

@@ -17,11 +17,13 @@ use crate::{ebpf, progress, setup, workspace};
 const NETWORK_THREADS: &str = "2";
 
 /// What is overflowing or out of order is an error in the decision core, also where it is optimised.
-const CHECKED_CORE: [&str; 4] = [
+const CHECKED_CORE: [&str; 6] = [
     "--config=profile.release.package.netd-common.overflow-checks=true",
     "--config=profile.release.package.netd-common.debug-assertions=true",
     "-p",
     "netd-common",
+    "-p",
+    "netd-fuzz",
 ];
 
 /// The command `test`.

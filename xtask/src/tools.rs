@@ -21,6 +21,8 @@ pub(crate) enum Goal {
     Bench,
     /// Check formatting, lints and documentation.
     Lint,
+    /// Fuzz the decision core.
+    Fuzz,
     /// All of these.
     All,
 }
@@ -68,9 +70,10 @@ const EVERY_BUILD: &[Goal] = &[Goal::Build, Goal::Run, Goal::Test, Goal::Bench, 
 const EVERY_RUN: &[Goal] = &[Goal::Run, Goal::Test, Goal::Bench];
 const TEST: &[Goal] = &[Goal::Test];
 const BENCH: &[Goal] = &[Goal::Bench];
+const FUZZ: &[Goal] = &[Goal::Fuzz];
 const TEST_AND_BENCH: &[Goal] = &[Goal::Test, Goal::Bench];
 
-const TOOLS: [Tool; 17] = [
+const TOOLS: [Tool; 18] = [
     Tool::new("protobuf-compiler", &["protoc"], EVERY_BUILD, "generates the client of the etcd store"),
     Tool::new(
         "libprotobuf-dev",
@@ -101,6 +104,7 @@ const TOOLS: [Tool; 17] = [
     Tool::new("wrk", &["wrk"], BENCH, "the client of the request benchmark"),
     Tool::new("iperf3", &["iperf3"], BENCH, "measures throughput"),
     Tool::new("sockperf", &["sockperf"], BENCH, "measures latency"),
+    Tool::new("g++", &["c++"], FUZZ, "compiles libFuzzer"),
 ];
 
 /// Installs what `goal` needs and the machine lacks.

@@ -38,6 +38,13 @@ pub(crate) fn cargo() -> Command {
     command
 }
 
+/// The compiler that this cargo calls.
+pub(crate) fn rustc() -> Command {
+    let mut command = Command::new(env::var_os("RUSTC").unwrap_or_else(|| "rustc".into()));
+    command.current_dir(root());
+    command
+}
+
 /// Whether `cargo run` sets this variable to describe the package that it runs.
 fn describes_package(name: &str) -> bool {
     name.starts_with("CARGO_PKG_") || matches!(name, "CARGO_MANIFEST_DIR" | "CARGO_MANIFEST_PATH" | "OUT_DIR")

@@ -31,11 +31,7 @@ pub(super) struct Version {
 
 impl Version {
     pub(super) fn of(record: &etcd_client::KeyValue) -> Self {
-        Self {
-            created: record.create_revision(),
-            revision: record.mod_revision(),
-            lease: record.lease(),
-        }
+        Self { created: record.create_revision(), revision: record.mod_revision(), lease: record.lease() }
     }
 }
 

@@ -182,12 +182,7 @@ impl Task {
     }
 
     /// Some records at once; none: they are too large for it.
-    async fn page(
-        &self,
-        client: &Client,
-        start: &[u8],
-        options: GetOptions,
-    ) -> Result<Option<GetResponse>> {
+    async fn page(&self, client: &Client, start: &[u8], options: GetOptions) -> Result<Option<GetResponse>> {
         let mut reader = client.kv_client().max_decoding_message_size(LONGEST);
         let answer = timeout(self.patience(), reader.get(start, Some(options))).await;
         match answer {

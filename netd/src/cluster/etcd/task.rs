@@ -15,7 +15,12 @@ use tokio::{
 };
 use tracing::{info, warn};
 
-use super::{config::EtcdConfig, goal::Goal, model::{Model, Version}, plan::Me};
+use super::{
+    config::EtcdConfig,
+    goal::Goal,
+    model::{Model, Version},
+    plan::Me,
+};
 use crate::{
     cluster::{Announcement, Cluster, SharedNetwork, View},
     request::Refusal,
