@@ -1,5 +1,7 @@
 //! What must hold after each packet.
 
+use std::collections::HashMap;
+
 use netd_common::{
     To, V4, Verdict,
     abi::Tuple,
@@ -8,10 +10,73 @@ use netd_common::{
         build::internet_checksum,
         cases::{At, FAR_NODE, NEAR, NODE},
     },
-    wire::protocol,
+    tables::Tables as _,
+    wire::{Be16, protocol},
 };
 
 use crate::{WORLD, member};
+
+/// What VXLAN puts before a packet, with the inner Ethernet header.
+const OVERHEAD: usize = 50;
+
+/// Who sent last what the world sees: protocol, node's port, server and its port, to the container and its port.
+#[derive(Default)]
+pub(crate) struct Senders(HashMap<Ports, ([u8; 4], u16)>);
+
+/// Protocol, own port, the other side and its port.
+type Ports = (u8, u16, [u8; 4], u16);
+
+impl Senders {
+    /// A packet of a masqueraded container, before and after.
+    fn sent(&mut self, before: &[u8], after: &[u8]) {
+        if let (Some((_, from, _, _)), Some(wire)) = (ports(before, true), ports(after, true)) {
+            self.0.insert(wire, ([before[12], before[13], before[14], before[15]], from));
+        }
+    }
+
+    /// A packet that may have been too big for the uplink: it was not sent then, but it has a flow.
+    fn refused(&mut self, tables: &Memory<V4>, before: &[u8]) {
+        let Some((protocol, source, destination, service)) = ports(before, true) else { return };
+        let container = [before[12], before[13], before[14], before[15]];
+        let tuple = Tuple {
+            source: V4::new(container),
+            destination: V4::new(destination),
+            source_port: Be16::new(source),
+            destination_port: Be16::new(service),
+            protocol,
+            direction: Tuple::<V4>::OUT,
+            reserved: 0,
+        };
+        if let Some(flow) = tables.flow(&tuple) {
+            self.0.insert((protocol, flow.port.host(), destination, service), (container, source));
+        }
+    }
+
+    /// # Panics
+    /// An answer reached another than it was for.
+    fn answered(&self, before: &[u8], after: &[u8]) {
+        if let (Some(wire), Some((_, port, _, _))) = (ports(before, false), ports(after, false)) {
+            let reached = ([after[16], after[17], after[18], after[19]], port);
+            assert_eq!(self.0.get(&wire), Some(&reached), "an answer reached another than it was for");
+        }
+    }
+}
+
+/// The ports of a TCP or UDP packet, as its sender (`out`) or its receiver sees them.
+fn ports(packet: &[u8], out: bool) -> Option<Ports> {
+    let header = usize::from(packet.first()? & 15) * 4;
+    let is_fragment = packet[6] & 0x1f != 0 || packet[7] != 0;
+    if is_fragment || !matches!(packet[9], protocol::TCP | protocol::UDP) {
+        return None;
+    }
+    let port = |at: usize| Some(u16::from_be_bytes([*packet.get(at)?, *packet.get(at + 1)?]));
+    let (source, destination) = (port(header)?, port(header + 2)?);
+    Some(if out {
+        (packet[9], source, [packet[16], packet[17], packet[18], packet[19]], destination)
+    } else {
+        (packet[9], destination, [packet[12], packet[13], packet[14], packet[15]], source)
+    })
+}
 
 /// What is known of a packet before a program sees it.
 pub(crate) struct Checked {
@@ -26,7 +91,17 @@ impl Checked {
 
     /// # Panics
     /// Something does not hold.
-    pub(crate) fn after(&self, tables: &Memory<V4>, at: At, verdict: &Verdict, sent: &[u8], frame: &[u8]) {
+    pub(crate) fn after(
+        &self,
+        (tables, senders): (&Memory<V4>, &mut Senders),
+        at: At,
+        verdict: &Verdict,
+        sent: &[u8],
+        frame: &[u8],
+    ) {
+        if matches!(at, At::FromContainer(_)) && sent.len() >= 34 {
+            senders.refused(tables, &sent[14..]);
+        }
         if matches!(verdict.to, To::Drop) {
             assert_eq!(sent, frame, "dropped, yet changed");
             return;
@@ -39,8 +114,12 @@ impl Checked {
             return;
         }
         let packet = &frame[14..];
-        if self.sound {
+        if frame.len() + OVERHEAD == sent.len() {
+            assert_eq!(sent[14 + OVERHEAD..], *packet, "changed in decapsulation");
+        } else if self.sound {
             assert_ne!(sound(packet), Some(false), "a checksum is wrong now");
+            let inner = packet.get(OVERHEAD..).filter(|_| frame.len() == sent.len() + OVERHEAD);
+            assert_ne!(inner.and_then(sound), Some(false), "an inner checksum is wrong now");
         }
         match at {
             At::FromContainer(ifindex) if verdict.to == To::Neighbour => {
@@ -48,6 +127,9 @@ impl Checked {
                 let Some(from) = member(ifindex) else { panic!("from nobody's link to the world") };
                 if from.network.masquerade && verdict.via == V4(0) {
                     outside(packet);
+                    if frame.len() == sent.len() {
+                        senders.sent(&sent[14..], packet);
+                    }
                 } else if from.network.masquerade {
                     assert_eq!(packet[16..19], NEAR[..3], "as it is to where it is not a node's");
                 }
@@ -64,6 +146,7 @@ impl Checked {
                 let outer = &sent[14..];
                 let is_translated = outer[16..20] == NODE && frame.len() == sent.len();
                 if is_translated {
+                    senders.answered(outer, packet);
                     let flows = tables.flows.borrow();
                     let has_flow = flows.values().any(|flow| flow.address == V4::new(destination));
                     let fragment = u16::from_be_bytes([outer[6], outer[7]]) & 0x1fff != 0;

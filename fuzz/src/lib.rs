@@ -17,7 +17,10 @@ use netd_common::{
     },
 };
 
-use self::{bytes::Bytes, check::Checked};
+use self::{
+    bytes::Bytes,
+    check::{Checked, Senders},
+};
 
 /// The world of the stories.
 pub(crate) const WORLD: World = World::new([11, 12, 13, 20, 30]);
@@ -36,6 +39,7 @@ pub fn play(story: &[u8]) {
     (config.first_port, config.last_port) = packet::RANGE;
     tables.config = Some(config.into());
     tables.seed.set(u64::from(bytes.next()) + 1);
+    let mut senders = Senders::default();
     let mut last = Vec::new();
     for _ in 0..STEPS {
         if bytes.is_empty() {
@@ -54,7 +58,7 @@ pub fn play(story: &[u8]) {
                 let mut frame = Frame::new(sent.clone());
                 let checked = Checked::before(&sent);
                 let verdict = run(&WORLD, &tables, at, &mut frame);
-                checked.after(&tables, at, &verdict, &sent, &frame.bytes);
+                checked.after((&tables, &mut senders), at, &verdict, &sent, &frame.bytes);
                 if verdict.to != To::Drop && frame.bytes.len() > 34 {
                     last = frame.bytes[14..].to_vec();
                 }
