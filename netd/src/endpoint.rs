@@ -2,13 +2,13 @@
 
 use std::{
     io,
-    net::Ipv4Addr,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
     os::fd::{AsRawFd, FromRawFd, OwnedFd},
     path::PathBuf,
 };
 
 use anyhow::{Context, Result};
-use ipnet::Ipv4Net;
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
@@ -54,6 +54,10 @@ pub struct Endpoint {
     pub network: String,
     /// Its address.
     pub address: Ipv4Addr,
+    /// Its IPv6 address, which goes with the other; none: its network, its namespace or its host had no IPv6 when it was
+    /// made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address6: Option<Ipv6Addr>,
     /// The gateway that its container was told.
     pub gateway: Ipv4Addr,
     /// Its container's namespace.
@@ -75,11 +79,25 @@ impl Endpoint {
         mac::of_address(self.address)
     }
 
-    /// Its address with its network's prefix length.
-    #[must_use]
-    pub fn address_in(&self, network: &Network) -> Ipv4Net {
+    /// Its addresses, IPv4 first.
+    pub fn addresses(&self) -> impl Iterator<Item = IpAddr> {
+        [self.address.into()].into_iter().chain(self.address6.map(IpAddr::from))
+    }
+
+    /// Its addresses with its network's prefix lengths, IPv4 first, each with its gateway.
+    pub fn addresses_in(&self, network: &Network) -> impl Iterator<Item = (IpNet, IpAddr)> {
         // The prefix length of a valid network is one.
-        Ipv4Net::new_assert(self.address, network.subnet.prefix_len())
+        let net = Ipv4Net::new_assert(self.address, network.subnet.prefix_len());
+        let v6 = self.v6(network).map(|v6| {
+            (Ipv6Net::new_assert(v6.address, v6.subnet.prefix_len()).into(), v6.gateway.into())
+        });
+        [(net.into(), self.gateway.into())].into_iter().chain(v6)
+    }
+
+    /// Its part in the network's IPv6, if it has one.
+    fn v6(&self, network: &Network) -> Option<bpf::EndpointV6> {
+        let (address, subnet, gateway) = (self.address6?, network.subnet6?, network.gateway6()?);
+        Some(bpf::EndpointV6 { address, subnet, gateway })
     }
 
     /// What the datapath needs to know, once the link has an index.
@@ -92,6 +110,7 @@ impl Endpoint {
             address: self.address,
             subnet: network.subnet,
             gateway: self.gateway,
+            v6: self.v6(network),
             mac: self.mac(),
             host_mac: network.host_mac(),
             masquerade: network.masquerade,

@@ -2,9 +2,12 @@
 //!
 //! Pure: nothing in here knows of the kernel or the store.
 
-use std::{collections::BTreeMap, net::Ipv4Addr};
+use std::{
+    collections::BTreeMap,
+    net::{Ipv4Addr, Ipv6Addr},
+};
 
-use ipnet::Ipv4Net;
+use ipnet::{Ipv4Net, Ipv6Net};
 use thiserror::Error;
 
 /// The longest prefix that holds a gateway and an endpoint besides the network and broadcast addresses.
@@ -65,6 +68,12 @@ pub enum IpamError {
 #[must_use]
 pub fn gateway(subnet: Ipv4Net) -> Ipv4Addr {
     Ipv4Addr::from_bits(subnet.network().to_bits() + 1)
+}
+
+/// The same of an IPv6 subnet: what goes with the IPv4 one.
+#[must_use]
+pub fn gateway6(subnet: Ipv6Net) -> Ipv6Addr {
+    Ipv6Addr::from_bits(subnet.network().to_bits() + 1)
 }
 
 /// The addresses of one network.

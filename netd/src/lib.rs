@@ -21,6 +21,7 @@ pub mod names;
 pub mod netlink;
 pub mod network;
 pub mod node;
+pub mod pair;
 pub mod reconcile;
 pub mod request;
 pub mod slots;

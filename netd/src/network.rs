@@ -1,20 +1,22 @@
 //! Networks: a subnet that endpoints share, and the rules for it.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use anyhow::{Result, bail};
-use ipnet::Ipv4Net;
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::{
     bpf::Mac,
     ipam::{self, MAX_PREFIX},
-    mac,
+    mac, pair,
 };
 
 /// Larger networks than this are typing errors.
 const MIN_PREFIX: u8 = 8;
+/// The same of IPv6.
+const MIN_PREFIX6: u8 = 16;
 /// MTUs that are accepted: from what every IPv4 host must take (RFC 791) to the largest packet.
 const MTU: std::ops::RangeInclusive<i64> = 576..=65535;
 
@@ -36,6 +38,8 @@ pub struct Definition {
     pub name: String,
     /// Its subnet, without host bits.
     pub subnet: Ipv4Net,
+    /// Its IPv6 subnet, with an address for each of `subnet`'s; none: IPv4 only.
+    pub subnet6: Option<Ipv6Net>,
     /// Whether packets to the world take the node's address.
     pub masquerade: bool,
     /// The kind of its links.
@@ -47,10 +51,10 @@ pub struct Definition {
 }
 
 impl Definition {
-    /// Whether a subnet has addresses in common with this one.
+    /// Its subnets, IPv4 first.
     #[must_use]
-    pub fn overlaps(&self, subnet: Ipv4Net) -> bool {
-        overlap(self.subnet, subnet)
+    pub fn subnets(&self) -> Vec<IpNet> {
+        pair::both(self.subnet, self.subnet6)
     }
 }
 
@@ -75,6 +79,9 @@ pub struct Network {
     pub number: u32,
     /// Its subnet.
     pub subnet: Ipv4Net,
+    /// Its IPv6 subnet, with an address for each of `subnet`'s; none: IPv4 only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub subnet6: Option<Ipv6Net>,
     /// Whether packets to the world take the node's address.
     pub masquerade: bool,
     /// The kind of its links.
@@ -92,14 +99,37 @@ impl Network {
     /// Gives a definition its number.
     #[must_use]
     pub fn new(definition: Definition, number: u32, origin: Origin) -> Self {
-        let Definition { name, subnet, masquerade, link, mtu, slice: _ } = definition;
-        Self { name, number, subnet, masquerade, link, mtu, origin, slice: None }
+        let Definition { name, subnet, subnet6, masquerade, link, mtu, slice: _ } = definition;
+        Self { name, number, subnet, subnet6, masquerade, link, mtu, origin, slice: None }
     }
 
     /// The host's own address in it, and its endpoints' gateway.
     #[must_use]
     pub fn gateway(&self) -> Ipv4Addr {
         ipam::gateway(self.subnet)
+    }
+
+    /// The same of IPv6, if it has that.
+    #[must_use]
+    pub fn gateway6(&self) -> Option<Ipv6Addr> {
+        self.address6(self.gateway())
+    }
+
+    /// The host's own addresses in it.
+    pub fn gateways(&self) -> impl Iterator<Item = IpAddr> {
+        [self.gateway().into()].into_iter().chain(self.gateway6().map(IpAddr::from))
+    }
+
+    /// Its subnets, IPv4 first.
+    #[must_use]
+    pub fn subnets(&self) -> Vec<IpNet> {
+        pair::both(self.subnet, self.subnet6)
+    }
+
+    /// The IPv6 address that goes with one of its IPv4 addresses.
+    #[must_use]
+    pub fn address6(&self, address: Ipv4Addr) -> Option<Ipv6Addr> {
+        self.subnet6.map(|subnet6| pair::address6(self.subnet, subnet6, address))
     }
 
     /// The MAC of the host's side of all its links.
@@ -122,6 +152,18 @@ pub fn overlap(a: Ipv4Net, b: Ipv4Net) -> bool {
     a.contains(&b) || b.contains(&a)
 }
 
+/// The same of either family.
+#[must_use]
+pub fn any_overlap(a: IpNet, b: IpNet) -> bool {
+    a.contains(&b) || b.contains(&a)
+}
+
+/// The subnets of two networks that have addresses in common.
+#[must_use]
+pub fn overlapping(a: &[IpNet], b: &[IpNet]) -> Option<(IpNet, IpNet)> {
+    a.iter().flat_map(|a| b.iter().map(move |b| (*a, *b))).find(|(a, b)| any_overlap(*a, *b))
+}
+
 /// Why something cannot be the subnet of a network.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum SubnetError {
@@ -129,23 +171,31 @@ pub enum SubnetError {
     #[error("{subnet} has host bits set: did you mean {}?", subnet.trunc())]
     HostBits {
         /// What was given.
-        subnet: Ipv4Net,
+        subnet: IpNet,
     },
     /// Longer than [`MAX_PREFIX`].
     #[error("{0} has no room for a gateway and an endpoint: at most /{MAX_PREFIX}")]
     TooSmall(Ipv4Net),
-    /// Shorter than `/8`.
-    #[error("{0} is too large: at least /{MIN_PREFIX}")]
-    TooLarge(Ipv4Net),
+    /// Shorter than `/8`, or `/16` of IPv6.
+    #[error("{0} is too large: at least /{1}")]
+    TooLarge(IpNet, u8),
+    /// An IPv6 subnet with fewer addresses than the IPv4 subnet beside it.
+    #[error("{subnet6} has no address for each of {subnet}: at most /{}", pair::longest_prefix(*subnet))]
+    NoPairs {
+        /// The IPv6 subnet.
+        subnet6: Ipv6Net,
+        /// The IPv4 subnet.
+        subnet: Ipv4Net,
+    },
     /// In a range that is for something else.
     #[error("{subnet} is of the {what} range {range}")]
     Reserved {
         /// The subnet.
-        subnet: Ipv4Net,
+        subnet: IpNet,
         /// What the range is for.
         what: &'static str,
         /// The range.
-        range: Ipv4Net,
+        range: IpNet,
     },
 }
 
@@ -155,10 +205,10 @@ pub enum SubnetError {
 /// Says why not.
 pub fn check_subnet(subnet: Ipv4Net) -> Result<Ipv4Net, SubnetError> {
     if subnet != subnet.trunc() {
-        return Err(SubnetError::HostBits { subnet });
+        return Err(SubnetError::HostBits { subnet: subnet.into() });
     }
     if subnet.prefix_len() < MIN_PREFIX {
-        return Err(SubnetError::TooLarge(subnet));
+        return Err(SubnetError::TooLarge(subnet.into(), MIN_PREFIX));
     }
     if subnet.prefix_len() > MAX_PREFIX {
         return Err(SubnetError::TooSmall(subnet));
@@ -173,10 +223,54 @@ pub fn check_subnet(subnet: Ipv4Net) -> Result<Ipv4Net, SubnetError> {
     ] {
         let range = Ipv4Net::new_assert(first, prefix);
         if overlap(range, subnet) {
-            return Err(SubnetError::Reserved { subnet, what, range });
+            return Err(SubnetError::Reserved { subnet: subnet.into(), what, range: range.into() });
         }
     }
     Ok(subnet)
+}
+
+/// Checks that a subnet can be a network's IPv6 subnet, whatever the IPv4 one beside it is: unique local and global ranges
+/// can.
+///
+/// # Errors
+/// Says why not.
+pub fn check_subnet6(subnet: Ipv6Net) -> Result<Ipv6Net, SubnetError> {
+    if subnet != subnet.trunc() {
+        return Err(SubnetError::HostBits { subnet: subnet.into() });
+    }
+    if subnet.prefix_len() < MIN_PREFIX6 {
+        return Err(SubnetError::TooLarge(subnet.into(), MIN_PREFIX6));
+    }
+    let v4_mapped = Ipv4Addr::UNSPECIFIED.to_ipv6_mapped();
+    // RFC 4291, RFC 6890. The range for documentation is fine: tests use it.
+    for (what, first, prefix) in [
+        ("loopback", Ipv6Addr::LOCALHOST, 128),
+        ("IPv4-mapped", v4_mapped, 96),
+        ("reserved", Ipv6Addr::UNSPECIFIED, 8),
+        ("link-local", Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0), 10),
+        ("multicast", Ipv6Addr::new(0xff00, 0, 0, 0, 0, 0, 0, 0), 8),
+    ] {
+        let range = Ipv6Net::new_assert(first, prefix);
+        if range.contains(&subnet) || subnet.contains(&range) {
+            return Err(SubnetError::Reserved { subnet: subnet.into(), what, range: range.into() });
+        }
+    }
+    Ok(subnet)
+}
+
+/// Checks that the subnets of a network can be one's, and go together.
+///
+/// # Errors
+/// Says why not.
+pub fn check_subnets(subnet: Ipv4Net, subnet6: Option<Ipv6Net>) -> Result<(), SubnetError> {
+    check_subnet(subnet)?;
+    if let Some(subnet6) = subnet6 {
+        check_subnet6(subnet6)?;
+        if !pair::has_room(subnet, subnet6) {
+            return Err(SubnetError::NoPairs { subnet6, subnet });
+        }
+    }
+    Ok(())
 }
 
 /// Reads an MTU as people write it: 0 means that of the uplink.
@@ -227,6 +321,7 @@ mod tests {
         let definition = Definition {
             name: "a".to_owned(),
             subnet: "10.88.0.0/16".parse().unwrap(),
+            subnet6: Some("fd88::/48".parse().unwrap()),
             masquerade: true,
             link: LinkChoice::Auto,
             mtu: None,
@@ -234,6 +329,31 @@ mod tests {
         };
         let network = Network::new(definition, 7, Origin::Command);
         assert_eq!(network.gateway(), Ipv4Addr::new(10, 88, 0, 1));
+        assert_eq!(network.gateway6().unwrap().to_string(), "fd88::1");
         assert_eq!(network.host_mac().to_string(), "02:6e:0a:58:00:01");
+        // As it was kept before there was IPv6.
+        let old = serde_json::to_string(&Network { subnet6: None, ..network }).unwrap();
+        assert!(!old.contains("subnet6"), "{old}");
+        let old: Network = serde_json::from_str(&old).unwrap();
+        assert_eq!((old.gateway6(), old.gateways().count()), (None, 1));
+    }
+
+    #[test]
+    fn ipv6_subnets() {
+        for (subnet, expected) in [
+            ("fd88::/48", "Ok"),
+            ("2001:db8::/64", "Ok"),
+            ("fd88::1/48", "fd88::1/48 has host bits set: did you mean fd88::/48?"),
+            ("fc00::/7", "fc00::/7 is too large: at least /16"),
+            ("fe80::/64", "fe80::/64 is of the link-local range fe80::/10"),
+            ("ff02::/64", "ff02::/64 is of the multicast range ff00::/8"),
+            ("::1/128", "::1/128 is of the loopback range ::1/128"),
+            ("::ffff:10.0.0.0/104", "::ffff:10.0.0.0/104 is of the IPv4-mapped range ::ffff:0.0.0.0/96"),
+            ("64:ff9b::/96", "64:ff9b::/96 is of the reserved range ::/8"),
+            ("fd88::/113", "fd88::/113 has no address for each of 10.88.0.0/16: at most /112"),
+        ] {
+            let checked = check_subnets("10.88.0.0/16".parse().unwrap(), Some(subnet.parse().unwrap()));
+            assert_eq!(checked.map_or_else(|error| error.to_string(), |()| "Ok".to_owned()), expected);
+        }
     }
 }

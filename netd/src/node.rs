@@ -2,20 +2,20 @@
 
 use std::{
     collections::{BTreeSet, HashMap, HashSet},
-    net::{IpAddr, Ipv4Addr},
+    net::IpAddr,
 };
 
 use anyhow::Result;
-use ipnet::{IpNet, Ipv4Net};
+use ipnet::IpNet;
 use tracing::warn;
 
 use crate::{
     cluster::ClusterConfig,
     config::NodeConfig,
     endpoint,
-    ipam::gateway,
-    netlink::{Link, Netlink, UplinkInfo, find_uplink},
-    network::overlap,
+    ipam::{gateway, gateway6},
+    netlink::{Link, Netlink, UplinkInfo, Wanted, find_uplink, has_ipv6},
+    network::any_overlap,
 };
 
 /// The index of `lo` in every namespace.
@@ -28,8 +28,10 @@ pub struct HostView {
     pub uplink: Option<UplinkInfo>,
     /// Why there is no uplink although the configuration asks for it.
     pub problem: Option<String>,
-    /// The host's IPv4 addresses, without those of the loopback range.
-    pub addresses: BTreeSet<Ipv4Addr>,
+    /// The host's addresses of both families, without those of the loopback ranges and link-local IPv6 ones.
+    pub addresses: BTreeSet<IpAddr>,
+    /// Whether this host has IPv6. Without it, networks are as if they had no IPv6 subnets.
+    pub ipv6: bool,
     /// Bytes that packets to other nodes grow by.
     pub overhead: u32,
 }
@@ -40,17 +42,18 @@ impl HostView {
     /// # Errors
     /// The kernel does not answer.
     pub async fn observe(nl: &Netlink, node: &NodeConfig, cluster: &ClusterConfig) -> Result<Self> {
-        let (uplink, problem) = match find_uplink(nl, node.uplink.as_deref(), node.address).await {
+        let (uplink, problem) = match find_uplink(nl, node.uplink.as_deref(), wanted(node)).await {
             Ok(uplink) => (uplink, None),
             Err(error) => (None, Some(format!("{error:#}"))),
         };
-        let addresses =
-            nl.addresses().await?.into_iter().filter_map(|address| match address.address.addr() {
-                IpAddr::V4(address) if !address.is_loopback() => Some(address),
-                _ => None,
-            });
+        let is_link_local =
+            |address: &IpAddr| matches!(address, IpAddr::V6(address) if address.is_unicast_link_local());
+        let addresses = nl.addresses().await?.into_iter().map(|address| address.address.addr());
+        let addresses = addresses.filter(|address| !address.is_loopback() && !is_link_local(address));
         let overhead = cluster.overhead(uplink.as_ref());
-        Ok(Self { uplink, problem, addresses: addresses.collect(), overhead })
+        // Gateways are on lo; endpoints' links are yet to be made.
+        let ipv6 = has_ipv6("lo") && has_ipv6("default");
+        Ok(Self { uplink, problem, addresses: addresses.collect(), ipv6, overhead })
     }
 
     /// The MTU that links get if their network says nothing: the uplink's, or Ethernet's, less what an overlay needs.
@@ -60,19 +63,23 @@ impl HostView {
     }
 }
 
+/// The addresses that the configuration wants of the uplink.
+#[must_use]
+pub fn wanted(node: &NodeConfig) -> Wanted {
+    Wanted { address: node.address, address6: node.address6 }
+}
+
 /// Routes to single addresses, with the index of their link.
-pub type HostRoutes = HashSet<(Ipv4Addr, u32)>;
+pub type HostRoutes = HashSet<(IpAddr, u32)>;
 
 /// The host's routes to single addresses, which those to endpoints are.
 ///
 /// # Errors
 /// The kernel does not answer.
 pub async fn host_routes(nl: &Netlink) -> Result<HostRoutes> {
-    let routes = nl.routes().await?.into_iter().filter_map(|route| match route.destination {
-        IpNet::V4(net) if net.prefix_len() == 32 => Some((net.addr(), route.ifindex)),
-        _ => None,
-    });
-    Ok(routes.collect())
+    let routes = nl.routes().await?.into_iter();
+    let single = routes.filter(|route| route.destination.prefix_len() == route.destination.max_prefix_len());
+    Ok(single.map(|route| (route.destination.addr(), route.ifindex)).collect())
 }
 
 /// Prefixes that the host already reaches by links that are not netd's.
@@ -81,7 +88,7 @@ pub struct Occupied(Vec<Holder>);
 
 #[derive(Clone, Debug)]
 struct Holder {
-    prefix: Ipv4Net,
+    prefix: IpNet,
     loopback: bool,
     what: String,
 }
@@ -100,17 +107,14 @@ impl Occupied {
 
         let mut holders = Vec::new();
         for address in nl.addresses().await? {
-            if let IpNet::V4(net) = address.address {
-                let loopback = address.ifindex == LOOPBACK;
-                let what = format!("the address {net} on {}", name(address.ifindex));
-                holders.push(Holder { prefix: net.trunc(), loopback, what });
-            }
+            let net = address.address;
+            let loopback = address.ifindex == LOOPBACK;
+            let what = format!("the address {net} on {}", name(address.ifindex));
+            holders.push(Holder { prefix: net.trunc(), loopback, what });
         }
         for route in nl.routes().await? {
-            if let IpNet::V4(prefix) = route.destination
-                && prefix.prefix_len() > 0
-                && !own.contains(&route.ifindex)
-            {
+            let prefix = route.destination;
+            if prefix.prefix_len() > 0 && !own.contains(&route.ifindex) {
                 let what = format!("the route to {prefix} by {}", name(route.ifindex));
                 holders.push(Holder { prefix, loopback: false, what });
             }
@@ -120,12 +124,15 @@ impl Occupied {
 
     /// What is in the way of a network with that subnet, in words.
     #[must_use]
-    pub fn holder(&self, subnet: Ipv4Net) -> Option<&str> {
+    pub fn holder(&self, subnet: IpNet) -> Option<&str> {
         // The gateway's address on lo is what netd itself puts there.
-        let own = Ipv4Net::new_assert(gateway(subnet), 32);
+        let own = IpNet::from(match subnet {
+            IpNet::V4(subnet) => IpAddr::from(gateway(subnet)),
+            IpNet::V6(subnet) => IpAddr::from(gateway6(subnet)),
+        });
         self.0
             .iter()
-            .find(|holder| overlap(holder.prefix, subnet) && !(holder.loopback && holder.prefix == own))
+            .find(|holder| any_overlap(holder.prefix, subnet) && !(holder.loopback && holder.prefix == own))
             .map(|holder| holder.what.as_str())
     }
 }
@@ -141,7 +148,8 @@ pub fn is_own(link: &Link, identity: &str) -> bool {
 pub fn log_uplink(view: &HostView) {
     match (&view.uplink, &view.problem) {
         (Some(uplink), _) => {
-            tracing::info!("uplink {} (address {}, MTU {})", uplink.name, uplink.address, uplink.mtu);
+            let address6 = uplink.address6.map(|address| format!(" and {address}")).unwrap_or_default();
+            tracing::info!("uplink {} (address {}{address6}, MTU {})", uplink.name, uplink.address, uplink.mtu);
         }
         (None, Some(problem)) => warn!("no uplink: {problem}"),
         (None, None) => warn!("no uplink: there is no default route; containers reach this host only"),
@@ -152,7 +160,7 @@ pub fn log_uplink(view: &HostView) {
 mod tests {
     use super::*;
 
-    fn net(text: &str) -> Ipv4Net {
+    fn net(text: &str) -> IpNet {
         text.parse().unwrap()
     }
 
@@ -169,6 +177,8 @@ mod tests {
             holder("10.88.0.1/32", true, "our own gateway"),
             holder("10.90.0.1/32", false, "another's address"),
             holder("172.16.0.0/12", false, "a VPN"),
+            holder("fd88::1/128", true, "our own gateway"),
+            holder("2001:db8::/64", false, "uplink"),
         ]);
         for (subnet, expected) in [
             ("10.88.0.0/16", None),
@@ -178,6 +188,11 @@ mod tests {
             ("10.88.0.0/15", None),
             ("10.80.0.0/12", Some("our own gateway")),
             ("172.17.0.0/16", Some("a VPN")),
+            ("fd88::/48", None),
+            ("fd88::/47", None),
+            ("fd00::/16", Some("our own gateway")),
+            ("2001:db8::/48", Some("uplink")),
+            ("2001:db8:0:1::/64", None),
         ] {
             assert_eq!(occupied.holder(net(subnet)), expected, "{subnet}");
         }

@@ -2,9 +2,9 @@
 //!
 //! These are the bodies of the API too: their field names are part of the contract.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use ipnet::Ipv4Net;
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -25,7 +25,7 @@ pub struct AttachRequest {
     /// The network; none: `default`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub network: Option<String>,
-    /// Chosen addresses; none: the next free one.
+    /// Chosen addresses, at most one of each family; one determines the other. None: the next free ones.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub addresses: Vec<IpAddr>,
     /// The kind of link; none: the network's.
@@ -39,7 +39,7 @@ pub struct AttachRequest {
 pub struct NetworkRequest {
     /// Its name.
     pub name: String,
-    /// Its subnets; for now exactly one, of IPv4.
+    /// Its subnets: one of IPv4, and perhaps one of IPv6.
     pub subnets: Vec<String>,
     /// Whether packets to the world take the node's address.
     #[serde(default = "yes")]
@@ -66,10 +66,13 @@ pub struct EndpointView {
     pub name: String,
     /// Its network.
     pub network: String,
-    /// Its addresses, with the prefix lengths of its network.
-    pub addresses: Vec<Ipv4Net>,
+    /// Its addresses, with the prefix lengths of its network, IPv4 first.
+    pub addresses: Vec<IpNet>,
     /// The gateway of its default route.
     pub gateway: Ipv4Addr,
+    /// The same of IPv6; none: it has no IPv6 address.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gateway6: Option<Ipv6Addr>,
     /// MAC address of the container's side.
     pub mac: String,
     /// Name of the container's side.
@@ -92,10 +95,13 @@ pub struct EndpointView {
 pub struct NetworkView {
     /// Its name.
     pub name: String,
-    /// Its subnets.
-    pub subnets: Vec<Ipv4Net>,
+    /// Its subnets, IPv4 first.
+    pub subnets: Vec<IpNet>,
     /// The host's address in it.
     pub gateway: Ipv4Addr,
+    /// The host's IPv6 address in it, if it has IPv6.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gateway6: Option<Ipv6Addr>,
     /// Whether packets to the world take the node's address.
     pub masquerade: bool,
     /// The kind of its links.
@@ -133,6 +139,9 @@ pub struct UplinkView {
     pub mtu: u32,
     /// The node's address.
     pub address: Ipv4Net,
+    /// The node's IPv6 address, if it has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address6: Option<Ipv6Net>,
 }
 
 /// How the daemon and the datapath are.
@@ -179,13 +188,19 @@ pub struct NodeView {
     /// Its name.
     pub name: String,
     /// Its address on its uplink; none: it was never there while this node was.
-    pub address: Option<Ipv4Addr>,
+    pub address: Option<IpAddr>,
+    /// Its IPv6 address besides, if it has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address6: Option<Ipv6Addr>,
     /// How packets travel there; none: there is no uplink, or no address.
     pub transport: Option<Transport>,
+    /// How IPv6 packets travel there; none: they do not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub transport6: Option<Transport>,
     /// Its uplink's MTU, in bytes, if it tells.
     pub mtu: Option<u32>,
-    /// Its slices of the networks.
-    pub subnets: Vec<Ipv4Net>,
+    /// Its slices of the networks, of both families.
+    pub subnets: Vec<IpNet>,
     /// What is known of its being there.
     pub presence: Presence,
     /// When it was last known to be there, in seconds since 1970 (UTC): now, while its lease is valid; otherwise when a
@@ -208,7 +223,7 @@ pub struct FlowQuery {
     pub protocol: Option<FlowProtocol>,
     /// Those with another party.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub remote: Option<Ipv4Addr>,
+    pub remote: Option<IpAddr>,
     /// At most so many; none: 10,000.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limit: Option<usize>,
@@ -247,18 +262,18 @@ pub struct Flushed {
 pub struct FlowView {
     /// The endpoint; none: it has just been detached.
     pub endpoint: Option<String>,
-    /// `tcp`, `udp`, `icmp`, or the protocol's number.
+    /// `tcp`, `udp`, `icmp`, `icmpv6`, or the protocol's number.
     pub protocol: String,
     /// The container's address...
-    pub address: Ipv4Addr,
+    pub address: IpAddr,
     /// ... and its port, or echo identifier.
     pub port: u16,
     /// Whom it talks to...
-    pub remote: Ipv4Addr,
+    pub remote: IpAddr,
     /// ... and the port there.
     pub remote_port: u16,
     /// What stands for the container on the wire...
-    pub translated: Ipv4Addr,
+    pub translated: IpAddr,
     /// ... and the port or echo identifier of that.
     pub translated_port: u16,
     /// `unreplied`, `established`, `closing`, `closed` or `reset`.

@@ -95,9 +95,10 @@ impl Datapath {
         let flows: u32 = self.flow_counts()?.iter().sum();
         let fragments = self.fragments()?;
         Ok(vec![
-            fill("endpoints", self.maps.endpoints.keys().count(), self.maps.max_endpoints),
-            fill("flows", flows as usize, self.maps.max_flows),
-            fill("fragments", fragments, FragmentRing::ENTRIES),
+            fill("endpoints", self.maps.v4.endpoints.keys().count(), self.maps.max_endpoints),
+            fill("flows", flows as usize, self.maps.v4.max_flows + self.maps.v6.max_flows),
+            // A table a family.
+            fill("fragments", fragments, 2 * FragmentRing::ENTRIES),
         ])
     }
 }

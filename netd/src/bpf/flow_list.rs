@@ -1,17 +1,18 @@
 //! Reading the flow table for people, beside the task that owns the datapath: a walk over a full one takes half a second.
 
-use std::{collections::HashMap, net::Ipv4Addr, time::Duration};
+use std::{collections::HashMap, net::IpAddr, time::Duration};
 
 use anyhow::{Context as _, Result};
 use aya::maps::MapData;
 use netd_common::{
-    V4,
+    V4, V6,
     abi::Tuple,
     flow::{State, TICK_SHIFT, Ticks},
 };
 
 use super::{
     Datapath,
+    family::Family,
     flows::{Record, now, step},
     syscall::Walk,
 };
@@ -22,15 +23,15 @@ pub struct FlowEntry {
     /// The IP protocol's number.
     pub protocol: u8,
     /// The container's address...
-    pub address: Ipv4Addr,
+    pub address: IpAddr,
     /// ... and its port, or echo identifier.
     pub port: u16,
     /// Whom it talks to...
-    pub remote: Ipv4Addr,
+    pub remote: IpAddr,
     /// ... and the port there.
     pub remote_port: u16,
     /// What stands for the container on the wire...
-    pub translated: Ipv4Addr,
+    pub translated: IpAddr,
     /// ... and the port or echo identifier of that.
     pub translated_port: u16,
     /// How far it has got.
@@ -76,34 +77,49 @@ impl Phase {
 /// Which flows are meant; what is not said is any.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct FlowFilter {
-    /// Those of a container's address.
-    pub address: Option<Ipv4Addr>,
-    /// Those of an IP protocol.
-    pub protocol: Option<u8>,
+    /// Those of an endpoint, by its slot.
+    pub slot: Option<u32>,
+    /// Those of a protocol.
+    pub protocol: Option<Protocol>,
     /// Those with another party.
-    pub remote: Option<Ipv4Addr>,
+    pub remote: Option<IpAddr>,
+}
+
+/// A protocol by its number, which may depend on the family.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Protocol {
+    /// Over IPv4.
+    pub v4: u8,
+    /// Over IPv6.
+    pub v6: u8,
 }
 
 impl FlowFilter {
-    pub(super) fn fits(&self, tuple: &Tuple<V4>, record: &Record) -> bool {
-        let is = |wanted: Option<Ipv4Addr>, found: V4| wanted.is_none_or(|wanted| wanted == addr(found));
-        self.protocol.is_none_or(|protocol| protocol == tuple.protocol)
-            && is(self.address, record.address)
-            && is(self.remote, tuple.source)
+    pub(super) fn fits<A: Family>(&self, tuple: &Tuple<A>, record: &Record<A>) -> bool {
+        let number = |protocol: Protocol| if A::V6 { protocol.v6 } else { protocol.v4 };
+        self.protocol.is_none_or(|protocol| number(protocol) == tuple.protocol)
+            && self.slot.is_none_or(|slot| slot == record.slot)
+            && self.remote.is_none_or(|remote| remote == tuple.source.ip())
     }
 }
 
-/// A reader of the flow table.
+/// A reader of the flow tables.
 #[derive(Debug)]
-pub struct FlowReader(MapData);
+pub struct FlowReader {
+    v4: MapData,
+    v6: MapData,
+}
 
 impl Datapath {
-    /// A reader of the flow table that needs the datapath no more.
+    /// A reader of the flow tables that needs the datapath no more.
     ///
     /// # Errors
-    /// The table's pin is gone.
+    /// A table's pin is gone.
     pub fn flow_reader(&self) -> Result<FlowReader> {
-        MapData::from_pin(self.pins.map("FLOWS4")).map(FlowReader).context("opening map FLOWS4")
+        let open = |name: &str| {
+            MapData::from_pin(self.pins.map(name)).with_context(|| format!("opening map {name}"))
+        };
+        Ok(FlowReader { v4: open("FLOWS4")?, v6: open("FLOWS6")? })
     }
 
     /// Removes the flows that are meant. Returns how many.
@@ -111,7 +127,8 @@ impl Datapath {
     /// # Errors
     /// The table cannot be read.
     pub fn remove_flows_that(&mut self, filter: &FlowFilter) -> Result<usize> {
-        self.remove_flows(|tuple, record| filter.fits(tuple, record))
+        let v4 = self.remove_flows::<V4>(|tuple, record| filter.fits(tuple, record))?;
+        Ok(v4 + self.remove_flows::<V6>(|tuple, record| filter.fits(tuple, record))?)
     }
 }
 
@@ -122,52 +139,55 @@ impl FlowReader {
     /// # Errors
     /// The table cannot be read.
     pub fn read(&self, filter: &FlowFilter, limit: usize) -> Result<(Vec<FlowEntry>, usize)> {
-        let (mut found, mut total) = (Vec::new(), 0);
-        let mut outward: HashMap<Tuple<V4>, Ticks> = HashMap::new();
-        let mut walk = Walk::default();
-        let mut more = true;
-        while more {
-            more = step(&self.0, &mut walk, |tuple, record| {
-                if tuple.direction == Tuple::<V4>::OUT {
-                    outward.insert(*tuple, record.seen);
-                } else if filter.fits(tuple, record) {
-                    total += 1;
-                    if found.len() < limit {
-                        found.push((*tuple, *record));
-                    }
-                }
-            })?;
-        }
-        let now = now();
-        let entry = |(tuple, record): (Tuple<V4>, Record)| {
-            let other = outward.get(&tuple.opposite(record.address, record.port)).copied();
-            entry(&tuple, &record, other, now)
-        };
-        Ok((found.into_iter().map(entry).collect(), total))
+        let (mut found, total) = read::<V4>(&self.v4, filter, limit)?;
+        let (more, total6) = read::<V6>(&self.v6, filter, limit - found.len())?;
+        found.extend(more);
+        Ok((found, total + total6))
     }
 }
 
-fn entry(tuple: &Tuple<V4>, record: &Record, other: Option<Ticks>, now: Ticks) -> FlowEntry {
+fn read<A: Family>(flows: &MapData, filter: &FlowFilter, limit: usize) -> Result<(Vec<FlowEntry>, usize)> {
+    let (mut found, mut total) = (Vec::new(), 0);
+    let mut outward: HashMap<Tuple<A>, Ticks> = HashMap::new();
+    let mut walk = Walk::default();
+    let mut more = true;
+    while more {
+        more = step(flows, &mut walk, |tuple, record| {
+            if tuple.direction == Tuple::<A>::OUT {
+                outward.insert(*tuple, record.seen);
+            } else if filter.fits(tuple, record) {
+                total += 1;
+                if found.len() < limit {
+                    found.push((*tuple, *record));
+                }
+            }
+        })?;
+    }
+    let now = now();
+    let entry = |(tuple, record): (Tuple<A>, Record<A>)| {
+        let other = outward.get(&tuple.opposite(record.address, record.port)).copied();
+        entry(&tuple, &record, other, now)
+    };
+    Ok((found.into_iter().map(entry).collect(), total))
+}
+
+fn entry<A: Family>(tuple: &Tuple<A>, record: &Record<A>, other: Option<Ticks>, now: Ticks) -> FlowEntry {
     // A clock read on another CPU may be a tick ahead.
     let idle = |seen: Ticks| Some(now.wrapping_sub(seen)).filter(|idle| *idle < Ticks::MAX / 2).unwrap_or(0);
     let idle = other.map_or(idle(record.seen), |other| idle(record.seen).min(idle(other)));
     let time = |ticks: Ticks| Duration::from_nanos(u64::from(ticks) << TICK_SHIFT);
     FlowEntry {
         protocol: tuple.protocol,
-        address: addr(record.address),
+        address: record.address.ip(),
         port: record.port.host(),
-        remote: addr(tuple.source),
+        remote: tuple.source.ip(),
         remote_port: tuple.source_port.host(),
-        translated: addr(tuple.destination),
+        translated: tuple.destination.ip(),
         translated_port: tuple.destination_port.host(),
         phase: Phase::of(record.state),
         idle: time(idle),
         timeout: time(State::timeout(record.state, tuple.protocol, tuple.source_port)),
     }
-}
-
-fn addr(address: V4) -> Ipv4Addr {
-    address.bytes().into()
 }
 
 #[cfg(test)]

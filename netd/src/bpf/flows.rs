@@ -1,6 +1,6 @@
 //! The flow table from user space: it reads, and lets the `flow_gc` program remove.
 
-use std::{collections::HashSet, net::Ipv4Addr};
+use std::{collections::HashSet, net::IpAddr};
 
 use anyhow::{Context as _, Result};
 use aya::{
@@ -8,23 +8,35 @@ use aya::{
     programs::{SchedClassifier, TestRun as _, TestRunOptions},
 };
 use netd_common::{
-    V4,
-    abi::{Flow, FlowList, Fragment, FragmentKey, Tuple},
+    V4, V6,
+    abi::{FlowList, Tuple},
     flow::{State, TICK_SHIFT, Ticks},
     fragment,
     wire::Be16,
 };
 
-use super::{Datapath, Expired, FLOW_GC, syscall::Walk, v4};
+use super::{
+    Datapath, Expired, FLOW_GC,
+    family::Family,
+    maps::{Tables, reading},
+    syscall::Walk,
+};
 
 /// A flow of the table: its inbound entry.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Record {
+pub(super) struct Record<A> {
     pub(super) seen: Ticks,
     pub(super) state: u32,
     pub(super) slot: u32,
-    pub(super) address: V4,
+    pub(super) address: A,
     pub(super) port: Be16,
+}
+
+/// Where the search for flows that have timed out is: in the tables one after the other.
+#[derive(Debug, Default)]
+pub(super) struct Expiry {
+    walk: Walk,
+    v6: bool,
 }
 
 impl Datapath {
@@ -35,22 +47,39 @@ impl Datapath {
         let counts = self.flow_counts()?;
         let all: u64 = counts.iter().map(|count| u64::from(*count)).sum();
         if all == 0 {
-            self.expiry = Walk::default();
+            self.expiry = Expiry::default();
             return Ok(Expired::default());
         }
-        let table_is_filling = all > u64::from(self.maps.max_flows) / 2;
+        // Of one family, as all may be.
+        let table_is_filling = all > u64::from(self.maps.v4.max_flows) / 2;
         let quota = self.config.map_or(u32::MAX, |config| config.max_flows_per_endpoint);
         let pressed: HashSet<u32> = (0u32..)
             .zip(&counts)
             .filter(|(_, count)| table_is_filling || **count > quota / 2)
             .map(|(slot, _)| slot)
             .collect();
+        let Expiry { mut walk, v6 } = std::mem::take(&mut self.expiry);
+        let (removed, more) = match v6 {
+            false => self.expire_some(&self.maps.v4, &mut walk, STEPS, &pressed)?,
+            true => self.expire_some(&self.maps.v6, &mut walk, STEPS, &pressed)?,
+        };
+        self.expiry = Expiry { walk, v6: if more { v6 } else { !v6 } };
+        Ok(Expired { removed, more: more || !v6 })
+    }
+
+    /// Goes some steps through a table. How many flows it has removed, and whether there is more of the table.
+    fn expire_some<A: Family>(
+        &self,
+        tables: &Tables<A>,
+        walk: &mut Walk,
+        steps: usize,
+        pressed: &HashSet<u32>,
+    ) -> Result<(usize, bool)> {
         let now = now();
         let (mut expired, mut reclaimed) = (Vec::new(), Vec::new());
-        let mut walk = std::mem::take(&mut self.expiry);
         let mut more = true;
-        for _ in 0..STEPS {
-            more = self.flows_of_step(&mut walk, |tuple, flow| {
+        for _ in 0..steps {
+            more = inbound(&tables.flows, walk, |tuple: &Tuple<A>, flow| {
                 // A first look; whether the flow may go is for the program to say, which sees its other direction too.
                 let idle = now.wrapping_sub(flow.seen);
                 let may_go = |limit| idle > limit && idle < Ticks::MAX / 2;
@@ -66,47 +95,51 @@ impl Datapath {
                 break;
             }
         }
-        self.expiry = walk;
         let removed =
             self.run_gc(&expired, FlowList::EXPIRE)? + self.run_gc(&reclaimed, FlowList::RECLAIM)?;
-        Ok(Expired { removed, more })
+        Ok((removed, more))
     }
 
     /// Removes all flows of an address, an endpoint's or one that the uplink no longer has. Returns how many.
-    pub fn flush_flows(&mut self, address: Ipv4Addr) -> Result<usize> {
-        let address = v4(address);
-        self.remove_flows(|tuple, flow| flow.address == address || tuple.destination == address)
+    pub fn flush_flows(&mut self, address: IpAddr) -> Result<usize> {
+        match address {
+            IpAddr::V4(_) => self.flush_flows_of::<V4>(address),
+            IpAddr::V6(_) => self.flush_flows_of::<V6>(address),
+        }
     }
 
-    /// Removes the flows for which `which` says so.
-    pub(super) fn remove_flows(&mut self, which: impl Fn(&Tuple<V4>, &Record) -> bool) -> Result<usize> {
+    fn flush_flows_of<A: Family>(&mut self, address: IpAddr) -> Result<usize>
+    where
+        Datapath: HasTables<A>,
+    {
+        let Some(address) = A::of(address) else { return Ok(0) };
+        self.remove_flows::<A>(|tuple, flow| flow.address == address || tuple.destination == address)
+    }
+
+    /// Removes the flows of a family for which `which` says so.
+    pub(super) fn remove_flows<A: Family>(
+        &mut self,
+        which: impl Fn(&Tuple<A>, &Record<A>) -> bool,
+    ) -> Result<usize>
+    where
+        Datapath: HasTables<A>,
+    {
         let mut list = Vec::new();
-        self.each_flow(|tuple, flow| {
-            if which(tuple, flow) {
-                list.push(*tuple);
-            }
-        })?;
+        let mut walk = Walk::default();
+        let mut more = true;
+        while more {
+            more = inbound(&self.tables().flows, &mut walk, |tuple, flow| {
+                if which(tuple, flow) {
+                    list.push(*tuple);
+                }
+            })?;
+        }
         self.run_gc(&list, FlowList::REMOVE)
     }
 
     /// Packets whose fragments may still be under way.
     pub(super) fn fragments(&self) -> Result<usize> {
-        let now = now();
-        let (mut walk, mut count) = (Walk::default(), 0);
-        // Words, as in `flows_of_step`.
-        type Words = [u32; size_of::<Fragment<V4>>() / 4];
-        let mut more = true;
-        while more {
-            more = walk
-                .step::<[u32; size_of::<FragmentKey<V4>>() / 4], Words>(
-                    &self.maps.fragments,
-                    |_, [seen, ..]| {
-                        count += usize::from(fragment::is_fresh(*seen, now));
-                    },
-                )
-                .context("reading map FRAGMENTS4")?;
-        }
-        Ok(count)
+        Ok(fresh::<V4>(&self.maps.v4.fragments)? + fresh::<V6>(&self.maps.v6.fragments)?)
     }
 
     /// How many flows each slot has.
@@ -114,34 +147,20 @@ impl Datapath {
         self.maps.flow_counts.iter().collect::<Result<_, _>>().context("reading map FLOW_COUNTS")
     }
 
-    fn each_flow(&self, mut each: impl FnMut(&Tuple<V4>, &Record)) -> Result<()> {
-        let mut walk = Walk::default();
-        while self.flows_of_step(&mut walk, &mut each)? {}
-        Ok(())
-    }
-
-    /// The flows of the next batch of the table, and whether there are more.
-    fn flows_of_step(&self, walk: &mut Walk, mut each: impl FnMut(&Tuple<V4>, &Record)) -> Result<bool> {
-        step(&self.maps.flows, walk, |tuple, record| {
-            if tuple.direction == Tuple::<V4>::IN {
-                each(tuple, record);
-            }
-        })
-    }
-
-    fn run_gc(&self, tuples: &[Tuple<V4>], what: u32) -> Result<usize> {
+    fn run_gc<A: Family>(&self, tuples: &[Tuple<A>], what: u32) -> Result<usize> {
         let program: &SchedClassifier =
             self.programs.program(FLOW_GC).context("no program flow_gc")?.try_into()?;
         let mut removed = 0;
         for chunk in tuples.chunks(FlowList::MAX) {
             let mut list = Vec::with_capacity(size_of::<FlowList>() + size_of_val(chunk));
-            for word in [what, chunk.len() as u32, 0, 0] {
+            for word in [what, chunk.len() as u32, A::LIST, 0] {
                 list.extend_from_slice(&word.to_ne_bytes());
             }
             for tuple in chunk {
-                // SAFETY: a Tuple<V4> has no padding (asserted where it is defined), so all its bytes are defined.
-                let bytes: [u8; size_of::<Tuple<V4>>()] = unsafe { std::mem::transmute(*tuple) };
-                list.extend_from_slice(&bytes);
+                let bytes = std::ptr::from_ref(tuple).cast::<u8>();
+                // SAFETY: a tuple has no padding (asserted where it is defined), so all its bytes are defined, and they are
+                // borrowed for this statement only.
+                list.extend_from_slice(unsafe { std::slice::from_raw_parts(bytes, size_of::<Tuple<A>>()) });
             }
             let result = program
                 .test_run(TestRunOptions { data_in: Some(&list), ..TestRunOptions::default() })
@@ -152,23 +171,60 @@ impl Datapath {
     }
 }
 
-/// The entries of the next batch of the table, of both directions, and whether there are more.
-pub(super) fn step(
+/// Whose tables of a family these are.
+pub(super) trait HasTables<A> {
+    fn tables(&self) -> &Tables<A>;
+}
+
+impl HasTables<V4> for Datapath {
+    fn tables(&self) -> &Tables<V4> {
+        &self.maps.v4
+    }
+}
+
+impl HasTables<V6> for Datapath {
+    fn tables(&self) -> &Tables<V6> {
+        &self.maps.v6
+    }
+}
+
+/// The flows of the next batch of a table, and whether there are more.
+fn inbound<A: Family>(
     flows: &MapData,
     walk: &mut Walk,
-    mut each: impl FnMut(&Tuple<V4>, &Record),
+    mut each: impl FnMut(&Tuple<A>, &Record<A>),
 ) -> Result<bool> {
-    // Words, because a map's value is to be read as what it is for any bit pattern.
-    type Words = [u32; size_of::<Flow<V4>>() / 4];
-    walk.step::<[u32; 4], Words>(flows, |key, value| {
-        // SAFETY: a Tuple<V4> is words and bytes for which any bit pattern is valid, of the same size.
-        let tuple: Tuple<V4> = unsafe { std::mem::transmute(*key) };
-        let [state, seen, slot, address, port] = *value;
-        let [high, low, ..] = port.to_ne_bytes();
-        let port = Be16::new(u16::from_be_bytes([high, low]));
-        each(&tuple, &Record { seen, state, slot, address: V4(address), port });
+    step(flows, walk, |tuple, record| {
+        if tuple.direction == Tuple::<A>::IN {
+            each(tuple, record);
+        }
     })
-    .context("reading map FLOWS4")
+}
+
+/// The entries of the next batch of a table, of both directions, and whether there are more.
+pub(super) fn step<A: Family>(
+    flows: &MapData,
+    walk: &mut Walk,
+    mut each: impl FnMut(&Tuple<A>, &Record<A>),
+) -> Result<bool> {
+    walk.step::<A::Tuple, A::Flow>(flows, |key, value| each(&A::tuple(key), &A::record(value)))
+        .with_context(|| reading::<A>("FLOWS"))
+}
+
+/// Packets of a family whose fragments may still be under way.
+fn fresh<A: Family>(fragments: &MapData) -> Result<usize> {
+    let now = now();
+    let (mut walk, mut count) = (Walk::default(), 0);
+    let mut more = true;
+    while more {
+        more = walk
+            .step::<A::FragmentKey, A::Fragment>(fragments, |_, words| {
+                let seen = words.as_ref().first().copied().unwrap_or_default();
+                count += usize::from(fragment::is_fresh(seen, now));
+            })
+            .with_context(|| reading::<A>("FRAGMENTS"))?;
+    }
+    Ok(count)
 }
 
 /// The time as the programs tell it: coarse, since boot without suspend.

@@ -5,11 +5,14 @@ use std::collections::HashSet;
 use anyhow::{Context as _, Result, bail};
 use aya::{
     Ebpf, EbpfLoader,
-    maps::{Array, HashMap, LpmTrie, Map, MapData, MapInfo, MapType, PerCpuArray, PerCpuValues},
+    maps::{
+        Array, HashMap, LpmTrie, Map, MapData, MapError, MapInfo, MapType, PerCpuArray, PerCpuValues,
+        lpm_trie::Key,
+    },
     util::nr_cpus,
 };
 use netd_common::{
-    V4,
+    V4, V6,
     abi::{
         Config, Counter, Endpoint, EndpointCounters, Flow, Fragment, FragmentKey, Interface, NodeCounters,
         Route, Tuple,
@@ -17,14 +20,14 @@ use netd_common::{
     reason,
 };
 
-use super::{Options, check, pins::Pins, types::MAX_NODES};
+use super::{Options, check, family::Family, pins::Pins, types::MAX_NODES};
 
 /// Prefixes that the route table can hold.
 const MAX_ROUTES: u32 = 65_536;
 
 /// A map as this build expects it.
 struct Shape {
-    name: &'static str,
+    name: String,
     kind: MapType,
     key: usize,
     value: usize,
@@ -33,28 +36,39 @@ struct Shape {
 }
 
 /// All maps, with the sizes that the options ask for.
-fn shapes(options: &Options) -> [Shape; 12] {
-    const fn shape<K, V>(name: &'static str, kind: MapType, entries: Option<u32>) -> Shape {
-        Shape { name, kind, key: size_of::<K>(), value: size_of::<V>(), entries }
-    }
+fn shapes(options: &Options) -> Vec<Shape> {
     let endpoints = Some(options.max_endpoints);
-    // A key of an LPM trie begins with the prefix's length.
-    type Prefix = [u32; 2];
-    [
+    let mut all = vec![
         shape::<u32, Counter>("COUNTERS", MapType::PerCpuArray, None),
         shape::<u32, EndpointCounters>("ENDPOINT_COUNTERS", MapType::PerCpuArray, endpoints),
         shape::<u32, NodeCounters>("NODE_COUNTERS", MapType::PerCpuArray, Some(MAX_NODES)),
         shape::<u32, u32>("FLOW_COUNTS", MapType::Array, endpoints),
-        shape::<u32, Config<V4>>("CONFIG4", MapType::Array, None),
-        shape::<u32, Interface<V4>>("INTERFACES4", MapType::Hash, endpoints),
-        shape::<V4, Endpoint>("ENDPOINTS4", MapType::Hash, endpoints),
-        shape::<Prefix, Route>("ROUTES4", MapType::LpmTrie, Some(MAX_ROUTES)),
-        // A flow has two entries.
-        shape::<Tuple<V4>, Flow<V4>>("FLOWS4", MapType::Hash, Some(options.max_flows * 2)),
-        shape::<FragmentKey<V4>, Fragment<V4>>("FRAGMENTS4", MapType::Hash, None),
-        shape::<u32, FragmentKey<V4>>("FRAGMENT_PLACES4", MapType::Array, None),
         shape::<u32, u32>("FRAGMENT_TURNS", MapType::Array, None),
+    ];
+    all.extend(shapes_of::<V4>(options));
+    all.extend(shapes_of::<V6>(options));
+    all
+}
+
+/// The maps of a family.
+fn shapes_of<A: Family>(options: &Options) -> [Shape; 7] {
+    let endpoints = Some(options.max_endpoints);
+    let named = |name: &str, shape: Shape| Shape { name: A::map(name), ..shape };
+    [
+        named("CONFIG", shape::<u32, Config<A>>("", MapType::Array, None)),
+        named("INTERFACES", shape::<u32, Interface<A>>("", MapType::Hash, endpoints)),
+        named("ENDPOINTS", shape::<A, Endpoint>("", MapType::Hash, endpoints)),
+        // A key of an LPM trie begins with the prefix's length.
+        named("ROUTES", shape::<Key<A>, Route>("", MapType::LpmTrie, Some(MAX_ROUTES))),
+        // A flow has two entries.
+        named("FLOWS", shape::<Tuple<A>, Flow<A>>("", MapType::Hash, Some(options.max_flows * 2))),
+        named("FRAGMENTS", shape::<FragmentKey<A>, Fragment<A>>("", MapType::Hash, None)),
+        named("FRAGMENT_PLACES", shape::<u32, FragmentKey<A>>("", MapType::Array, None)),
     ]
+}
+
+fn shape<K, V>(name: &str, kind: MapType, entries: Option<u32>) -> Shape {
+    Shape { name: name.to_owned(), kind, key: size_of::<K>(), value: size_of::<V>(), entries }
 }
 
 /// A loader that makes the maps, or takes over those that are pinned.
@@ -66,7 +80,7 @@ pub(super) fn loader<'a>(options: &Options, pins: &'a Pins) -> Result<EbpfLoader
     check(options)?;
     let mut loader = EbpfLoader::new();
     for shape in shapes(options) {
-        let path = pins.map(shape.name);
+        let path = pins.map(&shape.name);
         if path.exists() {
             let found = MapInfo::from_pin(&path).with_context(|| format!("opening {}", path.display()))?;
             let kind = found.map_type().context("a pinned map is of an unknown type")?;
@@ -92,9 +106,9 @@ pub(super) fn loader<'a>(options: &Options, pins: &'a Pins) -> Result<EbpfLoader
             }
         }
         if let Some(entries) = shape.entries {
-            loader.map_max_entries(shape.name, entries);
+            loader.map_max_entries(&shape.name, entries);
         }
-        loader.map_pin_path(shape.name, path);
+        loader.map_pin_path(&shape.name, path);
     }
     Ok(loader)
 }
@@ -105,40 +119,128 @@ pub(super) struct Maps {
     pub(super) endpoint_counters: PerCpuArray<MapData, EndpointCounters>,
     pub(super) node_counters: PerCpuArray<MapData, NodeCounters>,
     pub(super) flow_counts: Array<MapData, u32>,
-    pub(super) config: Array<MapData, Config<V4>>,
-    pub(super) interfaces: HashMap<MapData, u32, Interface<V4>>,
-    pub(super) endpoints: HashMap<MapData, V4, Endpoint>,
-    pub(super) routes: LpmTrie<MapData, V4, Route>,
+    pub(super) v4: Tables<V4>,
+    pub(super) v6: Tables<V6>,
+    /// Entries that the map of endpoints has room for.
+    pub(super) max_endpoints: u32,
+}
+
+/// Handles to the maps of a family.
+pub(super) struct Tables<A> {
+    pub(super) config: Array<MapData, Config<A>>,
+    pub(super) interfaces: HashMap<MapData, u32, Interface<A>>,
+    pub(super) endpoints: HashMap<MapData, A, Endpoint>,
+    pub(super) routes: LpmTrie<MapData, A, Route>,
     pub(super) flows: MapData,
     pub(super) fragments: MapData,
-    /// Entries that the maps of endpoints and of flows have room for.
-    pub(super) max_endpoints: u32,
+    /// Flows that there is room for.
     pub(super) max_flows: u32,
+}
+
+/// Takes a map out of the loaded object.
+fn take(programs: &mut Ebpf, name: &str) -> Result<Map> {
+    programs.take_map(name).with_context(|| format!("the eBPF object has no map {name}"))
+}
+
+impl<A: Family> Tables<A> {
+    fn take(programs: &mut Ebpf) -> Result<Self> {
+        let mut hash = |name: &str| match take(programs, &A::map(name))? {
+            Map::HashMap(map) => Ok(map),
+            _ => bail!("map {} is not a hash map", A::map(name)),
+        };
+        let (flows, fragments) = (hash("FLOWS")?, hash("FRAGMENTS")?);
+        let max_flows = flows.info().with_context(|| format!("asking for map {}", A::map("FLOWS")))?;
+        Ok(Self {
+            config: take(programs, &A::map("CONFIG"))?.try_into()?,
+            interfaces: take(programs, &A::map("INTERFACES"))?.try_into()?,
+            endpoints: take(programs, &A::map("ENDPOINTS"))?.try_into()?,
+            routes: take(programs, &A::map("ROUTES"))?.try_into()?,
+            flows,
+            fragments,
+            max_flows: max_flows.max_entries() / 2,
+        })
+    }
+
+    /// Writes who sends from an interface.
+    pub(super) fn set_interface(&mut self, ifindex: u32, interface: Interface<A>) -> Result<()> {
+        let written = self.interfaces.insert(ifindex, interface, 0);
+        written.with_context(|| full::<A>("INTERFACES", interface.address))
+    }
+
+    /// Writes where an address is.
+    pub(super) fn set_endpoint(&mut self, address: A, endpoint: Endpoint) -> Result<()> {
+        let written = self.endpoints.insert(address, endpoint, 0);
+        written.with_context(|| full::<A>("ENDPOINTS", address))
+    }
+
+    /// Removes what is known of an address at an interface. The address may have gone to another one meanwhile.
+    pub(super) fn remove_endpoint(&mut self, address: A, ifindex: u32) -> Result<()> {
+        match self.endpoints.get(&address, 0) {
+            Ok(entry) if entry.ifindex == ifindex => {
+                gone(self.endpoints.remove(&address)).with_context(|| removing::<A>("ENDPOINTS"))
+            }
+            Ok(_) | Err(MapError::KeyNotFound) => Ok(()),
+            Err(error) => Err(error).with_context(|| reading::<A>("ENDPOINTS")),
+        }
+    }
+
+    /// Removes who sends from an interface.
+    pub(super) fn remove_interface(&mut self, ifindex: u32) -> Result<()> {
+        gone(self.interfaces.remove(&ifindex)).with_context(|| removing::<A>("INTERFACES"))
+    }
+
+    /// Removes all interfaces and addresses but these.
+    pub(super) fn retain(&mut self, links: &HashSet<u32>, addresses: &HashSet<A>) -> Result<()> {
+        let all = keys(self.endpoints.keys()).with_context(|| reading::<A>("ENDPOINTS"))?;
+        for address in all.iter().filter(|address| !addresses.contains(*address)) {
+            gone(self.endpoints.remove(address)).with_context(|| removing::<A>("ENDPOINTS"))?;
+        }
+        let all = keys(self.interfaces.keys()).with_context(|| reading::<A>("INTERFACES"))?;
+        for ifindex in all.iter().filter(|ifindex| !links.contains(*ifindex)) {
+            self.remove_interface(*ifindex)?;
+        }
+        Ok(())
+    }
+}
+
+pub(super) fn reading<A: Family>(map: &str) -> String {
+    format!("reading map {}", A::map(map))
+}
+
+pub(super) fn removing<A: Family>(map: &str) -> String {
+    format!("removing from map {}", A::map(map))
+}
+
+fn full<A: Family>(map: &str, address: A) -> String {
+    format!("writing endpoint {} to map {} (is it full?)", address.ip(), A::map(map))
+}
+
+/// All keys, read before anything is removed: a removal under an iteration would start it over.
+pub(super) fn keys<K>(keys: impl Iterator<Item = Result<K, MapError>>) -> Result<Vec<K>, MapError> {
+    keys.collect()
+}
+
+/// A removal, for which it is fine that there was nothing.
+pub(super) fn gone(result: Result<(), MapError>) -> Result<(), MapError> {
+    match result {
+        Err(MapError::KeyNotFound) => Ok(()),
+        Err(MapError::SyscallError(error)) if error.io_error.raw_os_error() == Some(libc::ENOENT) => Ok(()),
+        other => other,
+    }
 }
 
 impl Maps {
     /// Takes them out of the loaded object.
     pub(super) fn take(programs: &mut Ebpf) -> Result<Self> {
-        let mut take = |name: &str| {
-            programs.take_map(name).with_context(|| format!("the eBPF object has no map {name}"))
-        };
-        let Map::HashMap(flows) = take("FLOWS4")? else { bail!("map FLOWS4 is not a hash map") };
-        let Map::HashMap(fragments) = take("FRAGMENTS4")? else { bail!("map FRAGMENTS4 is not a hash map") };
-        let max_flows = flows.info().context("asking for map FLOWS4")?.max_entries() / 2;
-        let endpoint_counters = PerCpuArray::try_from(take("ENDPOINT_COUNTERS")?)?;
+        let endpoint_counters = PerCpuArray::try_from(take(programs, "ENDPOINT_COUNTERS")?)?;
         Ok(Self {
-            counters: take("COUNTERS")?.try_into()?,
+            counters: take(programs, "COUNTERS")?.try_into()?,
             max_endpoints: endpoint_counters.len(),
             endpoint_counters,
-            node_counters: take("NODE_COUNTERS")?.try_into()?,
-            flow_counts: take("FLOW_COUNTS")?.try_into()?,
-            config: take("CONFIG4")?.try_into()?,
-            interfaces: take("INTERFACES4")?.try_into()?,
-            endpoints: take("ENDPOINTS4")?.try_into()?,
-            routes: take("ROUTES4")?.try_into()?,
-            flows,
-            fragments,
-            max_flows,
+            node_counters: take(programs, "NODE_COUNTERS")?.try_into()?,
+            flow_counts: take(programs, "FLOW_COUNTS")?.try_into()?,
+            v4: Tables::take(programs)?,
+            v6: Tables::take(programs)?,
         })
     }
 

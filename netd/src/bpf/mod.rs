@@ -1,6 +1,7 @@
 //! The datapath as the daemon sees it: programs, maps and links, all pinned, so that they outlive the daemon.
 
 mod counters;
+mod family;
 mod flow_list;
 mod flows;
 mod links;
@@ -10,33 +11,37 @@ mod routes;
 mod syscall;
 mod types;
 
-use std::{collections::HashSet, net::Ipv4Addr, path::Path};
+use std::{
+    collections::HashSet,
+    net::{IpAddr, Ipv4Addr},
+    path::Path,
+};
 
 use anyhow::{Context as _, Result, anyhow, bail};
 use aya::{
     Ebpf,
-    maps::MapError,
     programs::{ProgramError, SchedClassifier, TestRun as _, TestRunOptions},
 };
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 use netd_common::{
-    V4, abi,
+    V4, V6, abi,
     wire::{Mac as WireMac, MacPair},
 };
 
-pub use self::flow_list::{FlowEntry, FlowFilter, FlowReader, Phase};
+pub use self::flow_list::{FlowEntry, FlowFilter, FlowReader, Phase, Protocol};
 pub use self::links::Attachment;
 pub use self::routes::node_behind;
 pub use self::types::{
-    Counter, Endpoint, EndpointCounters, Expired, MAX_NODES, Mac, MapFill, NodeConfig, NodeCounters, Options,
+    Counter, Endpoint, EndpointCounters, EndpointV6, Expired, MAX_NODES, Mac, MapFill, NodeConfig, NodeCounters, Options,
     ProgramStatus, Route, TestRun, Uplink,
 };
 use self::{
+    family::{Family, v6},
+    flows::Expiry,
     links::Hook,
     maps::Maps,
     pins::Pins,
-    routes::{RouteTable, Routes, entry},
-    syscall::Walk,
+    routes::Routes,
 };
 
 /// The programs, as they are called in the object.
@@ -56,9 +61,9 @@ pub struct Datapath {
     maps: Maps,
     pins: Pins,
     config: Option<NodeConfig>,
-    routes: Routes,
+    routes: [Routes; 2],
     /// Where the search for flows that have timed out is.
-    expiry: Walk,
+    expiry: Expiry,
 }
 
 impl Datapath {
@@ -88,21 +93,31 @@ impl Datapath {
         }
         let maps = Maps::take(&mut programs)?;
         pins.adopt_links()?;
-        Ok(Self { programs, maps, pins, config: None, routes: Routes::default(), expiry: Walk::default() })
+        let routes = Default::default();
+        Ok(Self { programs, maps, pins, config: None, routes, expiry: Expiry::default() })
     }
 
     /// Tells the programs about the node.
     pub fn configure(&mut self, config: &NodeConfig) -> Result<()> {
         let uplink = config.uplink;
+        let address = uplink.map_or(V4(0), |uplink| v4(uplink.address));
+        let address6 = uplink.and_then(|uplink| uplink.address6).map_or(V6([0; 4]), v6);
         let value = abi::Config {
             uplink: uplink.map_or(0, |uplink| uplink.ifindex),
-            address: uplink.map_or(V4(0), |uplink| v4(uplink.address)),
+            address,
+            underlay4: address,
+            underlay6: address6,
             first_port: config.ports.0,
             last_port: config.ports.1,
             quota: config.max_flows_per_endpoint,
             mtu: config.mtu,
         };
-        self.maps.config.set(0, value, 0).context("writing the node's entry to map CONFIG4")?;
+        // The same, but for the type.
+        let abi::Config { uplink, underlay4, underlay6, first_port, last_port, quota, mtu, .. } = value;
+        let value6 =
+            abi::Config { address: address6, uplink, underlay4, underlay6, first_port, last_port, quota, mtu };
+        self.maps.v4.config.set(0, value, 0).context("writing the node's entry to map CONFIG4")?;
+        self.maps.v6.config.set(0, value6, 0).context("writing the node's entry to map CONFIG6")?;
         self.config = Some(*config);
         Ok(())
     }
@@ -140,36 +155,54 @@ impl Datapath {
     /// Writes an endpoint's entries and attaches its programs. Idempotent.
     pub fn attach_endpoint(&mut self, endpoint: &Endpoint) -> Result<()> {
         let macs = MacPair::new(endpoint.mac.0, endpoint.host_mac.0);
+        let subnet4 = v4(endpoint.subnet.network());
+        let (mac, network, slot) = (WireMac::new(endpoint.mac.0), endpoint.network, endpoint.slot);
+        let flags = if endpoint.masquerade { abi::Interface::<V4>::MASQUERADE } else { 0 };
         let interface = abi::Interface {
             address: v4(endpoint.address),
-            subnet: v4(endpoint.subnet.network()),
+            subnet: subnet4,
             mask: v4(endpoint.subnet.netmask()),
             gateway: v4(endpoint.gateway),
-            mac: WireMac::new(endpoint.mac.0),
-            flags: if endpoint.masquerade { abi::Interface::<V4>::MASQUERADE } else { 0 },
+            subnet4,
+            mac,
+            flags,
             macs,
-            network: endpoint.network,
-            slot: endpoint.slot,
+            network,
+            slot,
         };
-        let by_address =
-            abi::Endpoint { ifindex: endpoint.ifindex, macs, network: endpoint.network, slot: endpoint.slot };
-        self.maps
-            .interfaces
-            .insert(endpoint.ifindex, interface, 0)
-            .with_context(|| full_map("INTERFACES4", endpoint))?;
-        links::attach(&mut self.programs, &self.pins, endpoint.ifindex, Hook::Ingress)?;
-        links::attach(&mut self.programs, &self.pins, endpoint.ifindex, Hook::Egress)?;
+        let ifindex = endpoint.ifindex;
+        self.maps.v4.set_interface(ifindex, interface)?;
+        match &endpoint.v6 {
+            Some(own) => {
+                let interface6 = abi::Interface {
+                    address: v6(own.address),
+                    subnet: v6(own.subnet.network()),
+                    mask: v6(own.subnet.netmask()),
+                    gateway: v6(own.gateway),
+                    subnet4,
+                    mac,
+                    flags,
+                    macs,
+                    network,
+                    slot,
+                };
+                self.maps.v6.set_interface(ifindex, interface6)?;
+            }
+            None => self.maps.v6.remove_interface(ifindex)?,
+        }
+        links::attach(&mut self.programs, &self.pins, ifindex, Hook::Ingress)?;
+        links::attach(&mut self.programs, &self.pins, ifindex, Hook::Egress)?;
         // Last: from here on others reach it.
-        self.maps
-            .endpoints
-            .insert(v4(endpoint.address), by_address, 0)
-            .with_context(|| full_map("ENDPOINTS4", endpoint))?;
+        let by_address = abi::Endpoint { ifindex, macs, network, slot };
+        self.maps.v4.set_endpoint(v4(endpoint.address), by_address)?;
+        if let Some(own) = &endpoint.v6 {
+            self.maps.v6.set_endpoint(v6(own.address), by_address)?;
+        }
         Ok(())
     }
 
     /// Removes an endpoint's entries, flows, links and pins. Idempotent; goes on past errors and reports the first.
     pub fn detach_endpoint(&mut self, endpoint: &Endpoint) -> Result<()> {
-        let address = v4(endpoint.address);
         let mut first = Ok(());
         let mut note = |result: Result<()>| {
             if let Err(error) = result
@@ -178,19 +211,18 @@ impl Datapath {
                 first = Err(error);
             }
         };
-        // The address may have gone to another link meanwhile.
-        match self.maps.endpoints.get(&address, 0) {
-            Ok(entry) if entry.ifindex == endpoint.ifindex => {
-                note(gone(self.maps.endpoints.remove(&address), "removing from map ENDPOINTS4"));
-            }
-            Ok(_) | Err(MapError::KeyNotFound) => {}
-            Err(error) => note(Err(error).context("reading map ENDPOINTS4")),
+        note(self.maps.v4.remove_endpoint(v4(endpoint.address), endpoint.ifindex));
+        if let Some(own) = &endpoint.v6 {
+            note(self.maps.v6.remove_endpoint(v6(own.address), endpoint.ifindex));
         }
-        note(gone(self.maps.interfaces.remove(&endpoint.ifindex), "removing from map INTERFACES4"));
+        note(self.maps.v4.remove_interface(endpoint.ifindex));
+        note(self.maps.v6.remove_interface(endpoint.ifindex));
         note(self.pins.remove_link(endpoint.ifindex, Hook::Ingress));
         note(self.pins.remove_link(endpoint.ifindex, Hook::Egress));
         if self.maps.flows_of(endpoint.slot).is_ok_and(|flows| flows > 0) {
-            note(self.flush_flows(endpoint.address).map(drop));
+            for (address, _) in endpoint.addresses() {
+                note(self.flush_flows(address).map(drop));
+            }
         }
         note(self.maps.reset_counters(endpoint.slot));
         first
@@ -200,30 +232,27 @@ impl Datapath {
     pub fn retain_endpoints(&mut self, endpoints: &[Endpoint]) -> Result<()> {
         let links: HashSet<u32> = endpoints.iter().map(|endpoint| endpoint.ifindex).collect();
         let addresses: HashSet<V4> = endpoints.iter().map(|endpoint| v4(endpoint.address)).collect();
-        for address in keys(self.maps.endpoints.keys(), "reading map ENDPOINTS4")? {
-            if !addresses.contains(&address) {
-                gone(self.maps.endpoints.remove(&address), "removing from map ENDPOINTS4")?;
-            }
-        }
-        for ifindex in keys(self.maps.interfaces.keys(), "reading map INTERFACES4")? {
-            if !links.contains(&ifindex) {
-                gone(self.maps.interfaces.remove(&ifindex), "removing from map INTERFACES4")?;
-            }
-        }
+        let with_ipv6 = || endpoints.iter().filter_map(|endpoint| Some((endpoint, endpoint.v6.as_ref()?)));
+        let links6: HashSet<u32> = with_ipv6().map(|(endpoint, _)| endpoint.ifindex).collect();
+        let addresses6: HashSet<V6> = with_ipv6().map(|(_, own)| v6(own.address)).collect();
+        self.maps.v4.retain(&links, &addresses)?;
+        self.maps.v6.retain(&links6, &addresses6)?;
         for (ifindex, hook) in self.pins.links()? {
             if matches!(hook, Hook::Ingress | Hook::Egress) && !links.contains(&ifindex) {
                 self.pins.remove_link(ifindex, hook)?;
             }
         }
-        self.remove_flows(|_, flow| !addresses.contains(&flow.address))?;
+        self.remove_flows::<V4>(|_, flow| !addresses.contains(&flow.address))?;
+        self.remove_flows::<V6>(|_, flow| !addresses6.contains(&flow.address))?;
         let slots: HashSet<u32> = endpoints.iter().map(|endpoint| endpoint.slot).collect();
         self.maps.reset_other_counters(&slots)
     }
 
     /// Makes the route table hold exactly these routes.
-    pub fn set_routes(&mut self, routes: &[(Ipv4Net, Route)]) -> Result<()> {
-        let wanted: RouteTable = routes.iter().map(|(prefix, route)| (*prefix, entry(route))).collect();
-        self.routes.change(&mut self.maps.routes, wanted)
+    pub fn set_routes(&mut self, routes: &[(IpNet, Route)]) -> Result<()> {
+        let [v4, v6] = &mut self.routes;
+        v4.change(&mut self.maps.v4.routes, routes)?;
+        v6.change(&mut self.maps.v6.routes, routes)
     }
 
     /// The loaded programs.
@@ -291,24 +320,6 @@ fn program<'a>(programs: &'a mut Ebpf, name: &str) -> Result<&'a mut SchedClassi
 /// An address as the maps hold it.
 fn v4(address: Ipv4Addr) -> V4 {
     V4::new(address.octets())
-}
-
-/// All keys, read before anything is removed: a removal under an iteration would start it over.
-fn keys<K>(keys: impl Iterator<Item = Result<K, MapError>>, what: &'static str) -> Result<Vec<K>> {
-    keys.collect::<Result<_, _>>().context(what)
-}
-
-/// A removal, for which it is fine that there was nothing.
-fn gone(result: Result<(), MapError>, what: &'static str) -> Result<()> {
-    match result {
-        Ok(()) | Err(MapError::KeyNotFound) => Ok(()),
-        Err(MapError::SyscallError(error)) if error.io_error.raw_os_error() == Some(libc::ENOENT) => Ok(()),
-        Err(error) => Err(error).context(what),
-    }
-}
-
-fn full_map(map: &str, endpoint: &Endpoint) -> String {
-    format!("writing endpoint {} to map {map} (is it full?)", endpoint.address)
 }
 
 /// An error with its causes, in one line.

@@ -1,18 +1,22 @@
 //! The route table: what is in it, so that a change of one route of thousands writes one entry.
 
-use std::{collections::HashMap, net::Ipv4Addr, path::Path};
+use std::{collections::HashMap, net::IpAddr, path::Path};
 
 use anyhow::{Context as _, Result};
-use aya::maps::{LpmTrie, Map, MapData, MapError, lpm_trie::Key};
-use ipnet::Ipv4Net;
-use netd_common::{V4, abi};
+use aya::maps::{LpmTrie, Map, MapData, MapError};
+use ipnet::IpNet;
+use netd_common::{V4, V6, abi};
 
-use super::{Route, gone, keys, v4};
+use super::{
+    Route,
+    family::{Family, mapped, unmapped},
+    maps::{gone, keys, reading, removing},
+};
 
 /// Entries by their prefixes.
-pub(super) type RouteTable = HashMap<Ipv4Net, abi::Route>;
+type RouteTable = HashMap<IpNet, abi::Route>;
 
-/// What map ROUTES4 holds. The daemon is its only writer.
+/// What the map of routes of a family holds. The daemon is its only writer.
 #[derive(Debug, Default)]
 pub(super) struct Routes {
     /// None: the map was not read yet, or a change of it failed half way.
@@ -20,22 +24,27 @@ pub(super) struct Routes {
 }
 
 impl Routes {
-    /// Makes the map hold exactly what is wanted. New routes are there before old ones go.
-    pub(super) fn change(
+    /// Makes the map hold exactly those routes that are of its family. New routes are there before old ones go.
+    pub(super) fn change<A: Family>(
         &mut self,
-        map: &mut LpmTrie<MapData, V4, abi::Route>,
-        wanted: RouteTable,
+        map: &mut LpmTrie<MapData, A, abi::Route>,
+        routes: &[(IpNet, Route)],
     ) -> Result<()> {
+        let own = routes.iter().filter(|(prefix, _)| A::prefix(*prefix).is_some());
+        let wanted: RouteTable = own.map(|(prefix, route)| (*prefix, entry(route))).collect();
         let known = match self.known.take() {
             Some(known) => known,
             None => read(map)?,
         };
         for (prefix, entry) in wanted.iter().filter(|(prefix, entry)| known.get(*prefix) != Some(*entry)) {
-            map.insert(&key(*prefix), *entry, 0)
-                .with_context(|| format!("writing route {prefix} to map ROUTES4 (is it full?)"))?;
+            let Some(key) = A::prefix(*prefix) else { continue };
+            map.insert(&key, *entry, 0).with_context(|| {
+                format!("writing route {prefix} to map {} (is it full?)", A::map("ROUTES"))
+            })?;
         }
         for prefix in known.keys().filter(|prefix| !wanted.contains_key(*prefix)) {
-            gone(map.remove(&key(*prefix)), "removing from map ROUTES4")?;
+            let Some(key) = A::prefix(*prefix) else { continue };
+            gone(map.remove(&key)).with_context(|| removing::<A>("ROUTES"))?;
         }
         self.known = Some(wanted);
         Ok(())
@@ -43,16 +52,16 @@ impl Routes {
 }
 
 /// A route as the programs read it.
-pub(super) fn entry(route: &Route) -> abi::Route {
-    let plain = |kind, network| abi::Route { kind, mtu: 0, network, node: V4(0), slot: 0 };
+fn entry(route: &Route) -> abi::Route {
+    let plain = |kind, network| abi::Route { kind, mtu: 0, network, node: V6([0; 4]), slot: 0 };
     match *route {
         Route::Host => plain(abi::Route::HOST, 0),
         Route::Network(number) => plain(abi::Route::NETWORK, number),
         Route::Uplink => plain(abi::Route::UPLINK, 0),
-        Route::Peer(node) => abi::Route { node: v4(node), ..plain(abi::Route::UPLINK, 0) },
+        Route::Peer(node) => abi::Route { node: mapped(node), ..plain(abi::Route::UPLINK, 0) },
         Route::Node { network, address, slot, vxlan, mtu } => {
             let kind = if vxlan { abi::Route::VXLAN } else { abi::Route::DIRECT };
-            abi::Route { kind, mtu, network, node: v4(address), slot }
+            abi::Route { kind, mtu, network, node: mapped(address), slot }
         }
     }
 }
@@ -61,34 +70,35 @@ pub(super) fn entry(route: &Route) -> abi::Route {
 ///
 /// # Errors
 /// There is no such map.
-pub fn node_behind(directory: &Path, address: Ipv4Addr) -> Result<Option<Ipv4Addr>> {
-    let path = directory.join(format!("v{}/maps/ROUTES4", abi::ABI_VERSION));
-    let pinned = MapData::from_pin(&path).with_context(|| format!("opening {}", path.display()))?;
-    let map: LpmTrie<MapData, V4, abi::Route> = Map::LpmTrie(pinned).try_into()?;
-    match map.get(&key(address.into()), 0) {
-        Ok(route) => {
-            Ok(matches!(route.kind, abi::Route::DIRECT | abi::Route::VXLAN)
-                .then(|| route.node.bytes().into()))
-        }
-        Err(MapError::KeyNotFound) => Ok(None),
-        Err(error) => Err(error).context("reading map ROUTES4"),
+pub fn node_behind(directory: &Path, address: IpAddr) -> Result<Option<IpAddr>> {
+    match address {
+        IpAddr::V4(_) => node_behind_in::<V4>(directory, address),
+        IpAddr::V6(_) => node_behind_in::<V6>(directory, address),
     }
 }
 
-fn key(prefix: Ipv4Net) -> Key<V4> {
-    Key::new(u32::from(prefix.prefix_len()), v4(prefix.network()))
+fn node_behind_in<A: Family>(directory: &Path, address: IpAddr) -> Result<Option<IpAddr>> {
+    let path = directory.join(format!("v{}/maps/{}", abi::ABI_VERSION, A::map("ROUTES")));
+    let pinned = MapData::from_pin(&path).with_context(|| format!("opening {}", path.display()))?;
+    let map: LpmTrie<MapData, A, abi::Route> = Map::LpmTrie(pinned).try_into()?;
+    let Some(key) = A::prefix(address.into()) else { return Ok(None) };
+    match map.get(&key, 0) {
+        Ok(route) => {
+            Ok(matches!(route.kind, abi::Route::DIRECT | abi::Route::VXLAN).then(|| unmapped(route.node)))
+        }
+        Err(MapError::KeyNotFound) => Ok(None),
+        Err(error) => Err(error).with_context(|| reading::<A>("ROUTES")),
+    }
 }
 
 /// What a daemon before this one left in the map.
-fn read(map: &LpmTrie<MapData, V4, abi::Route>) -> Result<RouteTable> {
+fn read<A: Family>(map: &LpmTrie<MapData, A, abi::Route>) -> Result<RouteTable> {
+    let what = || reading::<A>("ROUTES");
     let mut found = RouteTable::new();
-    for key in keys(map.keys(), "reading map ROUTES4")? {
-        let entry = map.get(&key, 0).context("reading map ROUTES4")?;
-        let length = u8::try_from(key.prefix_len()).context("a prefix in map ROUTES4")?;
-        found.insert(
-            Ipv4Net::new(key.data().bytes().into(), length).context("a prefix in map ROUTES4")?,
-            entry,
-        );
+    for key in keys(map.keys()).with_context(what)? {
+        let entry = map.get(&key, 0).with_context(what)?;
+        let length = u8::try_from(key.prefix_len()).with_context(what)?;
+        found.insert(IpNet::new(key.data().ip(), length).with_context(what)?, entry);
     }
     Ok(found)
 }

@@ -1,8 +1,12 @@
 //! What the daemon says to the datapath and hears from it.
 
-use std::{net::Ipv4Addr, path::PathBuf, time::Duration};
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    path::PathBuf,
+    time::Duration,
+};
 
-use ipnet::Ipv4Net;
+use ipnet::{Ipv4Net, Ipv6Net};
 use serde::{Deserialize, Serialize};
 
 /// A link-layer address.
@@ -40,6 +44,8 @@ pub struct Uplink {
     pub ifindex: u32,
     /// The address that masqueraded packets take.
     pub address: Ipv4Addr,
+    /// The one that masqueraded IPv6 packets take; none: none are masqueraded.
+    pub address6: Option<Ipv6Addr>,
 }
 
 /// An endpoint as the programs know it.
@@ -57,6 +63,8 @@ pub struct Endpoint {
     pub subnet: Ipv4Net,
     /// The network's gateway address: the host, seen from the endpoint.
     pub gateway: Ipv4Addr,
+    /// Its part in IPv6, if it has one.
+    pub v6: Option<EndpointV6>,
     /// MAC of the container's side.
     pub mac: Mac,
     /// MAC of the host's side: what the endpoint sends every frame to.
@@ -64,6 +72,25 @@ pub struct Endpoint {
     /// Whether what it sends to the uplink takes the uplink's address. Without it the network is a routed one: its
     /// packets leave as they are, and packets that the host forwards may reach it.
     pub masquerade: bool,
+}
+
+impl Endpoint {
+    /// Its addresses, IPv4 first, each with its gateway.
+    pub fn addresses(&self) -> impl Iterator<Item = (IpAddr, IpAddr)> {
+        let v6 = self.v6.map(|v6| (v6.address.into(), v6.gateway.into()));
+        [(self.address.into(), self.gateway.into())].into_iter().chain(v6)
+    }
+}
+
+/// What an endpoint has of IPv6.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EndpointV6 {
+    /// Its address; at the same offset in `subnet` as its IPv4 address in the IPv4 subnet.
+    pub address: Ipv6Addr,
+    /// The network's subnet.
+    pub subnet: Ipv6Net,
+    /// The network's gateway address.
+    pub gateway: Ipv6Addr,
 }
 
 /// Where packets for a prefix go (longest prefix first).
@@ -77,8 +104,8 @@ pub enum Route {
     Node {
         /// The network's number.
         network: u32,
-        /// The node's address on its uplink.
-        address: Ipv4Addr,
+        /// The node's address on its uplink, of either family whatever the slice's is.
+        address: IpAddr,
         /// Index of the node's counters; unique among the nodes, below [`MAX_NODES`].
         slot: u32,
         /// Packets go there in VXLAN; otherwise as they are, the node being on the uplink's subnet.
@@ -87,7 +114,7 @@ pub enum Route {
         mtu: u16,
     },
     /// Another node itself; like [`Route::Uplink`] for all but what could pass for this node's.
-    Peer(Ipv4Addr),
+    Peer(IpAddr),
     /// The world behind the uplink; masquerade is a property of the endpoint that sends.
     Uplink,
 }

@@ -19,7 +19,7 @@ use crate::{
 #[command(after_help = "Examples:
   netd attach web --netns web                          a namespace of `ip netns`
   netd attach db --netns /proc/4711/ns/net             that of a process
-  netd attach api --netns api --network blue --ip 10.89.0.10
+  netd attach api --netns api --network blue --ip 10.89.0.10     and the IPv6 address that goes with it
   netd attach web --netns web --json                   print the endpoint as JSON")]
 pub(super) struct Attach {
     /// A name for the endpoint
@@ -33,9 +33,9 @@ pub(super) struct Attach {
     #[arg(long, value_name = "NETWORK")]
     network: Option<String>,
 
-    /// An address of the network [default: the next free one]
+    /// An address of the network; once for each family, where one determines the other [default: the next free ones]
     #[arg(long = "ip", value_name = "ADDRESS")]
-    address: Option<IpAddr>,
+    addresses: Vec<IpAddr>,
 
     /// The kind of link [default: the network's]
     #[arg(long, value_name = "KIND")]
@@ -52,7 +52,7 @@ impl Attach {
             name: self.name,
             netns: locate(self.netns)?,
             network: self.network,
-            addresses: self.address.into_iter().collect(),
+            addresses: self.addresses,
             link: self.link,
         };
         let endpoint = client.attach(&request).await?;
@@ -71,12 +71,13 @@ fn locate(netns: String) -> Result<String> {
 
 fn describe(endpoint: &EndpointView) -> String {
     let addresses: Vec<String> = endpoint.addresses.iter().map(ToString::to_string).collect();
+    let gateway6 = endpoint.gateway6.map(|gateway| format!(" {gateway}")).unwrap_or_default();
     let mut list = table::list();
     for (what, value) in [
         ("name", &endpoint.name),
         ("network", &endpoint.network),
         ("addresses", &addresses.join(" ")),
-        ("gateway", &endpoint.gateway.to_string()),
+        ("gateway", &format!("{}{gateway6}", endpoint.gateway)),
         ("mac", &endpoint.mac),
         ("interface", &endpoint.interface),
         ("host interface", &endpoint.host_interface),

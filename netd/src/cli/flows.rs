@@ -1,6 +1,6 @@
 //! `netd flows`.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, SocketAddr};
 
 use anyhow::Result;
 use clap::{Args, Subcommand};
@@ -32,7 +32,7 @@ pub(super) struct Flows {
 
     /// Only those with this address on the other side
     #[arg(long, value_name = "ADDRESS")]
-    remote: Option<Ipv4Addr>,
+    remote: Option<IpAddr>,
 
     /// List at most so many [default: 10000]
     #[arg(long, value_name = "NUMBER")]
@@ -89,9 +89,9 @@ fn row(flow: &FlowView) -> Vec<String> {
     vec![
         flow.endpoint.clone().unwrap_or_else(|| "-".to_owned()),
         flow.protocol.clone(),
-        format!("{}:{}", flow.address, flow.port),
-        format!("{}:{}", flow.translated, flow.translated_port),
-        format!("{}:{}", flow.remote, flow.remote_port),
+        SocketAddr::new(flow.address, flow.port).to_string(),
+        SocketAddr::new(flow.translated, flow.translated_port).to_string(),
+        SocketAddr::new(flow.remote, flow.remote_port).to_string(),
         flow.state.clone(),
         format!("{} s", flow.idle),
         format!("{} s", flow.expires_in),

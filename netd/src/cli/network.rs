@@ -24,15 +24,16 @@ pub(super) enum Command {
 /// other. The network stays until it is removed, also when netd is started anew.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
-  netd network create blue --subnet 10.89.0.0/16
+  netd network create blue --subnet 10.89.0.0/16 --subnet fd89::/48
   netd network create routed --subnet 192.0.2.0/24 --no-masquerade")]
 pub(super) struct Create {
     /// A name for the network
     name: String,
 
-    /// Its subnet; may not overlap another network's, nor what this host reaches already
-    #[arg(long, value_name = "CIDR")]
-    subnet: String,
+    /// Its subnet, and if it is to have IPv6 also its IPv6 subnet; may not overlap another network's, nor what this host
+    /// reaches already
+    #[arg(long = "subnet", value_name = "CIDR", required = true)]
+    subnets: Vec<String>,
 
     /// Let packets leave with the containers' own addresses: for subnets that the world has routes to
     #[arg(long)]
@@ -84,7 +85,7 @@ impl Create {
     async fn run(self, client: &Client) -> Result<()> {
         let request = NetworkRequest {
             name: self.name,
-            subnets: vec![self.subnet],
+            subnets: self.subnets,
             masquerade: !self.no_masquerade,
             link: self.link,
             mtu: self.mtu,
@@ -108,10 +109,12 @@ impl Ls {
         let mut shown = table::table(&headings, &[4, 5]);
         for network in &list.networks {
             let subnets: Vec<String> = network.subnets.iter().map(ToString::to_string).collect();
+            let gateways = [Some(network.gateway.to_string()), network.gateway6.map(|g| g.to_string())];
+            let gateways: Vec<String> = gateways.into_iter().flatten().collect();
             shown.add_row([
                 network.name.clone(),
                 subnets.join(" "),
-                network.gateway.to_string(),
+                gateways.join(" "),
                 if network.masquerade { "yes" } else { "no" }.to_owned(),
                 network.mtu.to_string(),
                 network.endpoints.to_string(),

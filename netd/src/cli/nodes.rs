@@ -1,6 +1,9 @@
 //! `netd nodes`.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::{
+    net::IpAddr,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
 use anyhow::Result;
 use clap::{Args, Subcommand};
@@ -75,16 +78,21 @@ impl Nodes {
 fn row(node: &NodeView) -> Vec<String> {
     let subnets: Vec<String> = node.subnets.iter().map(ToString::to_string).collect();
     let transport = match node.transport {
-        Some(Transport::Direct) => "direct",
-        Some(Transport::Vxlan) => "vxlan",
-        None if node.address.is_none() => "-",
-        Some(Transport::Auto) | None => "no uplink",
+        Some(transport @ (Transport::Direct | Transport::Vxlan)) => {
+            let other = node.transport6.filter(|other| *other != transport).map(word);
+            let other = other.map(|other| format!(" (IPv6: {other})")).unwrap_or_default();
+            format!("{}{other}", word(transport))
+        }
+        None if node.address.is_none() => "-".to_owned(),
+        Some(Transport::Auto) | None => "no uplink".to_owned(),
     };
+    let addresses: Vec<String> =
+        node.address.into_iter().chain(node.address6.map(IpAddr::from)).map(|a| a.to_string()).collect();
     let counters = &node.counters;
     vec![
         node.name.clone(),
-        node.address.map_or_else(|| "-".to_owned(), |address| address.to_string()),
-        transport.to_owned(),
+        if addresses.is_empty() { "-".to_owned() } else { addresses.join(" ") },
+        transport,
         subnets.join(" "),
         last_seen(node, SystemTime::now()),
         counters.tx_packets.to_string(),
@@ -92,6 +100,14 @@ fn row(node: &NodeView) -> Vec<String> {
         counters.rx_packets.to_string(),
         table::bytes(counters.rx_bytes),
     ]
+}
+
+fn word(transport: Transport) -> &'static str {
+    match transport {
+        Transport::Auto => "auto",
+        Transport::Direct => "direct",
+        Transport::Vxlan => "vxlan",
+    }
 }
 
 /// `now`, `12 s ago`, `3 min ago (lost)`.

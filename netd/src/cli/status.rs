@@ -59,7 +59,10 @@ fn overview(status: &request::Status) -> comfy_table::Table {
     let mut overview = table::list();
     let uplink = status.uplink.as_ref().map_or_else(
         || "none: there is no default route".to_owned(),
-        |uplink| format!("{} ({}, MTU {})", uplink.name, uplink.address, uplink.mtu),
+        |uplink| {
+            let address6 = uplink.address6.map(|address| format!(", {address}")).unwrap_or_default();
+            format!("{} ({}{address6}, MTU {})", uplink.name, uplink.address, uplink.mtu)
+        },
     );
     overview.add_row(["node", &status.node]);
     overview.add_row(["daemon", &format!("netd {} (pid {})", status.version, status.pid)]);

@@ -4,7 +4,10 @@ mod etcd;
 mod model;
 mod remotes;
 
-use std::{net::Ipv4Addr, time::Duration};
+use std::{
+    net::{IpAddr, Ipv6Addr},
+    time::Duration,
+};
 
 use ipnet::Ipv4Net;
 use netd_common::wire::Vxlan;
@@ -13,7 +16,7 @@ use serde::{Deserialize, Serialize};
 pub use self::etcd::{Directory, EtcdConfig, TlsFiles};
 pub use self::model::{Announcement, Cluster, Registration, SharedNetwork, Slice, View};
 pub use self::remotes::{
-    Presence, Remote, Remotes, Said, Update, said_by_cluster, said_by_configuration, slices_of,
+    Presence, Remote, Remotes, Said, There, Update, said_by_cluster, said_by_configuration, slices_of,
 };
 use crate::netlink::UplinkInfo;
 
@@ -35,9 +38,11 @@ pub enum Transport {
 pub struct Peer {
     /// Its name.
     pub name: String,
-    /// Its address on its uplink.
-    pub address: Ipv4Addr,
-    /// Its slices of the networks.
+    /// Its address on its uplink, of the family that packets in VXLAN travel by.
+    pub address: IpAddr,
+    /// Its IPv6 address besides, by which IPv6 travels as it is.
+    pub address6: Option<Ipv6Addr>,
+    /// Its slices of the networks; those of IPv6 follow from these.
     pub subnets: Vec<Ipv4Net>,
 }
 
@@ -62,14 +67,22 @@ impl ClusterConfig {
     /// Bytes that packets to other nodes may grow by.
     #[must_use]
     pub fn overhead(&self, uplink: Option<&UplinkInfo>) -> u32 {
-        let is_near = |peer: &Peer| uplink.is_none_or(|uplink| uplink.address.contains(&peer.address));
-        let overlay = match self.transport {
-            Transport::Direct => false,
-            // Who else will be there is not known; and a link's MTU does not change under a container.
-            _ if self.etcd.is_some() => true,
-            Transport::Vxlan => !self.peers.is_empty(),
-            Transport::Auto => !self.peers.iter().all(is_near),
+        let is_far = |peer: &&Peer| uplink.is_some_and(|uplink| !uplink.is_near(peer.address));
+        let largest = |peers: &mut dyn Iterator<Item = &Peer>| {
+            peers.map(|peer| overhead(peer.address)).max().unwrap_or_default()
         };
-        if overlay { Vxlan::OVERHEAD } else { 0 }
+        match self.transport {
+            Transport::Direct => 0,
+            // Who else will be there is not known; and a link's MTU does not change under a container.
+            _ if self.etcd.is_some() => Vxlan::OVERHEAD,
+            Transport::Vxlan => largest(&mut self.peers.iter()),
+            Transport::Auto => largest(&mut self.peers.iter().filter(is_far)),
+        }
     }
+}
+
+/// Bytes that VXLAN to an address adds: an IPv6 header is longer.
+#[must_use]
+pub fn overhead(to: IpAddr) -> u32 {
+    Vxlan::OVERHEAD + if to.is_ipv6() { 40 - 20 } else { 0 }
 }

@@ -4,14 +4,17 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::Ipv4Addr,
+    net::{Ipv4Addr, Ipv6Addr},
 };
 
-use ipnet::Ipv4Net;
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use serde::{Deserialize, Serialize};
 
 use super::Transport;
-use crate::network::{Definition, LinkChoice};
+use crate::{
+    network::{Definition, LinkChoice},
+    pair,
+};
 
 /// What all nodes agree on.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -32,6 +35,9 @@ pub struct SharedNetwork {
     pub number: u32,
     /// Its subnet.
     pub subnet: Ipv4Net,
+    /// Its IPv6 subnet, with an address for each of `subnet`'s; none: IPv4 only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub subnet6: Option<Ipv6Net>,
     /// Prefix length of the nodes' slices of it.
     pub slice: u8,
     /// Whether packets to the world take the node's address.
@@ -43,10 +49,16 @@ pub struct SharedNetwork {
 }
 
 impl SharedNetwork {
+    /// Its subnets, IPv4 first.
+    #[must_use]
+    pub fn subnets(&self) -> Vec<IpNet> {
+        pair::both(self.subnet, self.subnet6)
+    }
+
     /// Whether it is what a definition asks for.
     #[must_use]
     pub fn is(&self, definition: &Definition) -> bool {
-        self.subnet == definition.subnet
+        (self.subnet, self.subnet6) == (definition.subnet, definition.subnet6)
             && definition.slice.is_none_or(|length| length == self.slice)
             && (self.masquerade, self.link, self.mtu)
                 == (definition.masquerade, definition.link, definition.mtu)
@@ -58,6 +70,9 @@ impl SharedNetwork {
 pub struct Registration {
     /// Its address on its uplink.
     pub address: Ipv4Addr,
+    /// Its IPv6 address likewise, if it has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address6: Option<Ipv6Addr>,
     /// How it wants packets to travel.
     pub transport: Transport,
     /// Its uplink's MTU, in bytes.

@@ -1,16 +1,22 @@
 //! `[cluster]`: the other nodes.
 
-use anyhow::{Context, Result, anyhow, bail};
-use ipnet::Ipv4Net;
+use std::collections::BTreeMap;
 
-use super::{address, etcd, file, ipam, names};
+use anyhow::{Context, Result, anyhow, bail};
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+
+use super::{address, address6, etcd, file, ipam, names};
 use crate::{
     bpf::MAX_NODES,
     cluster::{ClusterConfig, Peer, Transport},
-    network::overlap,
+    network::{Definition, overlap},
+    pair,
 };
 
-pub(super) fn cluster(mut cluster: file::Cluster, own: &[Ipv4Net]) -> Result<ClusterConfig> {
+/// The networks of the file, by name.
+type Networks = BTreeMap<String, Definition>;
+
+pub(super) fn cluster(mut cluster: file::Cluster, own: &[Ipv4Net], networks: &Networks) -> Result<ClusterConfig> {
     let etcd = match cluster.store.as_deref() {
         None | Some("local") => {
             etcd::refuse(&cluster)?;
@@ -41,14 +47,10 @@ pub(super) fn cluster(mut cluster: file::Cluster, own: &[Ipv4Net]) -> Result<Clu
     for written in cluster.peers {
         let key = |key: &str| format!("cluster.peers.{}.{key}", written.name);
         names::check(&written.name).context("cluster.peers.name")?;
-        let subnets = written
-            .subnets
-            .iter()
-            .map(|text| slice(text))
-            .collect::<Result<Vec<_>>>()
-            .with_context(|| key("subnets"))?;
+        let subnets = read_slices(&written.subnets, networks).with_context(|| key("subnets"))?;
         let peer = Peer {
             address: address(&key("address"), &written.address)?,
+            address6: written.address6.as_deref().map(|text| address6(&key("address6"), text)).transpose()?,
             name: written.name.clone(),
             subnets,
         };
@@ -75,19 +77,50 @@ pub(super) fn cluster(mut cluster: file::Cluster, own: &[Ipv4Net]) -> Result<Clu
 }
 
 /// Reads `node.subnets`.
-pub(super) fn slices(written: Option<Vec<String>>) -> Result<Vec<Ipv4Net>> {
-    let read = |text: &String| {
-        let slice = slice(text)?;
-        if slice.prefix_len() > ipam::MAX_PREFIX {
-            bail!("{slice} is too small: at most /{}", ipam::MAX_PREFIX);
-        }
-        Ok(slice)
-    };
-    written.unwrap_or_default().iter().map(read).collect::<Result<_>>().context("node.subnets")
+pub(super) fn slices(written: Option<Vec<String>>, networks: &Networks) -> Result<Vec<Ipv4Net>> {
+    let slices = read_slices(&written.unwrap_or_default(), networks).context("node.subnets")?;
+    if let Some(slice) = slices.iter().find(|slice| slice.prefix_len() > ipam::MAX_PREFIX) {
+        bail!("node.subnets: {slice} is too small: at most /{}", ipam::MAX_PREFIX);
+    }
+    Ok(slices)
 }
 
-fn slice(text: &str) -> Result<Ipv4Net> {
-    let slice: Ipv4Net =
+/// Reads a node's slices. Those of IPv6 follow from those of IPv4: they need not be written, but if they are, they have to
+/// be these.
+fn read_slices(written: &[String], networks: &Networks) -> Result<Vec<Ipv4Net>> {
+    let (mut slices, mut slices6) = (Vec::new(), Vec::new());
+    for text in written {
+        match slice(text)? {
+            IpNet::V4(slice) => slices.push(slice),
+            IpNet::V6(slice) => slices6.push(slice),
+        }
+    }
+    for slice in slices6 {
+        check_slice6(slice, &slices, networks)?;
+    }
+    Ok(slices)
+}
+
+fn check_slice6(slice: Ipv6Net, slices: &[Ipv4Net], networks: &Networks) -> Result<()> {
+    let of = |network: &&Definition| network.subnet6.is_some_and(|subnet6| subnet6.contains(&slice));
+    let Some(network) = networks.values().find(of) else {
+        bail!("{slice} is in no network's IPv6 subnet");
+    };
+    let Some(subnet6) = network.subnet6 else { return Ok(()) };
+    let right: Vec<Ipv6Net> = slices
+        .iter()
+        .filter(|slice| network.subnet.contains(*slice))
+        .map(|slice| pair::slice6(network.subnet, subnet6, *slice))
+        .collect();
+    match right[..] {
+        _ if right.contains(&slice) => Ok(()),
+        [] => bail!("{slice} goes with no slice of {}, from which it follows", network.subnet),
+        [first, ..] => bail!("{slice} is not {first}, which goes with the slice of {}", network.subnet),
+    }
+}
+
+fn slice(text: &str) -> Result<IpNet> {
+    let slice: IpNet =
         text.parse().map_err(|_| anyhow!("{text:?} is not a subnet, such as \"10.88.1.0/24\""))?;
     if slice != slice.trunc() {
         bail!("{slice} has host bits set: did you mean {}?", slice.trunc());

@@ -40,6 +40,7 @@ pub(super) struct Cluster {
 pub(super) struct Peer {
     pub(super) name: String,
     pub(super) address: String,
+    pub(super) address6: Option<String>,
     pub(super) subnets: Vec<String>,
 }
 
@@ -49,6 +50,7 @@ pub(super) struct Node {
     pub(super) name: Option<String>,
     pub(super) uplink: Option<String>,
     pub(super) address: Option<String>,
+    pub(super) address6: Option<String>,
     pub(super) subnets: Option<Vec<String>>,
 }
 

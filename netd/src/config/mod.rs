@@ -11,25 +11,27 @@ mod file;
 use std::{
     collections::BTreeMap,
     fs, io,
-    net::Ipv4Addr,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
     path::{Path, PathBuf},
 };
 
 use anyhow::{Context, Result, anyhow, bail};
-use ipnet::{IpNet, Ipv4Net};
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use crate::{
     cluster::ClusterConfig,
     ipam, names,
-    network::{Definition, LinkChoice, check_mtu, check_subnet},
+    network::{Definition, LinkChoice, check_mtu, check_subnets, overlapping},
+    pair,
 };
 
 /// Where the file is if nothing else is said. It need not exist.
 pub const DEFAULT_PATH: &str = "/etc/netd/netd.toml";
 /// The network that exists without any configuration, and that `netd attach` takes if none is named.
 pub const DEFAULT_NETWORK: &str = "default";
-/// Its subnet.
+/// Its subnets.
 const DEFAULT_SUBNET: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(10, 88, 0, 0), 16);
+const DEFAULT_SUBNET6: Ipv6Net = Ipv6Net::new_assert(Ipv6Addr::new(0xfd88, 0, 0, 0, 0, 0, 0, 0), 48);
 
 /// Sizes of the flow table that are accepted: below, not even one busy container works; above, the kernel refuses.
 const MAX_FLOWS: std::ops::RangeInclusive<u32> = 1024..=16_777_216;
@@ -60,6 +62,8 @@ pub struct NodeConfig {
     pub uplink: Option<String>,
     /// The node's address; none: the uplink's first global one.
     pub address: Option<Ipv4Addr>,
+    /// The node's IPv6 address; none: the uplink's first global one that is to stay, if there is one.
+    pub address6: Option<Ipv6Addr>,
     /// This node's slices of the networks; a network without one is this node's as a whole.
     pub subnets: Vec<Ipv4Net>,
 }
@@ -106,11 +110,13 @@ impl Config {
     /// # Errors
     /// As [`Self::load`].
     pub fn parse(text: &str) -> Result<Self> {
-        let file: file::File = toml::from_str(text).map_err(|error| explain::explain(&error, text))?;
-        let node = node(file.node)?;
-        let cluster = cluster::cluster(file.cluster, &node.subnets)?;
+        let mut file: file::File = toml::from_str(text).map_err(|error| explain::explain(&error, text))?;
+        let written = file.node.subnets.take();
+        let mut node = node(file.node)?;
         let nat = nat(&file.nat)?;
         let networks = networks(file.networks)?;
+        node.subnets = cluster::slices(written, &networks)?;
+        let cluster = cluster::cluster(file.cluster, &node.subnets, &networks)?;
         if cluster.etcd.is_none()
             && let Some(network) = networks.values().find(|network| network.slice.is_some())
         {
@@ -140,21 +146,31 @@ fn node(node: file::Node) -> Result<NodeConfig> {
             bail!("node.uplink: {uplink:?} is not the name of an interface, such as \"eth0\"");
         }
     }
-    let address = node.address.as_deref().map(|text| address("node.address", text)).transpose()?;
-    let subnets = cluster::slices(node.subnets)?;
-    Ok(NodeConfig { name, uplink: node.uplink, address, subnets })
+    let address = match node.address.as_deref().map(|text| address("node.address", text)).transpose()? {
+        Some(IpAddr::V6(address)) => {
+            bail!("node.address: {address} is an IPv6 address: that is for node.address6")
+        }
+        Some(IpAddr::V4(address)) => Some(address),
+        None => None,
+    };
+    let address6 = node.address6.as_deref().map(|text| address6("node.address6", text)).transpose()?;
+    Ok(NodeConfig { name, uplink: node.uplink, address, address6, subnets: Vec::new() })
 }
 
-fn address(key: &str, text: &str) -> Result<Ipv4Addr> {
-    if text.parse::<std::net::Ipv6Addr>().is_ok() {
-        bail!("not supported yet: {key}: the IPv6 address {text}");
-    }
-    let address: Ipv4Addr =
-        text.parse().map_err(|_| anyhow!("{key}: {text:?} is not an IPv4 address, such as \"192.0.2.1\""))?;
-    if address.is_unspecified() || address.is_loopback() || address.is_multicast() || address.is_broadcast() {
+fn address(key: &str, text: &str) -> Result<IpAddr> {
+    let address: IpAddr =
+        text.parse().map_err(|_| anyhow!("{key}: {text:?} is not an address, such as \"192.0.2.1\""))?;
+    if !pair::is_node_address(address) {
         bail!("{key}: {address} is not an address that a node can have");
     }
     Ok(address)
+}
+
+fn address6(key: &str, text: &str) -> Result<Ipv6Addr> {
+    match address(key, text)? {
+        IpAddr::V6(address) => Ok(address),
+        IpAddr::V4(address) => bail!("{key}: {address} is an IPv4 address: that is for {}", key.trim_end_matches('6')),
+    }
 }
 
 fn nat(nat: &file::Nat) -> Result<NatConfig> {
@@ -205,13 +221,10 @@ fn networks(written: Option<BTreeMap<String, file::Network>>) -> Result<BTreeMap
     let mut networks: BTreeMap<String, Definition> = BTreeMap::new();
     for (name, network) in written {
         let definition = definition(&name, &network)?;
-        if let Some(other) = networks.values().find(|other| other.overlaps(definition.subnet)) {
-            bail!(
-                "networks.{name}.subnets: {} overlaps {} of network `{}`",
-                definition.subnet,
-                other.subnet,
-                other.name
-            );
+        for other in networks.values() {
+            if let Some((own, its)) = overlapping(&definition.subnets(), &other.subnets()) {
+                bail!("networks.{name}.subnets: {own} overlaps {its} of network `{}`", other.name);
+            }
         }
         networks.insert(name, definition);
     }
@@ -221,11 +234,10 @@ fn networks(written: Option<BTreeMap<String, file::Network>>) -> Result<BTreeMap
 fn definition(name: &str, network: &file::Network) -> Result<Definition> {
     names::check(name).with_context(|| format!("networks.{name}"))?;
     let key = |key: &str| format!("networks.{name}.{key}");
-    let subnet = match network.subnets.as_deref() {
-        None if name == DEFAULT_NETWORK => DEFAULT_SUBNET,
+    let (subnet, subnet6) = match network.subnets.as_deref() {
+        None if name == DEFAULT_NETWORK => (DEFAULT_SUBNET, Some(DEFAULT_SUBNET6)),
         None | Some([]) => bail!("{}: a network needs a subnet, such as [\"10.89.0.0/16\"]", key("subnets")),
-        Some([subnet]) => parse_subnet(subnet).with_context(|| key("subnets"))?,
-        Some([..]) => bail!("not supported yet: {}: more than one subnet", key("subnets")),
+        Some(subnets) => parse_subnets(subnets).with_context(|| key("subnets"))?,
     };
     let link = match network.link.as_deref() {
         None | Some("auto") => LinkChoice::Auto,
@@ -239,6 +251,7 @@ fn definition(name: &str, network: &file::Network) -> Result<Definition> {
     Ok(Definition {
         name: name.to_owned(),
         subnet,
+        subnet6,
         masquerade: network.masquerade.unwrap_or(true),
         link,
         mtu,
@@ -257,18 +270,30 @@ fn slice_length(length: i64, subnet: Ipv4Net) -> Result<u8> {
     found.ok_or_else(|| anyhow!("{length} is not between {} and {}", lengths.start(), lengths.end()))
 }
 
-/// Reads a subnet and checks that it can be a network's.
+/// Reads the subnets of a network, one of IPv4 and perhaps one of IPv6, and checks that they can be that.
 ///
 /// # Errors
-/// Says what is wrong with it.
-pub fn parse_subnet(text: &str) -> Result<Ipv4Net> {
-    match text.parse::<IpNet>() {
-        Ok(IpNet::V4(subnet)) => check_subnet(subnet).map_err(Into::into),
-        Ok(IpNet::V6(subnet)) => bail!("not supported yet: the IPv6 subnet {subnet}"),
-        Err(_) => {
-            bail!("{text:?} is not a subnet, such as \"10.88.0.0/16\" (prefix at most /{})", ipam::MAX_PREFIX)
+/// Says what is wrong with them.
+pub fn parse_subnets<S: AsRef<str>>(written: &[S]) -> Result<(Ipv4Net, Option<Ipv6Net>)> {
+    let (mut subnet, mut subnet6) = (None, None);
+    for text in written.iter().map(AsRef::as_ref) {
+        let before = match text.parse::<IpNet>() {
+            Ok(IpNet::V4(net)) => subnet.replace(net).map(IpNet::from),
+            Ok(IpNet::V6(net)) => subnet6.replace(net).map(IpNet::from),
+            Err(_) => {
+                bail!("{text:?} is not a subnet, such as \"10.88.0.0/16\" (prefix at most /{})", ipam::MAX_PREFIX)
+            }
+        };
+        if let Some(before) = before {
+            bail!("{before} and {text} are of one family: a network has one IPv4 subnet and at most one IPv6 subnet");
         }
     }
+    let Some(subnet) = subnet else {
+        let beside = subnet6.map(|subnet6: Ipv6Net| format!(" beside {subnet6}")).unwrap_or_default();
+        bail!("a network needs an IPv4 subnet{beside}, such as \"10.89.0.0/16\"");
+    };
+    check_subnets(subnet, subnet6)?;
+    Ok((subnet, subnet6))
 }
 
 fn hostname() -> Result<String> {

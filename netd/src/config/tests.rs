@@ -11,7 +11,7 @@ fn nothing_is_one_network() {
     let config = Config::parse("").unwrap();
     let default = &config.networks[DEFAULT_NETWORK];
     assert_eq!(config.networks.len(), 1);
-    assert_eq!(default.subnet.to_string(), "10.88.0.0/16");
+    assert_eq!(pair::text(default.subnet, default.subnet6), "10.88.0.0/16 fd88::/48");
     assert!(default.masquerade);
     assert_eq!(config.nat, NatConfig::default());
     // A part of it changes that part.
@@ -28,8 +28,9 @@ fn everything() {
         name = "host-a"
         uplink = "eth0"
         address = "192.0.2.1"
+        address6 = "2001:db8::1"
         [networks.default]
-        subnets = ["10.88.0.0/16"]
+        subnets = ["fd88::/48", "10.88.0.0/16"]
         masquerade = true
         link = "auto"
         mtu = 0
@@ -47,7 +48,10 @@ fn everything() {
     .unwrap();
     assert_eq!(config.node.name, "host-a");
     assert_eq!(config.node.address, Some(Ipv4Addr::new(192, 0, 2, 1)));
+    assert_eq!(config.node.address6, Some("2001:db8::1".parse().unwrap()));
+    assert_eq!(config.networks["default"].subnet6, Some("fd88::/48".parse().unwrap()));
     assert_eq!(config.networks["default"].mtu, None);
+    assert_eq!(config.networks["blue"].subnet6, None);
     assert_eq!(config.networks["blue"].mtu, Some(1400));
     assert_eq!(config.networks["blue"].link, LinkChoice::Veth);
     assert_eq!(
@@ -70,6 +74,18 @@ fn a_missing_file_is_an_error_only_if_it_was_named() {
 }
 
 #[test]
+fn slices_of_ipv6_follow() {
+    let config = Config::parse(
+        "[node]\nsubnets = ['10.88.1.0/24', 'fd88::100/120']\n\
+         [[cluster.peers]]\nname = 'b'\naddress = '2001:db8::2'\nsubnets = ['fd88::200/120', '10.88.2.0/24']",
+    )
+    .unwrap();
+    assert_eq!(config.node.subnets, ["10.88.1.0/24".parse().unwrap()]);
+    assert_eq!(config.cluster.peers[0].subnets, ["10.88.2.0/24".parse().unwrap()]);
+    assert_eq!(config.cluster.peers[0].address.to_string(), "2001:db8::2");
+}
+
+#[test]
 fn errors_name_the_key() {
     for (text, expected) in [
         // Keys.
@@ -82,7 +98,7 @@ fn errors_name_the_key() {
         ),
         (
             "[node]\ncolour = 'red'",
-            "line 2: unknown key `node.colour`: known here are name, uplink, address, subnets",
+            "line 2: unknown key `node.colour`: known here are name, uplink, address, address6, subnets",
         ),
         // Types and syntax.
         (
@@ -96,7 +112,7 @@ fn errors_name_the_key() {
         ("[cluster]\ntransport = 'gre'", "cluster.transport: \"gre\" is not one of auto, direct, vxlan"),
         (
             "[[cluster.peers]]\nname = 'b'\naddress = 'here'\nsubnets = []",
-            "cluster.peers.b.address: \"here\" is not an IPv4 address, such as \"192.0.2.1\"",
+            "cluster.peers.b.address: \"here\" is not an address, such as \"192.0.2.1\"",
         ),
         (
             "[[cluster.peers]]\nname = 'b'\naddress = '192.0.2.2'\nsubnets = ['10.88.1.1/24']",
@@ -124,17 +140,60 @@ fn errors_name_the_key() {
         ("[node]\nsubnets = ['10.88.1.0/31']", "node.subnets: 10.88.1.0/31 is too small: at most /30"),
         (
             "[networks.a]\nsubnets = ['fd88::/48']",
-            "networks.a.subnets: not supported yet: the IPv6 subnet fd88::/48",
+            "networks.a.subnets: a network needs an IPv4 subnet beside fd88::/48, such as \"10.89.0.0/16\"",
         ),
         (
-            "[networks.a]\nsubnets = ['10.0.0.0/16', 'fd88::/48']",
-            "not supported yet: networks.a.subnets: more than one subnet",
+            "[networks.a]\nsubnets = ['10.0.0.0/16', 'fd88::/48', 'fd89::/48']",
+            "networks.a.subnets: fd88::/48 and fd89::/48 are of one family: a network has one IPv4 subnet and at most \
+             one IPv6 subnet",
+        ),
+        (
+            "[networks.a]\nsubnets = ['10.0.0.0/16', '10.1.0.0/16']",
+            "networks.a.subnets: 10.0.0.0/16 and 10.1.0.0/16 are of one family: a network has one IPv4 subnet and at \
+             most one IPv6 subnet",
+        ),
+        (
+            "[networks.a]\nsubnets = ['10.0.0.0/16', 'fe80::/64']",
+            "networks.a.subnets: fe80::/64 is of the link-local range fe80::/10",
+        ),
+        (
+            "[networks.a]\nsubnets = ['10.0.0.0/16', 'fd88::/120']",
+            "networks.a.subnets: fd88::/120 has no address for each of 10.0.0.0/16: at most /112",
+        ),
+        (
+            "[networks.a]\nsubnets = ['10.0.0.0/16', 'fd88::/48']\n\
+             [networks.b]\nsubnets = ['10.1.0.0/16', 'fd88:0:0:1::/64']",
+            "networks.b.subnets: fd88:0:0:1::/64 overlaps fd88::/48 of network `a`",
+        ),
+        (
+            "[node]\nsubnets = ['10.88.1.0/24', 'fd88::200/120']",
+            "node.subnets: fd88::200/120 is not fd88::100/120, which goes with the slice of 10.88.0.0/16",
+        ),
+        (
+            "[node]\nsubnets = ['fd88::200/120']",
+            "node.subnets: fd88::200/120 goes with no slice of 10.88.0.0/16, from which it follows",
+        ),
+        (
+            "[[cluster.peers]]\nname = 'b'\naddress = '2001:db8::2'\nsubnets = ['10.88.1.0/24', 'fd89::/120']",
+            "cluster.peers.b.subnets: fd89::/120 is in no network's IPv6 subnet",
+        ),
+        (
+            "[[cluster.peers]]\nname = 'b'\naddress = 'fe80::2'\nsubnets = []",
+            "cluster.peers.b.address: fe80::2 is not an address that a node can have",
         ),
         (
             "[networks.a]\nsubnets = ['10.0.0.0/16']\nlink = 'netkit'",
             "not supported yet: networks.a.link = \"netkit\"",
         ),
-        ("[node]\naddress = '2001:db8::1'", "not supported yet: node.address: the IPv6 address 2001:db8::1"),
+        (
+            "[node]\naddress = '2001:db8::1'",
+            "node.address: 2001:db8::1 is an IPv6 address: that is for node.address6",
+        ),
+        (
+            "[node]\naddress6 = '192.0.2.1'",
+            "node.address6: 192.0.2.1 is an IPv4 address: that is for node.address",
+        ),
+        ("[node]\naddress6 = 'fe80::1'", "node.address6: fe80::1 is not an address that a node can have"),
         // Values.
         (
             "[networks.a]\nsubnets = ['10.0.0.0/16']\nlink = 'wire'",
@@ -189,7 +248,7 @@ fn errors_name_the_key() {
             "[node]\nuplink = 'an interface'",
             "node.uplink: \"an interface\" is not the name of an interface, such as \"eth0\"",
         ),
-        ("[node]\naddress = 'here'", "node.address: \"here\" is not an IPv4 address, such as \"192.0.2.1\""),
+        ("[node]\naddress = 'here'", "node.address: \"here\" is not an address, such as \"192.0.2.1\""),
         ("[node]\naddress = '127.0.0.1'", "node.address: 127.0.0.1 is not an address that a node can have"),
         ("[nat]\nports = '80'", "nat.ports: \"80\" is not a range of ports, such as \"49152-65535\""),
         (

@@ -1,13 +1,14 @@
 //! Translated flows: what is shown of them, and their removal.
 
-use std::{collections::HashMap, net::Ipv4Addr};
+use std::{collections::HashMap, net::IpAddr};
 
 use tokio::task::{block_in_place, spawn_blocking};
 use tracing::info;
 
 use super::{handle::Reply, owner::Owner};
 use crate::{
-    bpf::{FlowEntry, FlowFilter, Phase},
+    bpf::{FlowEntry, FlowFilter, Phase, Protocol},
+    endpoint::Endpoint,
     request::{FlowList, FlowProtocol, FlowQuery, FlowView, Flushed, Refusal},
 };
 
@@ -23,8 +24,11 @@ impl Owner {
             Ok(prepared) => prepared,
             Err(refusal) => return drop(reply.send(Err(refusal))),
         };
-        let names: HashMap<Ipv4Addr, String> =
-            self.state.endpoints().map(|endpoint| (endpoint.address, endpoint.name.clone())).collect();
+        let named = |endpoint: &Endpoint| {
+            let name = endpoint.name.clone();
+            endpoint.addresses().map(move |address| (address, name.clone())).collect::<Vec<_>>()
+        };
+        let names: HashMap<IpAddr, String> = self.state.endpoints().flat_map(named).collect();
         let limit = query.limit.unwrap_or(LIMIT);
         spawn_blocking(move || {
             let list = reader.read(&filter, limit).map(|(flows, total)| {
@@ -49,28 +53,31 @@ impl Owner {
     }
 
     fn filter(&self, query: &FlowQuery) -> Result<FlowFilter, Refusal> {
-        let address = |name: &String| match self.state.endpoint(name) {
-            Some(endpoint) => Ok(endpoint.address),
+        let slot = |name: &String| match self.state.endpoint(name) {
+            Some(endpoint) => Ok(endpoint.slot),
             None => Err(Refusal::NotFound(format!("no endpoint `{name}`: `netd ls` shows all"))),
         };
         Ok(FlowFilter {
-            address: query.endpoint.as_ref().map(address).transpose()?,
-            protocol: query.protocol.map(number),
+            slot: query.endpoint.as_ref().map(slot).transpose()?,
+            protocol: query.protocol.map(numbers),
             remote: query.remote,
         })
     }
 }
 
 /// Assigned Internet Protocol Numbers (IANA).
-const PROTOCOLS: [(FlowProtocol, u8, &str); 3] =
-    [(FlowProtocol::Tcp, 6, "tcp"), (FlowProtocol::Udp, 17, "udp"), (FlowProtocol::Icmp, 1, "icmp")];
+const NAMES: [(u8, &str); 4] = [(6, "tcp"), (17, "udp"), (1, "icmp"), (58, "icmpv6")];
 
-fn number(protocol: FlowProtocol) -> u8 {
-    PROTOCOLS.iter().find(|(known, ..)| *known == protocol).map_or(0, |(_, number, _)| *number)
+fn numbers(protocol: FlowProtocol) -> Protocol {
+    match protocol {
+        FlowProtocol::Tcp => Protocol { v4: 6, v6: 6 },
+        FlowProtocol::Udp => Protocol { v4: 17, v6: 17 },
+        FlowProtocol::Icmp => Protocol { v4: 1, v6: 58 },
+    }
 }
 
 fn view(flow: &FlowEntry, endpoint: Option<String>) -> FlowView {
-    let known = PROTOCOLS.iter().find(|(_, number, _)| *number == flow.protocol);
+    let known = NAMES.iter().find(|(number, _)| *number == flow.protocol);
     let state = match flow.phase {
         Phase::Unreplied => "unreplied",
         Phase::Established => "established",
@@ -80,7 +87,7 @@ fn view(flow: &FlowEntry, endpoint: Option<String>) -> FlowView {
     };
     FlowView {
         endpoint,
-        protocol: known.map_or_else(|| flow.protocol.to_string(), |(.., name)| (*name).to_owned()),
+        protocol: known.map_or_else(|| flow.protocol.to_string(), |(_, name)| (*name).to_owned()),
         address: flow.address,
         port: flow.port,
         remote: flow.remote,

@@ -20,7 +20,7 @@ use crate::{
     config::Config,
     network::{Definition, Origin},
     node::{HostView, Occupied},
-    reconcile::remove_gateway,
+    reconcile::remove_gateways,
     request::{NetworkView, Refusal},
     state::State,
 };
@@ -110,7 +110,7 @@ impl Membership {
                 }
                 let missing = |definition: &&Definition| {
                     let shared = cluster.networks.get(&definition.name);
-                    shared.is_none_or(|shared| shared.subnet != definition.subnet)
+                    shared.is_none_or(|shared| shared.subnets() != definition.subnets())
                 };
                 if let Some(definition) = config.networks.values().find(missing) {
                     let why = why().or(view.unreachable.clone());
@@ -155,6 +155,7 @@ fn announcement(
     let registration = match &view.uplink {
         Some(uplink) => Some(Registration {
             address: uplink.address.addr(),
+            address6: uplink.address6.map(|address| address.addr()),
             transport: config.cluster.transport,
             mtu: uplink.mtu,
             uses,
@@ -217,9 +218,11 @@ impl Owner {
         let nodes = self.kernel.hear_nodes(said_by_cluster(cluster, node), &slices_of(cluster, node))?;
         for network in &networks.removed {
             info!("network {} is gone", network.name);
-            if let Err(error) = remove_gateway(self.kernel.netlink(), network.gateway()).await {
+            if let Err(error) = remove_gateways(self.kernel.netlink(), network).await {
                 warn!("network {}: {error:#}", network.name);
             }
+            // Another network may have them, and need them again.
+            network.gateways().for_each(|gateway| drop(self.view.addresses.remove(&gateway)));
         }
         let applied = match (networks.changed, nodes.changed) {
             (true, _) => self.kernel.apply_view(&self.state, &self.view).await,

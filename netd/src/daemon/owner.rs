@@ -203,9 +203,8 @@ impl Owner {
         }
         self.apply_view().await;
         // An address that is only without its route, say while the cable is out, keeps its flows.
-        if let Some(address) = old.uplink.map(|uplink| uplink.address.addr())
-            && !self.view.addresses.contains(&address)
-        {
+        let addresses = old.uplink.into_iter().flat_map(|uplink| uplink.addresses());
+        for address in addresses.filter(|address| !self.view.addresses.contains(address)) {
             self.kernel.forget_address(address);
         }
     }

@@ -1,6 +1,11 @@
 //! `netd run --purge`: nothing of netd is left.
 
-use std::{collections::BTreeSet, fs, io, net::Ipv4Addr, path::Path};
+use std::{
+    collections::{BTreeSet, HashSet},
+    fs, io,
+    net::IpAddr,
+    path::Path,
+};
 
 use anyhow::{Context, Error, Result, anyhow, bail};
 use tracing::{info, warn};
@@ -10,10 +15,9 @@ use crate::{
     bpf::{Datapath, Mac},
     cluster::Directory,
     config::Config,
-    ipam::gateway,
     mac,
     netlink::{Link, Netlink, release_ports},
-    network::Network,
+    network::{Network, Origin},
     node::is_own,
     reconcile::{delete_link, remove_gateway},
     state::State,
@@ -60,9 +64,10 @@ pub async fn purge(options: &Options) -> Result<()> {
     identities.extend(facts.as_ref().map(|facts| facts.identity.clone()));
     errors.extend(links(&nl, &identities, &mut gateways).await.err());
     let stored = records.iter().filter(|record| record.kind == Kind::Network);
-    let stored = stored.filter_map(|record| record.read::<Network>().ok()).map(|network| network.subnet);
-    let configured = config.iter().flat_map(|config| config.networks.values().map(|network| network.subnet));
-    gateways.extend(stored.chain(configured).map(gateway));
+    let stored = stored.filter_map(|record| record.read::<Network>().ok());
+    let configured = config.iter().flat_map(|config| config.networks.values().cloned());
+    let configured = configured.map(|definition| Network::new(definition, 0, Origin::Config));
+    gateways.extend(stored.chain(configured).flat_map(|network| network.gateways().collect::<Vec<_>>()));
     for gateway in gateways {
         errors.extend(remove_gateway(&nl, gateway).await.err());
     }
@@ -109,11 +114,15 @@ async fn records(state_dir: &Path) -> Vec<Record> {
 
 /// Deletes the links of a state directory; their routes and neighbours go with them. Adds the gateways of their networks
 /// to `gateways`.
-async fn links(nl: &Netlink, identities: &BTreeSet<String>, gateways: &mut BTreeSet<Ipv4Addr>) -> Result<()> {
+async fn links(nl: &Netlink, identities: &BTreeSet<String>, gateways: &mut BTreeSet<IpAddr>) -> Result<()> {
     let links = nl.links().await?;
     let own: Vec<&Link> =
         links.iter().filter(|link| identities.iter().any(|identity| is_own(link, identity))).collect();
-    gateways.extend(own.iter().filter_map(|link| mac::to_address(Mac(link.mac?))));
+    gateways.extend(own.iter().filter_map(|link| mac::to_address(Mac(link.mac?))).map(IpAddr::from));
+    // The host's routes to endpoints are from the gateways.
+    let indices: HashSet<u32> = own.iter().map(|link| link.ifindex).collect();
+    let routes = nl.routes().await?;
+    gateways.extend(routes.iter().filter(|r| indices.contains(&r.ifindex)).filter_map(|r| r.source));
     let deletions = own.iter().map(|link| {
         let (nl, ifindex, name) = (nl.clone(), link.ifindex, link.name.clone());
         // At once: the kernel takes tens of milliseconds for each, most of which it waits.

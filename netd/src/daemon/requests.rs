@@ -8,13 +8,14 @@ use super::{
     owner::Owner,
 };
 use crate::{
-    config::parse_subnet,
+    config::parse_subnets,
     endpoint::{Endpoint, NetnsRef},
     names,
-    netlink::{Netns, is_gone},
+    netlink::{Netns, has_ipv6, is_gone},
     network::{Definition, Network, check_mtu, check_slice},
     node::Occupied,
-    reconcile::{add_gateway, delete_link, free_interface, network_of, remove_gateway},
+    pair,
+    reconcile::{add_gateways, delete_link, free_interface, network_of, remove_gateways},
     request::{AttachRequest, EndpointView, NetworkRequest, NetworkView, Refusal},
     state::Place,
 };
@@ -68,7 +69,9 @@ impl Owner {
             self.take_back(&endpoint).await;
             return Err(Refusal::Failed(error.context(format!("cannot attach `{}`", endpoint.name))));
         }
-        info!("endpoint {} attached: {} in network {}", endpoint.name, endpoint.address, network.name);
+        let addresses: Vec<String> = endpoint.addresses().map(|address| address.to_string()).collect();
+        let addresses = addresses.join(" and ");
+        info!("endpoint {} attached: {addresses} in network {}", endpoint.name, network.name);
         Ok(self.show(&endpoint, &network)?)
     }
 
@@ -94,7 +97,14 @@ impl Owner {
         let interface = free_interface(&self.kernel.interfaces_in(&netns).await?);
         let names = self.state.host_interfaces(&request.name);
         let host_interface = self.kernel.free_name(&request.name, names).await?;
-        Ok(Place { netns: NetnsRef::of(&netns)?, interface, host_interface })
+        let without_ipv6 = if !self.view.ipv6 {
+            Some("this host has no IPv6, or has it switched off (net.ipv6.conf.default.disable_ipv6)")
+        } else if !netns.run(|| has_ipv6("default"))? {
+            Some("the namespace has IPv6 switched off (net.ipv6.conf.default.disable_ipv6)")
+        } else {
+            None
+        };
+        Ok(Place { netns: NetnsRef::of(&netns)?, interface, host_interface, without_ipv6 })
     }
 
     /// Undoes an attachment that failed half way.
@@ -154,24 +164,24 @@ impl Owner {
             self.state.remove_network(&network.name);
             return Err(Refusal::Failed(error.context("cannot keep the network")));
         }
-        let added = match add_gateway(self.kernel.netlink(), network.gateway()).await {
+        let added = match add_gateways(self.kernel.netlink(), &network, &self.view).await {
             Ok(()) => self.kernel.set_routes(&self.state, &self.view).await,
             Err(error) => Err(error),
         };
         if let Err(error) = added {
             self.pending.extend(self.state.remove_network(&network.name));
             let _ = self.commit(Vec::new()).await;
-            let _ = remove_gateway(self.kernel.netlink(), network.gateway()).await;
+            let _ = remove_gateways(self.kernel.netlink(), &network).await;
             return Err(Refusal::Failed(error.context(format!("cannot create network `{}`", network.name))));
         }
-        info!("network {} created: {}", network.name, network.subnet);
+        info!("network {} created: {}", network.name, pair::text(network.subnet, network.subnet6));
         Ok(self.show_network(&network, 0))
     }
 
     async fn remove_network(&mut self, name: &str) -> Result<(), Refusal> {
         let network = self.state.check_removable(name)?.clone();
         // Before the commit: a gateway that is missing is put back at the next start, one too many would stay.
-        remove_gateway(self.kernel.netlink(), network.gateway()).await?;
+        remove_gateways(self.kernel.netlink(), &network).await?;
         let changes = self.state.remove_network(name);
         if let Err(error) = self.commit(changes).await {
             self.restore(network).await;
@@ -183,7 +193,7 @@ impl Owner {
     }
 
     async fn restore(&mut self, network: Network) {
-        if let Err(error) = add_gateway(self.kernel.netlink(), network.gateway()).await {
+        if let Err(error) = add_gateways(self.kernel.netlink(), &network, &self.view).await {
             warn!("network {}: {error:#}", network.name);
         }
         self.state.restore_network(network);
@@ -193,17 +203,15 @@ impl Owner {
 /// What a request for a network asks for, checked.
 fn definition(request: &NetworkRequest) -> Result<Definition, Refusal> {
     names::check(&request.name).map_err(|error| Refusal::Invalid(format!("network name: {error}")))?;
-    let subnet = match &request.subnets[..] {
-        [] => return Err(Refusal::Invalid("a network needs a subnet, such as 10.89.0.0/16".to_owned())),
-        [subnet] => parse_subnet(subnet).map_err(|error| Refusal::Invalid(error.to_string()))?,
-        [..] => return Err(Refusal::Invalid("not supported yet: more than one subnet".to_owned())),
-    };
+    let parsed = parse_subnets(&request.subnets);
+    let (subnet, subnet6) = parsed.map_err(|error| Refusal::Invalid(error.to_string()))?;
     let slice = request.slice.map(|length| check_slice(subnet, i64::from(length))).transpose();
     let slice = slice.map_err(|error| Refusal::Invalid(format!("slice: {error}")))?;
     let mtu = check_mtu(request.mtu).map_err(|error| Refusal::Invalid(format!("MTU: {error}")))?;
     Ok(Definition {
         name: request.name.clone(),
         subnet,
+        subnet6,
         masquerade: request.masquerade,
         link: request.link,
         mtu,

@@ -7,7 +7,6 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
-use ipnet::Ipv4Net;
 use tokio::sync::mpsc;
 use tracing::{debug, info, warn};
 
@@ -19,8 +18,9 @@ use crate::{
     endpoint::Endpoint,
     netlink::{Event, Netlink, Netns, find_uplink, monitor, release_ports, reserve_ports},
     network::Network,
-    node::{HostView, Occupied, is_own, log_uplink},
-    reconcile::{Reconciler, remove_gateway},
+    node::{HostView, Occupied, is_own, log_uplink, wanted},
+    pair,
+    reconcile::{Reconciler, remove_gateways},
     state::{Facts, MAX_ENDPOINTS, Share, State},
     store::{Change, Kind, RedbStore, Store},
 };
@@ -77,8 +77,8 @@ pub(super) async fn start(options: &Options) -> Result<Started> {
     let (mut state, mut changes) = State::load(&records, facts, share, alive)?;
 
     // Here an uplink that is not as it is configured is an error, unlike later.
-    find_uplink(&nl, config.node.uplink.as_deref(), config.node.address).await?;
-    let view = HostView::observe(&nl, &config.node, &config.cluster).await?;
+    find_uplink(&nl, config.node.uplink.as_deref(), wanted(&config.node)).await?;
+    let mut view = HostView::observe(&nl, &config.node, &config.cluster).await?;
     let occupied = Occupied::observe(&nl, &state.facts().identity).await?;
     let mut remotes = Remotes::load(&records)?;
     let membership = match &config.cluster.etcd {
@@ -102,7 +102,9 @@ pub(super) async fn start(options: &Options) -> Result<Started> {
     // From here on things are changed. What goes with the old configuration goes before that is forgotten.
     for network in &removed {
         info!("network {} is no longer configured", network.name);
-        remove_gateway(&nl, network.gateway()).await?;
+        remove_gateways(&nl, network).await?;
+        // Another network may have them, and need them again.
+        network.gateways().for_each(|gateway| drop(view.addresses.remove(&gateway)));
     }
     if let Some((lo, hi)) = old_ports {
         release_ports(lo, hi)?;
@@ -196,12 +198,15 @@ impl Owner {
     /// What the daemon says when it is ready: one line.
     pub(super) fn summary(&self) -> String {
         let uplink = match &self.view.uplink {
-            Some(uplink) => format!("{} ({})", uplink.name, uplink.address),
+            Some(uplink) => {
+                let addresses: Vec<String> = uplink.subnets().iter().map(ToString::to_string).collect();
+                format!("{} ({})", uplink.name, addresses.join(" "))
+            }
             None => "none".to_owned(),
         };
-        let network = |name: &str, subnet: Ipv4Net| format!("{name} ({subnet})");
-        let networks: Vec<String> =
-            self.state.networks().map(|state| network(&state.network.name, state.network.subnet)).collect();
+        let network =
+            |network: &Network| format!("{} ({})", network.name, pair::text(network.subnet, network.subnet6));
+        let networks: Vec<String> = self.state.networks().map(|state| network(&state.network)).collect();
         let networks = if networks.is_empty() { "none".to_owned() } else { networks.join(" ") };
         let endpoints = self.state.endpoints().len();
         format!(

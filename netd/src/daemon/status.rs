@@ -3,11 +3,13 @@
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::Result;
+use ipnet::Ipv4Net;
 
 use super::owner::Owner;
 use crate::{
     endpoint::Endpoint,
     network::Network,
+    pair,
     reconcile::network_of,
     request::{
         EndpointList, EndpointView, NetworkList, NetworkView, NodeList, NodeView, Refusal, Status, UplinkView,
@@ -27,8 +29,9 @@ impl Owner {
         Ok(EndpointView {
             name: endpoint.name.clone(),
             network: endpoint.network.clone(),
-            addresses: vec![endpoint.address_in(network)],
+            addresses: endpoint.addresses_in(network).map(|(address, _)| address).collect(),
             gateway: endpoint.gateway,
+            gateway6: endpoint.address6.and(network.gateway6()),
             mac: endpoint.mac().to_string(),
             interface: endpoint.interface.clone(),
             host_interface: endpoint.host_interface.clone(),
@@ -47,8 +50,9 @@ impl Owner {
     pub(super) fn show_network(&self, network: &Network, endpoints: usize) -> NetworkView {
         NetworkView {
             name: network.name.clone(),
-            subnets: vec![network.subnet],
+            subnets: network.subnets(),
             gateway: network.gateway(),
+            gateway6: network.gateway6(),
             masquerade: network.masquerade,
             link: network.link,
             mtu: network.mtu.unwrap_or(self.view.mtu()),
@@ -59,15 +63,23 @@ impl Owner {
 
     pub(super) fn nodes(&self) -> Result<NodeList, Refusal> {
         let own = self.kernel.transport();
+        let ipv6 = self.view.ipv6 && self.state.networks().any(|state| state.network.subnet6.is_some());
+        let both = |slice: &Ipv4Net| {
+            let network = self.state.network_around(*slice);
+            let subnets = network.and_then(|network| Some((network.subnet, network.subnet6?)));
+            pair::both(*slice, subnets.map(|(subnet, subnet6)| pair::slice6(subnet, subnet6, *slice)))
+        };
         let seconds = |time: SystemTime| time.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
         let shown = self.kernel.remotes().iter().map(|(name, remote)| {
             let uplink = self.view.uplink.as_ref().filter(|_| remote.address.is_some());
             Ok(NodeView {
                 name: name.to_owned(),
                 address: remote.address,
-                transport: uplink.map(|uplink| remote.transport(own, uplink.address)),
+                address6: remote.address6,
+                transport: uplink.map(|uplink| remote.transport(own, uplink)),
+                transport6: uplink.filter(|_| ipv6).and_then(|uplink| remote.transport6(own, uplink)),
                 mtu: remote.mtu,
-                subnets: remote.slices.iter().copied().collect(),
+                subnets: remote.slices.iter().flat_map(both).collect(),
                 presence: remote.presence,
                 last_seen: remote.last_seen().map(seconds),
                 counters: self.kernel.datapath().node_counters(remote.slot)?,
@@ -103,6 +115,7 @@ impl Owner {
                 ifindex: uplink.ifindex,
                 mtu: uplink.mtu,
                 address: uplink.address,
+                address6: uplink.address6,
             }),
             store: self.describe_store(),
             programs: datapath.programs()?,

@@ -21,7 +21,7 @@ pub fn slices(number: u8) -> Vec<Ipv4Net> {
 /// A host as a node that has these slices of the networks.
 #[must_use]
 pub fn node(host: &Host, slices: Vec<Ipv4Net>) -> Peer {
-    Peer { name: host.name().to_owned(), address: host.address, subnets: slices }
+    Peer { name: host.name().to_owned(), address: host.address.into(), address6: None, subnets: slices }
 }
 
 /// The configuration of one of several nodes; the others become its peers. Networks are those of [`NETWORKS`].

@@ -28,6 +28,9 @@ pub struct Address {
     pub address: IpNet,
     /// Whether its scope is global, i.e. others than the link's neighbours may reach it.
     pub scope_global: bool,
+    /// IPv6: whether it is of use and to stay: not one that is still looked for on the link or was found there, nor one
+    /// that is deprecated or temporary (RFC 8981). IPv4 addresses all are.
+    pub is_stable: bool,
 }
 
 impl Netlink {
@@ -80,7 +83,7 @@ pub(super) fn add(ifindex: u32, address: IpNet) -> Request {
     Request::with_flags(RouteNetlinkMessage::NewAddress(message), NLM_F_CREATE | NLM_F_REPLACE)
 }
 
-fn message(ifindex: u32, address: IpNet) -> AddressMessage {
+pub(super) fn message(ifindex: u32, address: IpNet) -> AddressMessage {
     let mut message = AddressMessage::default();
     message.header.family = family(address.addr());
     message.header.prefix_len = address.prefix_len();
@@ -99,17 +102,26 @@ impl Address {
         let message = AddressMessage::parse(payload).ok()?;
         // `Address` is the other side's on a point-to-point link; `Local` is missing where both are the same.
         let (mut local, mut either) = (None, None);
+        let mut flags = AddressFlags::empty();
         for attribute in message.attributes {
             match attribute {
+                AddressAttribute::Flags(all) => flags = all,
                 AddressAttribute::Local(address) => local = Some(address),
                 AddressAttribute::Address(address) => either = Some(address),
                 _ => {}
             }
         }
+        let address = IpNet::new(local.or(either)?, message.header.prefix_len).ok()?;
+        // The bit of a temporary IPv6 address is that of a secondary IPv4 one (linux/if_addr.h).
+        let passing = AddressFlags::Secondary
+            | AddressFlags::Tentative
+            | AddressFlags::Dadfailed
+            | AddressFlags::Deprecated;
         Some(Self {
             ifindex: message.header.index,
-            address: IpNet::new(local.or(either)?, message.header.prefix_len).ok()?,
+            address,
             scope_global: message.header.scope == AddressScope::Universe,
+            is_stable: address.addr().is_ipv4() || !flags.intersects(passing),
         })
     }
 }
@@ -139,7 +151,7 @@ mod tests {
             }
             let mut found = host.addresses().await?;
             found.sort_by_key(|a| a.address);
-            assert_eq!(found, given.map(|address| Address { ifindex, address, scope_global: true }));
+            assert_eq!(found, given.map(|address| Address { ifindex, address, scope_global: true, is_stable: true }));
 
             // Of use at once, though the other end is down: no duplicate address detection.
             std::net::UdpSocket::bind((ip("fd00::1"), 0))?;

@@ -18,13 +18,9 @@ use super::{
 pub struct ContainerSide<'a> {
     /// Name of the link in the container, e.g. `eth0`.
     pub name: &'a str,
-    /// Its address and prefix length.
-    pub address: IpNet,
-    /// The gateway of its default route. It need not be inside the address's subnet: then the route is `onlink`.
-    pub gateway: IpAddr,
-    /// Further addresses (e.g. of the other family), each with the gateway of its family's default route if that family
-    /// is to get one from here.
-    pub extra: &'a [(IpNet, Option<IpAddr>)],
+    /// Its addresses with their prefix lengths, each with the gateway of its family's default route if that family is to
+    /// get one from here. A gateway need not be inside the address's subnet: then the route is `onlink`.
+    pub addresses: &'a [(IpNet, Option<IpAddr>)],
 }
 
 impl Netlink {
@@ -36,8 +32,7 @@ impl Netlink {
     /// a step: the first such step is named. The steps behind it may have been taken; whoever made the link deletes it.
     pub async fn configure_container(&self, spec: &ContainerSide<'_>) -> Result<()> {
         let name = spec.name.to_owned();
-        let mut all = vec![(spec.address, Some(spec.gateway))];
-        all.extend_from_slice(spec.extra);
+        let all = spec.addresses.to_vec();
 
         self.call(move |socket| {
             let lookup = vec![Request::new(links::up(LOOPBACK)), Request::new(links::by_name(&name))];
@@ -115,18 +110,18 @@ mod tests {
                 let ifindex = host.create_veth(&veth(&ns)).await?;
                 let inside = Netlink::enter(&ns).await?;
                 let side =
-                    ContainerSide { name: "eth0", address: net(address), gateway: ip(gateway), extra: &[] };
+                    ContainerSide { name: "eth0", addresses: &[(net(address), Some(ip(gateway)))] };
                 inside.configure_container(&side).await?;
                 host.set_up(ifindex).await?;
                 host.add_address(ifindex, net(&format!("{gateway}/16"))).await?;
 
-                let listener = TcpListener::bind((side.gateway, 0))?;
+                let listener = TcpListener::bind((ip(gateway), 0))?;
                 let to = listener.local_addr()?;
                 let sent =
                     ns.run(|| TcpStream::connect_timeout(&to, Duration::from_secs(2))?.write(b"hello"))?;
                 assert_eq!(sent?, 5, "{address}");
                 let (mut connection, from) = listener.accept()?;
-                assert_eq!(from.ip(), side.address.addr());
+                assert_eq!(from.ip(), net(address).addr());
                 let mut text = String::new();
                 connection.read_to_string(&mut text)?;
                 assert_eq!(text, "hello");
@@ -144,9 +139,11 @@ mod tests {
             let inside = Netlink::enter(&ns).await?;
             let side = ContainerSide {
                 name: "eth0",
-                address: net("10.88.0.2/16"),
-                gateway: ip("10.88.0.1"),
-                extra: &[(net("fd88::2/64"), Some(ip("fd88::1"))), (net("10.88.0.3/32"), None)],
+                addresses: &[
+                    (net("10.88.0.2/16"), Some(ip("10.88.0.1"))),
+                    (net("fd88::2/64"), Some(ip("fd88::1"))),
+                    (net("10.88.0.3/32"), None),
+                ],
             };
             inside.configure_container(&side).await?;
             let first = (inside.links().await?, inside.addresses().await?, inside.routes().await?);
@@ -163,7 +160,8 @@ mod tests {
             assert!(addresses.contains(&Address {
                 ifindex: LOOPBACK,
                 address: net("127.0.0.1/8"),
-                scope_global: false
+                scope_global: false,
+                is_stable: true
             }));
             let defaults: Vec<_> = routes
                 .iter()
@@ -180,25 +178,21 @@ mod tests {
         isolated("errors_name_the_step", || async {
             let (host, ns) = (Netlink::host()?, netns());
             let inside = Netlink::enter(&ns).await?;
-            let extra = [(net("ff02::1/64"), None)];
-            let mut side = ContainerSide {
-                name: "eth0",
-                address: net("10.88.0.2/16"),
-                gateway: ip("10.88.0.1"),
-                extra: &[],
-            };
-            let error = inside.configure_container(&side).await.unwrap_err();
+            let side = |addresses| ContainerSide { name: "eth0", addresses };
+            let address = net("10.88.0.2/16");
+            let good = [(address, Some(ip("10.88.0.1")))];
+            let error = inside.configure_container(&side(&good)).await.unwrap_err();
             assert!(is_gone(&error));
             assert_eq!(error.to_string(), "looking for link eth0 in the container: No such device");
 
             host.create_veth(&veth(&ns)).await?;
             // The second address cannot be one of a link.
-            side.extra = &extra;
-            let error = inside.configure_container(&side).await.unwrap_err().to_string();
+            let multicast = [good[0], (net("ff02::1/64"), None)];
+            let error = inside.configure_container(&side(&multicast)).await.unwrap_err().to_string();
             assert!(error.starts_with("adding ff02::1/64 to eth0: "), "{error}");
             // The subnet's broadcast address.
-            (side.extra, side.gateway) = (&[], ip("10.88.255.255"));
-            let error = inside.configure_container(&side).await.unwrap_err().to_string();
+            let broadcast = [(address, Some(ip("10.88.255.255")))];
+            let error = inside.configure_container(&side(&broadcast)).await.unwrap_err().to_string();
             assert!(error.starts_with("adding the default route by 10.88.255.255 to eth0: "), "{error}");
             Ok(())
         });
@@ -225,9 +219,7 @@ mod tests {
                 step("enter");
                 let side = ContainerSide {
                     name: "eth0",
-                    address: net("10.88.0.2/16"),
-                    gateway: ip("10.88.0.1"),
-                    extra: &[],
+                    addresses: &[(net("10.88.0.2/16"), Some(ip("10.88.0.1")))],
                 };
                 inside.configure_container(&side).await?;
                 drop(inside);

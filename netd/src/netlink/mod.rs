@@ -31,8 +31,8 @@ pub use self::{
     monitor::{Event, monitor},
     netns::{Netns, NetnsId, is_same},
     routes::Route,
-    sysctl::{release_ports, reserve_ports},
-    uplink::{UplinkInfo, find_uplink},
+    sysctl::{has_ipv6, release_ports, reserve_ports},
+    uplink::{UplinkInfo, Wanted, find_uplink},
 };
 
 /// Sockets of the daemon's own namespace. One that deletes a link is busy for tens of milliseconds, most of which the

@@ -22,7 +22,7 @@ pub enum Event {
     LinkAdded(u32, String),
     /// The link of that index went.
     LinkRemoved(u32),
-    /// An IPv4 address, an IPv4 default route of the main table, or a link's name, state (up, carrier) or MTU changed:
+    /// An address, an IPv4 default route of the main table, or a link's name, state (up, carrier) or MTU changed:
     /// the uplink may be another now. Said once for all that comes at once.
     HostChanged,
     /// The kernel had more to say than could be kept: look at everything again.
@@ -62,7 +62,12 @@ pub fn monitor() -> Result<mpsc::Receiver<Event>> {
 }
 
 fn open() -> io::Result<AsyncFd<sys::Socket>> {
-    let groups = [MulticastGroup::Link, MulticastGroup::Ipv4Ifaddr, MulticastGroup::Ipv4Route];
+    let groups = [
+        MulticastGroup::Link,
+        MulticastGroup::Ipv4Ifaddr,
+        MulticastGroup::Ipv6Ifaddr,
+        MulticastGroup::Ipv4Route,
+    ];
     let mut socket = sys::Socket::new(NETLINK_ROUTE)?;
     socket.set_rx_buf_sz(KERNEL_QUEUE)?;
     let mask = groups.iter().fold(0, |mask, group| mask | 1 << (*group as u32 - 1));

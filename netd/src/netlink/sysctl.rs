@@ -1,4 +1,4 @@
-//! Ports that the host's own sockets are kept away from.
+//! Settings of a namespace: ports that the host's own sockets are kept away from, and whether there is IPv6.
 
 use std::{
     fs::{self, File},
@@ -27,6 +27,14 @@ pub fn reserve_ports(lo: u16, hi: u16) -> Result<()> {
 /// As for [`reserve_ports`].
 pub fn release_ports(lo: u16, hi: u16) -> Result<()> {
     change(lo, hi, Ports::remove).with_context(|| format!("releasing ports {lo}-{hi} in {RESERVED}"))
+}
+
+/// Whether links of the calling thread's namespace have IPv6: `interface` (`default`: those that are yet to be made) is not
+/// one for which it is switched off, and the kernel has it at all.
+#[must_use]
+pub fn has_ipv6(interface: &str) -> bool {
+    fs::read_to_string(format!("/proc/sys/net/ipv6/conf/{interface}/disable_ipv6"))
+        .is_ok_and(|disabled| disabled.trim() == "0")
 }
 
 fn change(lo: u16, hi: u16, how: impl FnOnce(&mut Ports, u16, u16)) -> Result<()> {
@@ -140,6 +148,20 @@ mod tests {
         for wrong in ["x", "1-", "-1", "5-4", "65536", "1-2-3", "1 2"] {
             assert!(Ports::parse(wrong).is_err(), "{wrong}");
         }
+    }
+
+    #[test]
+    fn ipv6_can_be_switched_off() {
+        isolated("ipv6_can_be_switched_off", || async {
+            if !std::path::Path::new("/proc/sys/net/ipv6").exists() {
+                println!("SKIP ipv6_can_be_switched_off: no IPv6 in this kernel");
+                return Ok(());
+            }
+            assert!(has_ipv6("lo") && has_ipv6("default") && !has_ipv6("nd-none"));
+            fs::write("/proc/sys/net/ipv6/conf/all/disable_ipv6", "1")?;
+            assert!(!has_ipv6("lo") && !has_ipv6("default"));
+            Ok(())
+        });
     }
 
     #[test]

@@ -1,13 +1,13 @@
 //! The interface that leads to the world.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use anyhow::{Result, bail};
-use ipnet::{IpNet, Ipv4Net};
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage, link::LinkMessage};
 
 use super::{
-    Link, Netlink, addresses, links, routes,
+    Address, Link, Netlink, addresses, links, routes,
     socket::{Request, Socket},
 };
 
@@ -22,24 +22,68 @@ pub struct UplinkInfo {
     pub mtu: u32,
     /// The node's address, and with its prefix length the subnet that is on the link.
     pub address: Ipv4Net,
+    /// The node's IPv6 address likewise, if there is one.
+    pub address6: Option<Ipv6Net>,
+}
+
+impl UplinkInfo {
+    /// The node's addresses on it, IPv4 first.
+    pub fn addresses(&self) -> impl Iterator<Item = IpAddr> + use<> {
+        let v6 = self.address6.map(|address| address.addr().into());
+        [self.address.addr().into()].into_iter().chain(v6)
+    }
+
+    /// The same with their prefix lengths.
+    #[must_use]
+    pub fn subnets(&self) -> Vec<IpNet> {
+        [self.address.into()].into_iter().chain(self.address6.map(IpNet::from)).collect()
+    }
+
+    /// Whether an address is on the link, of either family.
+    #[must_use]
+    pub fn is_near(&self, address: IpAddr) -> bool {
+        match address {
+            IpAddr::V4(address) => self.address.contains(&address),
+            IpAddr::V6(address) => self.address6.is_some_and(|subnet| subnet.contains(&address)),
+        }
+    }
+
+    /// Whether an address is the node's own on it.
+    #[must_use]
+    pub fn is_own(&self, address: IpAddr) -> bool {
+        match address {
+            IpAddr::V4(address) => self.address.addr() == address,
+            IpAddr::V6(address) => self.address6.is_some_and(|own| own.addr() == address),
+        }
+    }
+}
+
+/// Which addresses an uplink is to have.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Wanted {
+    /// This one; none: its first global one.
+    pub address: Option<Ipv4Addr>,
+    /// This one; none: its first global one that is stable, if it has one.
+    pub address6: Option<Ipv6Addr>,
 }
 
 /// Finds the uplink: the link of that `name`, else the one of the IPv4 default route (lowest metric first) that has a
-/// global address; and on it that `address`, else its first global one. None: no name was given, and no link qualifies.
+/// global address; and on it the addresses that are wanted. None: no name was given, and no link qualifies.
 ///
 /// # Errors
-/// The link of that name does not exist or has no global address, or the uplink does not have that address: one line
+/// The link of that name does not exist or has no global address, or the uplink does not have a wanted address: one line
 /// that says which key of the configuration is meant.
 pub async fn find_uplink(
     nl: &Netlink,
     name: Option<&str>,
-    address: Option<Ipv4Addr>,
+    wanted: Wanted,
 ) -> Result<Option<UplinkInfo>> {
     let name = name.map(str::to_owned);
-    nl.call(move |socket| find(socket, name.as_deref(), address)).await
+    nl.call(move |socket| find(socket, name.as_deref(), wanted)).await
 }
 
-fn find(socket: &mut Socket, name: Option<&str>, address: Option<Ipv4Addr>) -> Result<Option<UplinkInfo>> {
+fn find(socket: &mut Socket, name: Option<&str>, wanted: Wanted) -> Result<Option<UplinkInfo>> {
+    let Wanted { address, address6 } = wanted;
     let candidates = match name {
         Some(name) => match link(socket, links::by_name(name))? {
             Some(link) => vec![link],
@@ -62,7 +106,11 @@ fn find(socket: &mut Socket, name: Option<&str>, address: Option<Ipv4Addr>) -> R
         };
         if let Some(address) = found {
             let Link { ifindex, ref name, mtu, .. } = *link;
-            return Ok(Some(UplinkInfo { name: name.clone(), ifindex, mtu, address }));
+            let found6 = find6(&all, ifindex, address6);
+            if let (Some(wanted), None) = (address6, found6) {
+                bail!("uplink {name} does not have the address {wanted}: correct node.address6");
+            }
+            return Ok(Some(UplinkInfo { name: name.clone(), ifindex, mtu, address, address6: found6 }));
         }
     }
     match (candidates.first(), name, address) {
@@ -74,6 +122,20 @@ fn find(socket: &mut Socket, name: Option<&str>, address: Option<Ipv4Addr>) -> R
         }
         _ => Ok(None),
     }
+}
+
+/// The IPv6 address of a link. Which one is wanted need not be stable: whoever chooses it knows.
+fn find6(all: &[Address], ifindex: u32, wanted: Option<Ipv6Addr>) -> Option<Ipv6Net> {
+    let mut on_link =
+        all.iter().filter(|a| a.ifindex == ifindex && a.scope_global).filter_map(|a| match a.address {
+            IpNet::V6(net) => Some((net, a.is_stable)),
+            IpNet::V4(_) => None,
+        });
+    let found = match wanted {
+        Some(wanted) => on_link.find(|(net, _)| net.addr() == wanted),
+        None => on_link.find(|(_, is_stable)| *is_stable),
+    };
+    found.map(|(net, _)| net)
 }
 
 /// The links of the default routes, best first.
@@ -118,7 +180,7 @@ mod tests {
     fn found_by_route_name_or_address() {
         isolated("found_by_route_name_or_address", || async {
             let (host, ns) = (Netlink::host()?, netns());
-            assert_eq!(find_uplink(&host, None, None).await?, None);
+            assert_eq!(find_uplink(&host, None, Wanted::default()).await?, None);
 
             let mut links = Vec::new();
             for (n, name) in ["ndup0", "ndup1", "ndup2"].into_iter().enumerate() {
@@ -144,9 +206,12 @@ mod tests {
                 ifindex: links[n],
                 mtu: 1400,
                 address: address.parse().unwrap(),
+                address6: None,
             };
-            let found =
-                |name, address: Option<&str>| find_uplink(&host, name, address.map(|a| a.parse().unwrap()));
+            let found = |name, address: Option<&str>| {
+                let address = address.map(|a| a.parse().unwrap());
+                find_uplink(&host, name, Wanted { address, address6: None })
+            };
             assert_eq!(found(None, None).await?, Some(info(1, "ndup1", "198.51.100.1/25")));
             assert_eq!(found(Some("ndup0"), None).await?, Some(info(0, "ndup0", "192.0.2.1/24")));
             assert_eq!(found(None, Some("198.51.100.2")).await?, Some(info(1, "ndup1", "198.51.100.2/25")));
@@ -166,12 +231,49 @@ mod tests {
                 "uplink ndup1 does not have the address 192.0.2.1: correct node.address"
             );
 
+            // The first IPv6 address that is to stay, or the one that is wanted.
+            let forever = net("2001:db8::2/64");
+            for address in ["fd00::1/64", "2001:db8::2/64"] {
+                host.add_address(links[1], net(address)).await?;
+            }
+            deprecate(&host, links[1], net("fd00::1/64")).await?;
+            let found6 = |address6: Option<&str>| {
+                let address6 = address6.map(|a| a.parse().unwrap());
+                find_uplink(&host, None, Wanted { address: None, address6 })
+            };
+            for (wanted, expected) in [(None, forever), (Some("fd00::1"), net("fd00::1/64"))] {
+                let uplink = found6(wanted).await?.unwrap();
+                assert_eq!(uplink.address6.map(IpNet::from), Some(expected));
+                assert!(uplink.is_near(expected.addr()) && uplink.is_own(expected.addr()));
+            }
+            assert_eq!(
+                said(found6(Some("2001:db8::3")).await),
+                "uplink ndup1 does not have the address 2001:db8::3: correct node.address6"
+            );
+
             host.delete_link(links[1]).await?;
             assert_eq!(found(None, None).await?, Some(info(0, "ndup0", "192.0.2.1/24")));
             host.delete_link(links[0]).await?;
             assert_eq!(found(None, None).await?, None);
             Ok(())
         });
+    }
+
+    /// Ends the preferred lifetime of an address (`ip address change ... preferred_lft 0`).
+    async fn deprecate(host: &Netlink, ifindex: u32, address: IpNet) -> Result<()> {
+        use rtnetlink::packet_route::address::{AddressAttribute, CacheInfo};
+
+        let mut message = addresses::message(ifindex, address);
+        let mut times = CacheInfo::default();
+        (times.ifa_preferred, times.ifa_valid) = (0, u32::MAX);
+        message.attributes.push(AddressAttribute::CacheInfo(times));
+        let flags = rtnetlink::packet_core::NLM_F_REPLACE;
+        host.call(move |socket| {
+            let request = Request::with_flags(RouteNetlinkMessage::NewAddress(message), flags);
+            socket.request(request).map_err(|refusal| refusal.while_doing("deprecating an address"))?;
+            Ok(())
+        })
+        .await
     }
 
     async fn default_route(host: &Netlink, ifindex: u32, gateway: &str, metric: u32) -> Result<()> {

@@ -1,12 +1,9 @@
 //! The host's side of things: gateways, routes to endpoints, and what the datapath is told about the host.
 
 use anyhow::{Context, Result, bail};
-use ipnet::{IpNet, Ipv4Net};
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use netd_common::wire::Vxlan;
-use std::{
-    collections::BTreeMap,
-    net::{IpAddr, Ipv4Addr},
-};
+use std::{collections::BTreeMap, net::IpAddr};
 use tracing::{debug, info, warn};
 
 use super::{OVERLAY, Reconciler, delete_link};
@@ -14,6 +11,7 @@ use crate::{
     bpf::{self, NodeConfig, Uplink},
     endpoint::alias,
     netlink::{Link, Netlink, Route, is_gone},
+    network::Network,
     node::{HostRoutes, HostView, LOOPBACK},
     state::State,
 };
@@ -21,8 +19,12 @@ use crate::{
 impl Reconciler {
     /// Makes the host itself reach an endpoint.
     pub(super) async fn add_route(&self, entry: &bpf::Endpoint) -> Result<()> {
-        self.nl.add_neighbour(entry.ifindex, entry.address.into(), entry.mac.0).await?;
-        self.nl.add_route(&host_route(entry)).await
+        // IPv4 last: it is what says that all is there.
+        for (address, gateway) in entry.addresses().collect::<Vec<_>>().into_iter().rev() {
+            self.nl.add_neighbour(entry.ifindex, address, entry.mac.0).await?;
+            self.nl.add_route(&host_route(address, gateway, entry.ifindex)).await?;
+        }
+        Ok(())
     }
 
     /// Puts routes to endpoints back that are not there: the kernel drops them when their link is set down, or when the
@@ -33,7 +35,7 @@ impl Reconciler {
     pub async fn restore_routes(&self, routes: &HostRoutes) -> Result<()> {
         let mut result = Ok(());
         for (name, entry) in &self.live {
-            if routes.contains(&(entry.address, entry.ifindex)) {
+            if has_routes(routes, entry) {
                 continue;
             }
             match self.add_route(entry).await {
@@ -51,15 +53,14 @@ impl Reconciler {
     /// # Errors
     /// The kernel refuses something.
     pub async fn apply_view(&mut self, state: &State, view: &HostView) -> Result<()> {
-        for network in state.networks().map(|state| &state.network) {
-            if !view.addresses.contains(&network.gateway()) {
-                add_gateway(&self.nl, network.gateway()).await?;
-            }
+        for gateway in gateways(state, view).filter(|gateway| !view.addresses.contains(gateway)) {
+            self.nl.add_address(LOOPBACK, gateway.into()).await?;
         }
-        let uplink = view
-            .uplink
-            .as_ref()
-            .map(|uplink| Uplink { ifindex: uplink.ifindex, address: uplink.address.addr() });
+        let uplink = view.uplink.as_ref().map(|uplink| Uplink {
+            ifindex: uplink.ifindex,
+            address: uplink.address.addr(),
+            address6: uplink.address6.map(|address| address.addr()),
+        });
         self.datapath.configure(&NodeConfig {
             uplink,
             mtu: view.uplink.as_ref().map_or(0, |uplink| uplink.mtu),
@@ -111,17 +112,20 @@ impl Reconciler {
     /// # Errors
     /// The kernel refuses.
     pub async fn set_routes(&mut self, state: &State, view: &HostView) -> Result<()> {
-        let overlay =
-            view.overhead > 0 || self.remotes.any_encapsulated(self.transport, view.uplink.as_ref());
+        let ipv6 = view.ipv6 && state.networks().any(|state| state.network.subnet6.is_some());
+        let encapsulated = self.remotes.any_encapsulated(self.transport, view.uplink.as_ref(), ipv6);
+        let overlay = view.overhead > 0 || encapsulated;
         self.ensure_overlay(overlay).await.context("cannot set up the overlay")?;
-        let mut routes: BTreeMap<Ipv4Net, bpf::Route> =
+        let mut routes: BTreeMap<IpNet, bpf::Route> =
             state.subnets().map(|(subnet, number)| (subnet, bpf::Route::Network(number))).collect();
-        let gateways = state.networks().map(|state| state.network.gateway());
-        for address in view.addresses.iter().copied().chain(gateways) {
+        for address in view.addresses.iter().copied().chain(gateways(state, view)) {
             routes.insert(address.into(), bpf::Route::Host);
         }
         if let Some(uplink) = &view.uplink {
-            routes.insert(Ipv4Net::default(), bpf::Route::Uplink);
+            routes.insert(Ipv4Net::default().into(), bpf::Route::Uplink);
+            if uplink.address6.is_some() {
+                routes.insert(Ipv6Net::default().into(), bpf::Route::Uplink);
+            }
             routes.extend(self.remotes.routes(self.transport, state, uplink));
         }
         let routes: Vec<_> = routes.into_iter().collect();
@@ -129,7 +133,7 @@ impl Reconciler {
     }
 
     /// Forgets the flows of an address that the host no longer has.
-    pub fn forget_address(&mut self, address: Ipv4Addr) {
+    pub fn forget_address(&mut self, address: IpAddr) {
         match self.datapath.flush_flows(address) {
             Ok(flows) => info!("{address} is gone from the uplink, and {flows} flows with it"),
             Err(error) => warn!("cannot remove the flows of {address}: {error:#}"),
@@ -137,29 +141,50 @@ impl Reconciler {
     }
 }
 
-/// Puts a network's gateway on the host.
-///
-/// # Errors
-/// The kernel refuses.
-pub async fn add_gateway(nl: &Netlink, gateway: Ipv4Addr) -> Result<()> {
-    nl.add_address(LOOPBACK, IpNet::from(IpAddr::V4(gateway))).await
+/// The addresses that the host has in the networks.
+fn gateways<'a>(state: &'a State, view: &HostView) -> impl Iterator<Item = IpAddr> + 'a {
+    let ipv6 = view.ipv6;
+    let all = state.networks().flat_map(|state| state.network.gateways());
+    all.filter(move |gateway| ipv6 || gateway.is_ipv4())
 }
 
-/// Takes a network's gateway from the host; fine if it is not there.
+/// Puts a network's gateways on the host.
 ///
 /// # Errors
 /// The kernel refuses.
-pub async fn remove_gateway(nl: &Netlink, gateway: Ipv4Addr) -> Result<()> {
-    nl.del_address(LOOPBACK, IpNet::from(IpAddr::V4(gateway))).await.map(drop)
+pub async fn add_gateways(nl: &Netlink, network: &Network, view: &HostView) -> Result<()> {
+    for gateway in network.gateways().filter(|gateway| view.ipv6 || gateway.is_ipv4()) {
+        nl.add_address(LOOPBACK, gateway.into()).await?;
+    }
+    Ok(())
+}
+
+/// Takes a network's gateways from the host; fine if they are not there.
+///
+/// # Errors
+/// The kernel refuses; the others are gone then all the same.
+pub async fn remove_gateways(nl: &Netlink, network: &Network) -> Result<()> {
+    let mut result = Ok(());
+    for gateway in network.gateways() {
+        result = result.and(remove_gateway(nl, gateway).await);
+    }
+    result
+}
+
+/// Takes one gateway from the host; fine if it is not there.
+///
+/// # Errors
+/// The kernel refuses.
+pub async fn remove_gateway(nl: &Netlink, gateway: IpAddr) -> Result<()> {
+    nl.del_address(LOOPBACK, gateway.into()).await.map(drop)
+}
+
+/// Whether the host has its routes to an endpoint.
+pub(super) fn has_routes(routes: &HostRoutes, entry: &bpf::Endpoint) -> bool {
+    entry.addresses().all(|(address, _)| routes.contains(&(address, entry.ifindex)))
 }
 
 /// How the host itself reaches an endpoint: from the gateway's address, which the container always answers to.
-fn host_route(entry: &bpf::Endpoint) -> Route {
-    Route {
-        destination: IpNet::from(IpAddr::V4(entry.address)),
-        gateway: None,
-        ifindex: entry.ifindex,
-        source: Some(entry.gateway.into()),
-        onlink: false,
-    }
+fn host_route(address: IpAddr, gateway: IpAddr, ifindex: u32) -> Route {
+    Route { destination: address.into(), gateway: None, ifindex, source: Some(gateway), onlink: false }
 }

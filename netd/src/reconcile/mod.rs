@@ -7,13 +7,17 @@ mod carrier;
 mod host;
 mod nodes;
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    net::IpAddr,
+};
 
 use anyhow::{Context, Error, Result, bail, ensure};
-use ipnet::{IpNet, Ipv4Net};
+use ipnet::IpNet;
 use tracing::{debug, info, instrument};
 
-pub use self::host::{add_gateway, remove_gateway};
+pub use self::host::{add_gateways, remove_gateway, remove_gateways};
+use self::host::has_routes;
 
 use crate::{
     bpf::{self, Datapath, Expired, FlowFilter},
@@ -110,7 +114,7 @@ impl Reconciler {
             let link = own.get(endpoint.host_interface.as_str());
             match link.filter(|link| self.is_of(link, endpoint)) {
                 // The route is what comes last; with it, all is there.
-                Some(link) if link.up && routes.contains(&(endpoint.address, link.ifindex)) => {
+                Some(link) if link.up && has_routes(&routes, &endpoint.entry(network, link.ifindex)) => {
                     if let Err(error) = self.enter(endpoint, network, link.ifindex) {
                         broken.insert(endpoint.name.clone(), error);
                     }
@@ -154,13 +158,8 @@ impl Reconciler {
         self.enter(endpoint, network, ifindex)?;
         debug!("in the datapath");
         self.nl.set_up(ifindex).await?;
-        let side = ContainerSide {
-            name: &endpoint.interface,
-            address: endpoint.address_in(network).into(),
-            gateway: endpoint.gateway.into(),
-            extra: &[],
-        };
-        configure_inside(&Netlink::enter(&netns).await?, &side).await?;
+        let addresses: Vec<_> = endpoint.addresses_in(network).collect();
+        configure_inside(&Netlink::enter(&netns).await?, &endpoint.interface, &addresses).await?;
         debug!("container's side configured");
         self.add_route(&endpoint.entry(network, ifindex)).await?;
         debug!("host's side configured");
@@ -300,20 +299,23 @@ impl Reconciler {
     }
 }
 
-/// Configures the container's side. A container that has a default route by another link keeps that: with endpoints in
-/// several networks, it is the first one's.
-async fn configure_inside(inside: &Netlink, side: &ContainerSide<'_>) -> Result<()> {
-    let what = || format!("no link {} in the container", side.name);
-    let link = inside.link_by_name(side.name).await?.with_context(what)?;
-    let elsewhere =
-        |route: &Route| route.destination == IpNet::from(Ipv4Net::default()) && route.ifindex != link.ifindex;
-    if !inside.routes().await?.iter().any(elsewhere) {
-        return inside.configure_container(side).await;
-    }
-    debug!("the container keeps its default route");
-    inside.set_up(LOOPBACK).await?;
-    inside.add_address(link.ifindex, side.address).await?;
-    inside.set_up(link.ifindex).await
+/// Configures the container's side: addresses, each with its gateway. A container that has a default route of a family by
+/// another link keeps that: with endpoints in several networks, it is the first one's.
+async fn configure_inside(inside: &Netlink, name: &str, addresses: &[(IpNet, IpAddr)]) -> Result<()> {
+    let what = || format!("no link {name} in the container");
+    let link = inside.link_by_name(name).await?.with_context(what)?;
+    let routes = inside.routes().await?;
+    let elsewhere = |gateway: &IpAddr| {
+        let is_default = |route: &&Route| {
+            route.destination.prefix_len() == 0 && route.destination.addr().is_ipv4() == gateway.is_ipv4()
+        };
+        routes.iter().filter(is_default).any(|route| route.ifindex != link.ifindex)
+    };
+    let addresses: Vec<_> = addresses
+        .iter()
+        .map(|(address, gateway)| (*address, Some(*gateway).filter(|gateway| !elsewhere(gateway))))
+        .collect();
+    inside.configure_container(&ContainerSide { name, addresses: &addresses }).await
 }
 
 /// Deletes a link; one that is gone is fine.

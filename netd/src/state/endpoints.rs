@@ -1,6 +1,6 @@
 //! Making and removing endpoints.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use anyhow::{Context, Result};
 
@@ -10,6 +10,7 @@ use crate::{
     endpoint::{Endpoint, LinkKind, host_interface},
     names,
     network::Network,
+    pair,
     request::{AttachRequest, Refusal},
     store::{Change, Kind},
 };
@@ -28,7 +29,7 @@ impl State {
             )));
         }
         let network = self.network(self.network_of(request))?;
-        if let Some(address) = chosen(request)? {
+        if let Some(address) = chosen(request, network)? {
             self.check_address(network, address)?;
         }
         Ok(())
@@ -55,15 +56,18 @@ impl State {
         place: Place,
     ) -> Result<(Endpoint, Vec<Change>), Refusal> {
         self.check_attach(request)?;
+        if let (Some(address), Some(why)) = (wanted6(request), place.without_ipv6) {
+            return Err(Refusal::Invalid(format!("{address}: {why}")));
+        }
         let name = &request.name;
         let slot = self.slots.take().ok_or_else(|| {
             Refusal::Conflict(format!("this node has {MAX_ENDPOINTS} endpoints: there is room for no more"))
         })?;
         let network_name = self.network_of(request).to_owned();
         let state = self.networks.get_mut(&network_name).context("the network is gone")?;
-        let address = match chosen(request)? {
-            Some(address) => state.pool.take(address, name).map(|()| address),
-            None => state.pool.take_next(name),
+        let address = match chosen(request, &state.network) {
+            Ok(Some(address)) => state.pool.take(address, name).map(|()| address),
+            _ => state.pool.take_next(name),
         };
         let address = match address {
             Ok(address) => address,
@@ -76,6 +80,7 @@ impl State {
             name: name.clone(),
             network: network_name.clone(),
             address,
+            address6: state.network.address6(address).filter(|_| place.without_ipv6.is_none()),
             gateway: state.network.gateway(),
             netns: place.netns,
             link: LinkKind::choose(request.link.unwrap_or(state.network.link)),
@@ -129,14 +134,44 @@ impl State {
     }
 }
 
-/// The address that was asked for.
-fn chosen(request: &AttachRequest) -> Result<Option<Ipv4Addr>, Refusal> {
-    match request.addresses[..] {
-        [] => Ok(None),
-        [IpAddr::V4(address)] => Ok(Some(address)),
-        [IpAddr::V6(address)] => {
-            Err(Refusal::Invalid(format!("not supported yet: the IPv6 address {address}")))
+/// The IPv6 address that was asked for.
+fn wanted6(request: &AttachRequest) -> Option<Ipv6Addr> {
+    request.addresses.iter().find_map(|address| match address {
+        IpAddr::V6(address) => Some(*address),
+        IpAddr::V4(_) => None,
+    })
+}
+
+/// The address that was asked for, of which the IPv6 one follows; one of either family determines both.
+fn chosen(request: &AttachRequest, network: &Network) -> Result<Option<Ipv4Addr>, Refusal> {
+    let refused = |why: String| Refusal::Invalid(format!("{why} (network `{}`)", network.name));
+    let (v4, v6) = match request.addresses[..] {
+        [] => return Ok(None),
+        [IpAddr::V4(v4)] => return Ok(Some(v4)),
+        [IpAddr::V6(v6)] => (None, v6),
+        [IpAddr::V4(v4), IpAddr::V6(v6)] | [IpAddr::V6(v6), IpAddr::V4(v4)] => (Some(v4), v6),
+        [..] => {
+            let why = "an endpoint has one IPv4 address and one IPv6 address: choose at most one of each";
+            return Err(Refusal::Invalid(why.to_owned()));
         }
-        [..] => Err(Refusal::Invalid("not supported yet: more than one address".to_owned())),
+    };
+    let Some(subnet6) = network.subnet6 else {
+        return Err(refused(format!("{v6}: there is no IPv6 subnet")));
+    };
+    if !subnet6.contains(&v6) {
+        return Err(refused(format!("{v6} is not in {subnet6}")));
+    }
+    let subnet = network.subnet;
+    let Some(of_v6) = pair::address4(subnet, subnet6, v6) else {
+        let last = pair::address6(subnet, subnet6, subnet.broadcast());
+        return Err(refused(format!("{v6} goes with no address of {subnet}: those up to {last} do")));
+    };
+    match v4 {
+        Some(v4) if v4 != of_v6 && subnet.contains(&v4) => {
+            let of_v4 = pair::address6(subnet, subnet6, v4);
+            Err(refused(format!("{v4} goes with {of_v4}, not with {v6}, which goes with {of_v6}")))
+        }
+        Some(v4) => Ok(Some(v4)),
+        None => Ok(Some(of_v6)),
     }
 }

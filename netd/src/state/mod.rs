@@ -9,8 +9,8 @@ mod shared;
 
 use std::collections::{BTreeMap, HashSet};
 
-use anyhow::{Context, Result};
-use ipnet::Ipv4Net;
+use anyhow::{Context, Result, ensure};
+use ipnet::{IpNet, Ipv4Net};
 use serde::{Deserialize, Serialize};
 
 pub use self::shared::Synchronised;
@@ -114,6 +114,8 @@ pub struct Place {
     pub interface: String,
     /// Name of the host's side.
     pub host_interface: String,
+    /// Why there can be no IPv6 address; none: there can be one.
+    pub without_ipv6: Option<&'static str>,
 }
 
 impl State {
@@ -152,7 +154,7 @@ impl State {
         let mut state = Self::new(facts, share);
         for record in records.iter().filter(|record| record.kind == Kind::Network) {
             let network: Network = record.read()?;
-            crate::network::check_subnet(network.subnet)
+            crate::network::check_subnets(network.subnet, network.subnet6)
                 .with_context(|| format!("network `{}` of the stored state", network.name))?;
             let network = NetworkState::new(network, &state.share);
             state.networks.insert(record.name.clone(), network);
@@ -186,6 +188,10 @@ impl State {
             .networks
             .get_mut(&endpoint.network)
             .with_context(|| format!("{}: no network `{}`", what(), endpoint.network))?;
+        if let Some(address6) = endpoint.address6 {
+            let right = network.network.address6(endpoint.address) == Some(address6);
+            ensure!(right, "{}: {address6} does not go with {}", what(), endpoint.address);
+        }
         network.pool.take(endpoint.address, name).with_context(what)?;
         self.slots.claim(endpoint.slot).with_context(what)?;
         self.host_interfaces.insert(endpoint.host_interface.clone());
@@ -231,9 +237,16 @@ impl State {
         self.endpoints.values()
     }
 
-    /// The subnets of all networks, with their numbers.
-    pub fn subnets(&self) -> impl Iterator<Item = (Ipv4Net, u32)> {
-        self.networks.values().map(|state| (state.network.subnet, state.network.number))
+    /// The subnets of all networks, of both families, with their numbers.
+    pub fn subnets(&self) -> impl Iterator<Item = (IpNet, u32)> {
+        let networks = self.networks.values().map(|state| &state.network);
+        networks.flat_map(|network| network.subnets().into_iter().map(|subnet| (subnet, network.number)))
+    }
+
+    /// The network that has a prefix as a part.
+    #[must_use]
+    pub fn network_around(&self, prefix: Ipv4Net) -> Option<&Network> {
+        self.networks.values().map(|state| &state.network).find(|network| network.subnet.contains(&prefix))
     }
 }
 

@@ -3,12 +3,13 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Context, Result, bail};
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 
 use super::{FACTS, NetworkState, State, enumerate};
 use crate::{
-    network::{Definition, Network, Origin, overlap},
+    network::{Definition, Network, Origin, overlapping},
     node::Occupied,
+    pair,
     request::Refusal,
     store::{Change, Kind},
 };
@@ -42,9 +43,13 @@ impl State {
                     changes.extend(self.remove_network(name));
                     removed.push(network);
                 }
-                Some(definition) if definition.subnet != network.subnet => {
-                    let mend =
-                        format!("leave networks.{name}.subnets at {}, or detach them first", network.subnet);
+                // IPv6 can come to a network at any time; it is for those who are attached from then on.
+                Some(definition)
+                    if definition.subnet != network.subnet
+                        || network.subnet6.is_some_and(|subnet6| definition.subnet6 != Some(subnet6)) =>
+                {
+                    let subnets = pair::text(network.subnet, network.subnet6);
+                    let mend = format!("leave networks.{name}.subnets at {subnets}, or detach them first");
                     self.check_unused(name, &mend)?;
                     changes.extend(self.remove_network(name));
                     removed.push(network);
@@ -54,7 +59,10 @@ impl State {
         }
 
         for (name, definition) in wanted {
-            let number = match self.networks.get(name).map(|state| &state.network) {
+            let present = self.networks.get(name).map(|state| &state.network);
+            let is_new = |subnet: &IpNet| present.is_none_or(|present| !present.subnets().contains(subnet));
+            let new: Vec<IpNet> = definition.subnets().into_iter().filter(is_new).collect();
+            let number = match present {
                 Some(network) if network.origin == Origin::Command => bail!(
                     "networks.{name}: `netd network create` has made a network of that name: \
                      remove it with `netd network rm {name}`, or choose another name"
@@ -62,10 +70,7 @@ impl State {
                 Some(network) => Some(network.number),
                 None => None,
             };
-            if number.is_none() {
-                self.check_free(definition.subnet, occupied)
-                    .with_context(|| format!("networks.{name}.subnets"))?;
-            }
+            self.check_free(&new, occupied).with_context(|| format!("networks.{name}.subnets"))?;
             let number = number.unwrap_or_else(|| self.next_number());
             let network = Network::new(definition.clone(), number, Origin::Config);
             match self.networks.get_mut(name) {
@@ -89,13 +94,17 @@ impl State {
         Ok(())
     }
 
-    pub(super) fn check_free(&self, subnet: Ipv4Net, occupied: &Occupied) -> Result<()> {
-        let mut others = self.networks.values().map(|state| &state.network);
-        if let Some(other) = others.find(|other| overlap(other.subnet, subnet)) {
-            bail!("{subnet} overlaps {} of network `{}`", other.subnet, other.name);
+    /// Whether new subnets overlap nothing.
+    pub(super) fn check_free(&self, subnets: &[IpNet], occupied: &Occupied) -> Result<()> {
+        for other in self.networks.values().map(|state| &state.network) {
+            if let Some((own, its)) = overlapping(subnets, &other.subnets()) {
+                bail!("{own} overlaps {its} of network `{}`", other.name);
+            }
         }
-        if let Some(holder) = occupied.holder(subnet) {
-            bail!("{subnet} overlaps {holder}: choose a subnet that this host does not use");
+        for subnet in subnets {
+            if let Some(holder) = occupied.holder(*subnet) {
+                bail!("{subnet} overlaps {holder}: choose a subnet that this host does not use");
+            }
         }
         Ok(())
     }
@@ -138,10 +147,10 @@ impl State {
     pub fn check_creatable(&self, definition: &Definition, occupied: &Occupied) -> Result<(), Refusal> {
         let name = &definition.name;
         if let Some(existing) = self.networks.get(name) {
-            let subnet = existing.network.subnet;
-            return Err(Refusal::Conflict(format!("network `{name}` exists already ({subnet})")));
+            let subnets = pair::text(existing.network.subnet, existing.network.subnet6);
+            return Err(Refusal::Conflict(format!("network `{name}` exists already ({subnets})")));
         }
-        self.check_free(definition.subnet, occupied).map_err(|error| Refusal::Conflict(error.to_string()))
+        self.check_free(&definition.subnets(), occupied).map_err(|error| Refusal::Conflict(error.to_string()))
     }
 
     /// Whether a network can be removed.

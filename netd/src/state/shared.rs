@@ -3,13 +3,14 @@
 use std::collections::BTreeMap;
 
 use anyhow::Result;
-use ipnet::Ipv4Net;
+use ipnet::{IpNet, Ipv4Net};
 
 use super::{NetworkState, State, enumerate};
 use crate::{
     cluster::{Cluster, SharedNetwork},
     network::{Definition, Network, Origin},
     node::Occupied,
+    pair,
     store::{Change, Kind},
 };
 
@@ -34,7 +35,12 @@ impl State {
         cluster
             .networks
             .iter()
-            .any(|(name, shared)| !self.networks.get(name).is_some_and(|state| same(&state.network, shared)))
+            .any(|(name, shared)| {
+                let state = self.networks.get(name);
+                !state.is_some_and(|state| {
+                    same(&state.network, shared) && state.network.subnet6 == shared.subnet6
+                })
+            })
     }
 
     /// Makes the networks those of the cluster. One that has endpoints here is never taken from them: that it should go,
@@ -61,6 +67,10 @@ impl State {
         for (name, shared) in &cluster.networks {
             let slice = slices.get(name.as_str()).copied();
             let wanted = network(name, shared, configured.get(name));
+            if let Err(error) = self.check_new(&wanted, occupied) {
+                done.problems.push(format!("network `{name}` of the cluster is not available here: {error}"));
+                continue;
+            }
             if let Some(state) = self.networks.get_mut(name) {
                 if !same(&state.network, shared) {
                     continue; // Said already.
@@ -77,15 +87,22 @@ impl State {
                 continue;
             }
             let wanted = Network { slice, ..wanted };
-            if let Err(error) = self.check_free(wanted.subnet, occupied) {
-                done.problems.push(format!("network `{name}` of the cluster is not available here: {error}"));
-                continue;
-            }
             done.changes.push(Change::put(Kind::Network, name, &wanted)?);
             done.changed = true;
             self.networks.insert(name.clone(), NetworkState::new(wanted, &self.share));
         }
         Ok(done)
+    }
+
+    /// Whether the subnets that this node does not have yet are free: all of a network that is new, or its IPv6 one.
+    fn check_new(&self, wanted: &Network, occupied: &Occupied) -> Result<()> {
+        let present = self.networks.get(&wanted.name).map(|state| &state.network);
+        if present.is_some_and(|present| present.number != wanted.number || present.subnet != wanted.subnet) {
+            return Ok(()); // Another one, which is said already.
+        }
+        let is_new = |subnet: &IpNet| present.is_none_or(|present| !present.subnets().contains(subnet));
+        let new: Vec<IpNet> = wanted.subnets().into_iter().filter(is_new).collect();
+        self.check_free(&new, occupied)
     }
 
     /// Removes the networks that the cluster has not, or has as another one.
@@ -111,7 +128,10 @@ impl State {
                 done.removed.push(network);
             } else {
                 let what = match cluster.networks.get(name) {
-                    Some(other) => format!("is another one in the cluster ({})", other.subnet),
+                    Some(other) => {
+                        let subnets = pair::text(other.subnet, other.subnet6);
+                        format!("is another one in the cluster ({subnets})")
+                    }
                     None => "is gone from the cluster".to_owned(),
                 };
                 let users = enumerate(&users);
@@ -121,9 +141,10 @@ impl State {
     }
 }
 
-/// Whether a network here is the cluster's.
+/// Whether a network here is the cluster's. One without IPv6 can still get it.
 fn same(network: &Network, shared: &SharedNetwork) -> bool {
     (network.number, network.subnet) == (shared.number, shared.subnet)
+        && network.subnet6.is_none_or(|subnet6| shared.subnet6 == Some(subnet6))
 }
 
 /// A network of the cluster as this node has it.
@@ -133,6 +154,7 @@ fn network(name: &str, shared: &SharedNetwork, configured: Option<&Definition>) 
         name: name.to_owned(),
         number: shared.number,
         subnet: shared.subnet,
+        subnet6: shared.subnet6,
         masquerade: own.map_or(shared.masquerade, |own| own.masquerade),
         link: own.map_or(shared.link, |own| own.link),
         mtu: own.map_or(shared.mtu, |own| own.mtu),

@@ -24,6 +24,7 @@ fn network(name: &str, subnet: &str) -> Definition {
     Definition {
         name: name.to_owned(),
         subnet: subnet.parse().unwrap(),
+        subnet6: None,
         masquerade: true,
         link: LinkChoice::Auto,
         mtu: None,
@@ -50,6 +51,7 @@ fn place(name: &str) -> Place {
         },
         interface: "eth0".to_owned(),
         host_interface: host_interface(name, 0),
+        without_ipv6: None,
     }
 }
 
@@ -133,8 +135,11 @@ fn refusals_of_attachments() {
         (with("a", None, &["10.88.0.2"]), "10.88.0.2 is in use by endpoint `web`"),
         (with("a", None, &["10.88.0.1"]), "10.88.0.1 is the gateway of 10.88.0.0/24 (network `default`)"),
         (with("a", None, &["10.89.0.9"]), "10.89.0.9 is not in 10.88.0.0/24 (network `default`)"),
-        (with("a", None, &["fd88::1"]), "not supported yet: the IPv6 address fd88::1"),
-        (with("a", None, &["10.88.0.8", "10.88.0.9"]), "not supported yet: more than one address"),
+        (with("a", None, &["fd88::1"]), "fd88::1: there is no IPv6 subnet (network `default`)"),
+        (
+            with("a", None, &["10.88.0.8", "10.88.0.9"]),
+            "an endpoint has one IPv4 address and one IPv6 address: choose at most one of each",
+        ),
     ] {
         let before = state.endpoints().len();
         assert_eq!(attach(&mut state, &request).unwrap_err().to_string(), expected);
@@ -249,7 +254,15 @@ fn a_network_under_an_endpoint_that_is_missing_is_an_error() {
 
 fn shared(number: u32, subnet: &str) -> SharedNetwork {
     let subnet = subnet.parse().unwrap();
-    SharedNetwork { number, subnet, slice: 28, masquerade: true, link: LinkChoice::Auto, mtu: None }
+    SharedNetwork {
+        number,
+        subnet,
+        subnet6: None,
+        slice: 28,
+        masquerade: true,
+        link: LinkChoice::Auto,
+        mtu: None,
+    }
 }
 
 /// A cluster with these networks, and slices of them for node `one`.
@@ -333,4 +346,109 @@ fn a_cluster_takes_nothing_from_endpoints() {
     let done = synchronise(&mut state, &cluster(&[], &[]));
     assert_eq!(done.removed.iter().map(|n| n.name.as_str()).collect::<Vec<_>>(), ["blue"]);
     assert_eq!((done.problems, state.networks().len()), (Vec::<String>::new(), 1));
+}
+
+/// A state whose network `default` has IPv6, and what its making commits.
+fn start6() -> (State, Vec<Change>) {
+    let mut state = State::new(facts(), Share::Fixed(Vec::new()));
+    let (_, changes) = state.configure([network6("10.88.0.0/24", "fd88::/48")].iter(), &Occupied::default()).unwrap();
+    (state, changes)
+}
+
+fn network6(subnet: &str, subnet6: &str) -> Definition {
+    Definition { subnet6: Some(subnet6.parse().unwrap()), ..network("default", subnet) }
+}
+
+fn choosing(name: &str, addresses: &[&str]) -> AttachRequest {
+    AttachRequest { addresses: addresses.iter().map(|a| a.parse().unwrap()).collect(), ..request(name) }
+}
+
+#[test]
+fn addresses_go_in_pairs() {
+    let (mut state, _) = start6();
+    for (name, chosen, expected) in [
+        ("a", &[][..], "10.88.0.2 fd88::2"),
+        ("b", &["fd88::7"], "10.88.0.7 fd88::7"),
+        ("c", &["10.88.0.8"], "10.88.0.8 fd88::8"),
+        ("d", &["fd88::9", "10.88.0.9"], "10.88.0.9 fd88::9"),
+        ("e", &[], "10.88.0.3 fd88::3"),
+    ] {
+        let (endpoint, _) = attach(&mut state, &choosing(name, chosen)).unwrap();
+        let addresses: Vec<String> = endpoint.addresses().map(|address| address.to_string()).collect();
+        assert_eq!(addresses.join(" "), expected);
+    }
+    for (chosen, expected) in [
+        (&["fd88::2"][..], "10.88.0.2 is in use by endpoint `a`"),
+        (&["fd88::1"], "10.88.0.1 is the gateway of 10.88.0.0/24 (network `default`)"),
+        (&["fd89::4"], "fd89::4 is not in fd88::/48 (network `default`)"),
+        (
+            &["fd88::100"],
+            "fd88::100 goes with no address of 10.88.0.0/24: those up to fd88::ff do (network `default`)",
+        ),
+        (
+            &["10.88.0.4", "fd88::5"],
+            "10.88.0.4 goes with fd88::4, not with fd88::5, which goes with 10.88.0.5 (network `default`)",
+        ),
+        (&["10.89.0.4", "fd88::5"], "10.89.0.4 is not in 10.88.0.0/24 (network `default`)"),
+        (
+            &["fd88::4", "fd88::5"],
+            "an endpoint has one IPv4 address and one IPv6 address: choose at most one of each",
+        ),
+    ] {
+        let error = attach(&mut state, &choosing("f", chosen)).unwrap_err().to_string();
+        assert_eq!(error, expected);
+    }
+}
+
+#[test]
+fn a_namespace_without_ipv6() {
+    let (mut state, _) = start6();
+    let place = |name| Place { without_ipv6: Some("IPv6 is switched off"), ..place(name) };
+    let (endpoint, _) = state.attach(&request("a"), place("a")).unwrap();
+    assert_eq!((endpoint.address, endpoint.address6), (Ipv4Addr::new(10, 88, 0, 2), None));
+    let error = state.attach(&choosing("b", &["fd88::7"]), place("b")).unwrap_err().to_string();
+    assert_eq!(error, "fd88::7: IPv6 is switched off");
+    assert_eq!(state.endpoints().len(), 1);
+}
+
+#[test]
+fn ipv6_comes_to_a_network_that_is_in_use() {
+    let (mut state, mut committed) = start();
+    committed.extend(attach(&mut state, &request("old")).unwrap().1);
+    let free = Occupied::default();
+    let (mut state, _) = load(&committed, |_| true);
+    let with = [network6("10.88.0.0/24", "fd88::/48")];
+    let (removed, changes) = state.configure(with.iter(), &free).unwrap();
+    committed.extend(changes);
+    assert_eq!((removed, state.network("default").unwrap().number), (Vec::new(), 1));
+    committed.extend(attach(&mut state, &request("new")).unwrap().1);
+    let has_ipv6 = |state: &State, name: &str| state.endpoint(name).unwrap().address6.is_some();
+    let (mut state, _) = load(&committed, |_| true);
+    assert!(!has_ipv6(&state, "old") && has_ipv6(&state, "new"));
+
+    // It does not go, or change, under them.
+    let mend = "leave networks.default.subnets at 10.88.0.0/24 fd88::/48, or detach them first";
+    let expected = format!("network `default` is in use by `new`, `old`: {mend}");
+    for other in [network("default", "10.88.0.0/24"), network6("10.88.0.0/24", "fd89::/48")] {
+        assert_eq!(state.configure([other].iter(), &free).unwrap_err().to_string(), expected);
+        state = load(&committed, |_| true).0;
+    }
+}
+
+#[test]
+fn a_cluster_gives_ipv6_to_a_network() {
+    let mut state = State::new(facts(), Share::OfCluster);
+    let mut all = cluster(&[("default", 4, "10.88.0.0/24")], &[("default", "10.88.0.16/28")]);
+    synchronise(&mut state, &all);
+    assert_eq!(attach(&mut state, &request("a")).unwrap().0.address6, None);
+    all.networks.get_mut("default").unwrap().subnet6 = Some("fd88::/64".parse().unwrap());
+    assert!(state.lacks_network_of(&all));
+    let done = synchronise(&mut state, &all);
+    assert!(done.changed && done.problems.is_empty() && done.removed.is_empty());
+    let (b, _) = attach(&mut state, &request("b")).unwrap();
+    assert_eq!(b.address6.unwrap().to_string(), "fd88::12");
+    // It does not take it away from those that have it.
+    all.networks.get_mut("default").unwrap().subnet6 = None;
+    let problem = "network `default` is another one in the cluster (10.88.0.0/24), but is in use by `a`, `b`: detach them";
+    assert_eq!(synchronise(&mut state, &all).problems, [problem]);
 }

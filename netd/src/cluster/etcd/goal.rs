@@ -9,6 +9,7 @@ use super::{
 use crate::{
     cluster::{Cluster, SharedNetwork},
     network::Definition,
+    pair,
     request::Refusal,
 };
 
@@ -58,7 +59,7 @@ fn create(definition: &Definition, model: &Model, cluster: &Cluster, me: &Me, tr
     if let Some(shared) = cluster.networks.get(name) {
         return match tried && shared.is(definition) {
             true => Next::Done(Some(shared.clone())),
-            false => conflict(format!("network `{name}` exists already in the cluster ({})", shared.subnet)),
+            false => conflict(format!("network `{name}` exists already in the cluster ({})", pair::text(shared.subnet, shared.subnet6))),
         };
     }
     if let Some(overlap) = plan::overlapping(cluster, definition) {

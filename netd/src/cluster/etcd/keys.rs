@@ -13,6 +13,7 @@ use crate::{
     cluster::{Registration, SharedNetwork},
     ipam::MAX_PREFIX,
     names, network,
+    pair::is_node_address,
 };
 
 /// Longer values are nobody's records, in bytes.
@@ -165,8 +166,11 @@ fn check_counter(counter: Counter) -> Result<Counter> {
 }
 
 fn check_node(node: NodeRecord) -> Result<NodeRecord> {
-    let Registration { address, mtu, uses, .. } = &node.registration;
-    ensure!(is_node_address(*address), "address: no node can have {address}");
+    let Registration { address, address6, mtu, uses, .. } = &node.registration;
+    ensure!(is_node_address((*address).into()), "address: no node can have {address}");
+    if let Some(address6) = address6 {
+        ensure!(is_node_address((*address6).into()), "address6: no node can have {address6}");
+    }
     ensure!(MTU.contains(mtu), "mtu: {mtu} is not between {} and {}", MTU.start(), MTU.end());
     for network in uses {
         names::check(network).context("uses")?;
@@ -174,14 +178,11 @@ fn check_node(node: NodeRecord) -> Result<NodeRecord> {
     Ok(node)
 }
 
-fn is_node_address(address: Ipv4Addr) -> bool {
-    !address.is_unspecified() && !address.is_loopback() && !address.is_multicast() && !address.is_broadcast()
-}
-
 fn check_network(shared: SharedNetwork) -> Result<SharedNetwork> {
-    let SharedNetwork { number, subnet, slice, mtu, .. } = &shared;
+    let SharedNetwork { number, subnet, subnet6, slice, mtu, .. } = &shared;
     ensure!(NUMBERS.contains(number), "number: {number} is not between 1 and {}", NUMBERS.end());
     network::check_subnet(*subnet).context("subnet")?;
+    network::check_subnets(*subnet, *subnet6).context("subnet6")?;
     let lengths = subnet.prefix_len()..=MAX_PREFIX;
     ensure!(lengths.contains(slice), "slice: /{slice} of {subnet} is none");
     if let Some(mtu) = mtu {
@@ -254,6 +255,8 @@ mod tests {
             (&a_network, network(("24", "16"))),
             (&a_network, network(("null", "1400"))),
             (&a_slice, r#"{"node":"a"}"#.to_owned()),
+            (&a_node, node(("\"mtu\"", "\"address6\":\"2001:db8::1\",\"mtu\""))),
+            (&a_network, network(("\"slice\"", "\"subnet6\":\"fd88::/48\",\"slice\""))),
         ] {
             assert!(key.read(value.as_bytes()).is_ok(), "{key}: {value}");
         }
@@ -266,6 +269,12 @@ mod tests {
             (&a_node, node(("192.0.2.1", "0.0.0.0")), "address: no node can have 0.0.0.0"),
             (&a_node, node(("192.0.2.1", "224.0.0.1")), "address: no node can have 224.0.0.1"),
             (&a_node, node(("192.0.2.1", "255.255.255.255")), "address: no node can have 255.255.255.255"),
+            (&a_node, node(("\"mtu\"", "\"address6\":\"fe80::1\",\"mtu\"")), "address6: no node can have fe80::1"),
+            (
+                &a_network,
+                network(("\"slice\"", "\"subnet6\":\"fd88::/120\",\"slice\"")),
+                "subnet6: fd88::/120 has no address for each of 10.88.0.0/16: at most /112",
+            ),
             (&a_node, node(("1500", "100")), "mtu: 100 is not between 576 and 65536"),
             (&a_node, node(("[\"a\"]", "[\"\"]")), "uses: a name is at least one character long"),
             (&a_network, network(("7", "0")), "number: 0 is not between 1 and 65535"),

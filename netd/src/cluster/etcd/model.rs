@@ -9,13 +9,13 @@ use std::{
 };
 
 use anyhow::Result;
-use ipnet::Ipv4Net;
+use ipnet::{IpNet, Ipv4Net};
 
 use super::keys::{Counter, Key, NodeRecord, Record, SliceRecord};
 use crate::{
     bpf::MAX_NODES,
     cluster::{Cluster, SharedNetwork, Slice},
-    network::overlap,
+    network::any_overlap,
 };
 
 /// What etcd knows of a key.
@@ -168,11 +168,11 @@ impl Model {
         for (shared, name, revision) in networks {
             let what = if let Some(other) = numbers.get(&shared.number) {
                 format!("its number {} is that of network {other}", shared.number)
-            } else if let Some(other) = subnets.overlapping(shared.subnet) {
-                format!("its subnet {} overlaps {other}", shared.subnet)
+            } else if let Some((own, other)) = subnets.overlapping(&shared.subnets()) {
+                format!("its subnet {own} overlaps {other}")
             } else {
                 numbers.insert(shared.number, name);
-                subnets.insert(shared.subnet);
+                subnets.0.extend(shared.subnets());
                 cluster.networks.insert(name.clone(), shared.clone());
                 continue;
             };
@@ -206,20 +206,19 @@ impl Model {
     }
 }
 
-/// Subnets that do not overlap, by their first addresses.
+/// Subnets that do not overlap, by family and first address.
 #[derive(Default)]
-struct Subnets(BTreeSet<Ipv4Net>);
+struct Subnets(BTreeSet<IpNet>);
 
 impl Subnets {
-    fn insert(&mut self, subnet: Ipv4Net) {
-        self.0.insert(subnet);
-    }
-
-    /// One of them that has addresses in common with `subnet`.
-    fn overlapping(&self, subnet: Ipv4Net) -> Option<Ipv4Net> {
-        // Where prefixes overlap, one contains the other: the one that begins first is a neighbour.
-        let before = self.0.range(..=subnet).next_back();
-        let behind = self.0.range(subnet..).next();
-        before.into_iter().chain(behind).copied().find(|other| overlap(*other, subnet))
+    /// One of `subnets`, and one of these that has addresses in common with it.
+    fn overlapping(&self, subnets: &[IpNet]) -> Option<(IpNet, IpNet)> {
+        subnets.iter().find_map(|subnet| {
+            // Where prefixes overlap, one contains the other: the one that begins first is a neighbour.
+            let before = self.0.range(..=*subnet).next_back();
+            let behind = self.0.range(*subnet..).next();
+            let mut near = before.into_iter().chain(behind).copied();
+            near.find(|other| any_overlap(*other, *subnet)).map(|other| (*subnet, other))
+        })
     }
 }

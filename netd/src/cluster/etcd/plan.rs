@@ -15,7 +15,8 @@ use super::{
 };
 use crate::{
     cluster::{Announcement, Cluster, SharedNetwork},
-    network::{Definition, slice_length},
+    network::{self, Definition, slice_length},
+    pair,
 };
 
 /// Who this node is.
@@ -149,10 +150,17 @@ fn networks(model: &Model, cluster: &Cluster, me: &Me, wanted: &Announcement, pl
         let key = |key: &str| format!("networks.{}.{key}", definition.name);
         if let Some(shared) = cluster.networks.get(&definition.name) {
             let there = format!("the cluster has network `{}` with", definition.name);
-            if shared.subnet != definition.subnet {
-                plan.refused.push(format!("{}: {there} {}", key("subnets"), shared.subnet));
+            let gets_ipv6 = shared.subnet6.is_none() && definition.subnet6.is_some();
+            if shared.subnet != definition.subnet || shared.subnet6 != definition.subnet6 && !gets_ipv6 {
+                let subnets = pair::text(shared.subnet, shared.subnet6);
+                plan.refused.push(format!("{}: {there} {subnets}", key("subnets")));
             } else if definition.slice.is_some_and(|length| length != shared.slice) {
                 plan.refused.push(format!("{}: {there} slices of /{}", key("slice"), shared.slice));
+            } else if gets_ipv6 {
+                match overlapping(cluster, definition) {
+                    Some(overlap) => plan.refused.push(format!("{}: {overlap}", key("subnets"))),
+                    None => drop(plan.step.get_or_insert_with(|| add_ipv6(model, me, definition, shared))),
+                }
             }
         } else if let Some(overlap) = overlapping(cluster, definition) {
             plan.refused.push(format!("{}: {overlap}", key("subnets")));
@@ -175,8 +183,27 @@ pub(super) const NO_NUMBER: &str = "all 65535 numbers of networks were given";
 
 /// In words, the network of the cluster that this one overlaps.
 pub(super) fn overlapping(cluster: &Cluster, definition: &Definition) -> Option<String> {
-    let (name, other) = cluster.networks.iter().find(|(_, shared)| definition.overlaps(shared.subnet))?;
-    Some(format!("{} overlaps {} of network `{name}` of the cluster", definition.subnet, other.subnet))
+    let mut others = cluster.networks.iter().filter(|(name, _)| **name != definition.name);
+    others.find_map(|(name, shared)| {
+        let (own, its) = network::overlapping(&definition.subnets(), &shared.subnets())?;
+        Some(format!("{own} overlaps {its} of network `{name}` of the cluster"))
+    })
+}
+
+/// Gives a network the IPv6 subnet of its definition: those of a netd that knew only IPv4 have none. As all creations do it
+/// writes the counter, so that no two networks get one subnet.
+fn add_ipv6(model: &Model, me: &Me, definition: &Definition, shared: &SharedNetwork) -> Step {
+    let stored = model.counter.as_ref();
+    let start = Counter { store: me.fresh.clone(), ..Counter::default() };
+    let counter = stored.and_then(|stored| stored.record.clone()).unwrap_or(start);
+    let key = Key::Network(definition.name.clone());
+    let network = SharedNetwork { subnet6: definition.subnet6, ..shared.clone() };
+    let revision = model.networks.get(&definition.name).map_or(0, |stored| stored.revision);
+    Step::default()
+        .at(&Key::LastNetwork, stored.map_or(0, |stored| stored.revision))
+        .at(&key, revision)
+        .put(&Key::LastNetwork, &counter, 0)
+        .put(&key, &network, 0)
 }
 
 /// Creates a network, with the number that it has already where that can be. None: there are no more numbers.
@@ -197,6 +224,7 @@ pub(super) fn create(
     let shared = SharedNetwork {
         number,
         subnet: definition.subnet,
+        subnet6: definition.subnet6,
         slice: definition.slice.unwrap_or_else(|| slice_length(definition.subnet)),
         masquerade: definition.masquerade,
         link: definition.link,

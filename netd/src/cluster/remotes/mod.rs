@@ -8,19 +8,20 @@ mod said;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashSet},
-    net::Ipv4Addr,
+    net::{IpAddr, Ipv6Addr},
     time::{Duration, Instant, SystemTime},
 };
 
 use anyhow::Result;
-use ipnet::Ipv4Net;
+use ipnet::{IpNet, Ipv4Net};
 use serde::{Deserialize, Serialize};
 
-pub use self::said::{Said, said_by_cluster, said_by_configuration, slices_of};
-use super::Transport;
+pub use self::said::{Said, There, said_by_cluster, said_by_configuration, slices_of};
+use super::{Transport, overhead};
 use crate::{
     bpf::{self, MAX_NODES},
     netlink::UplinkInfo,
+    pair,
     slots::Slots,
     state::State,
     store::{Change, Kind, Record},
@@ -29,8 +30,12 @@ use crate::{
 /// Another node.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Remote {
-    /// Its address on its uplink; none: it has slices, but was never there while this node was.
-    pub address: Option<Ipv4Addr>,
+    /// Its address on its uplink, of the family that packets in VXLAN travel by; none: it has slices, but was never there
+    /// while this node was.
+    pub address: Option<IpAddr>,
+    /// Its IPv6 address besides, if it has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address6: Option<Ipv6Addr>,
     /// How it wants packets to travel.
     pub transport: Transport,
     /// Its uplink's MTU, in bytes, if it has told.
@@ -73,6 +78,7 @@ impl Remote {
     fn new(slot: u32) -> Self {
         Self {
             address: None,
+            address6: None,
             transport: Transport::Auto,
             mtu: None,
             slices: BTreeSet::new(),
@@ -93,20 +99,46 @@ impl Remote {
         }
     }
 
-    /// How packets between it and a node on this uplink, which wants `own`, travel; both sides come to the same.
+    /// How IPv4 packets between it and a node on this uplink, which wants `own`, travel; both sides come to the same.
     #[must_use]
-    pub fn transport(&self, own: Transport, uplink: Ipv4Net) -> Transport {
+    pub fn transport(&self, own: Transport, uplink: &UplinkInfo) -> Transport {
         match (own, self.transport) {
             (Transport::Vxlan, _) | (_, Transport::Vxlan) => Transport::Vxlan,
             (Transport::Direct, _) | (_, Transport::Direct) => Transport::Direct,
-            _ if self.address.is_some_and(|address| uplink.contains(&address)) => Transport::Direct,
+            _ if self.address.is_some_and(|address| uplink.is_near(address)) => Transport::Direct,
             _ => Transport::Vxlan,
         }
     }
 
+    /// The same for IPv6 packets. As they are they can go to an IPv6 address only (`__bpf_redirect_neigh_v6` takes no other
+    /// next hop), so both nodes need one for that. None: there is no way, as neither may encapsulate.
+    #[must_use]
+    pub fn transport6(&self, own: Transport, uplink: &UplinkInfo) -> Option<Transport> {
+        let address = self.ipv6().filter(|_| uplink.address6.is_some());
+        match (own, self.transport) {
+            (Transport::Vxlan, _) | (_, Transport::Vxlan) => Some(Transport::Vxlan),
+            (Transport::Direct, _) | (_, Transport::Direct) => address.map(|_| Transport::Direct),
+            _ if address.is_some_and(|address| uplink.is_near(address.into())) => Some(Transport::Direct),
+            _ => Some(Transport::Vxlan),
+        }
+    }
+
+    /// Its IPv6 address.
+    fn ipv6(&self) -> Option<Ipv6Addr> {
+        match self.address {
+            Some(IpAddr::V6(address)) => Some(address),
+            _ => self.address6,
+        }
+    }
+
+    /// All its addresses.
+    fn addresses(&self) -> impl Iterator<Item = IpAddr> {
+        self.address.into_iter().chain(self.address6.map(IpAddr::from))
+    }
+
     /// What the store keeps of it.
     fn kept(&self) -> impl PartialEq + '_ {
-        (self.address, self.transport, self.mtu, &self.slices, self.slot)
+        (self.address, self.address6, self.transport, self.mtu, &self.slices, self.slot)
     }
 
     fn is_routed(&self) -> bool {
@@ -209,8 +241,9 @@ impl Remotes {
                     Remote::new(slot)
                 }
             };
-            if let Some((address, transport, mtu)) = said.there {
-                (remote.address, remote.transport, remote.mtu) = (Some(address), transport, mtu);
+            if let Some(There { address, address6, transport, mtu }) = said.there {
+                (remote.address, remote.address6) = (Some(address), address6);
+                (remote.transport, remote.mtu) = (transport, mtu);
                 remote.presence = if registers { Presence::Registered } else { Presence::Known };
             } else if remote.is_routed() && remote.presence != Presence::Unregistered {
                 remote.presence = match remote.address {
@@ -289,11 +322,14 @@ impl Remotes {
         self.nodes.values().any(unsettled)
     }
 
-    /// Whether packets to or from any of them are encapsulated.
+    /// Whether packets to or from any of them are encapsulated; `ipv6`: there are IPv6 packets.
     #[must_use]
-    pub fn any_encapsulated(&self, own: Transport, uplink: Option<&UplinkInfo>) -> bool {
+    pub fn any_encapsulated(&self, own: Transport, uplink: Option<&UplinkInfo>, ipv6: bool) -> bool {
         uplink.is_some_and(|uplink| {
-            self.nodes.values().any(|remote| remote.transport(own, uplink.address) == Transport::Vxlan)
+            self.nodes.values().any(|remote| {
+                remote.transport(own, uplink) == Transport::Vxlan
+                    || ipv6 && remote.transport6(own, uplink) == Some(Transport::Vxlan)
+            })
         })
     }
 
@@ -303,29 +339,45 @@ impl Remotes {
         own: Transport,
         state: &'a State,
         uplink: &'a UplinkInfo,
-    ) -> impl Iterator<Item = (Ipv4Net, bpf::Route)> + 'a {
+    ) -> impl Iterator<Item = (IpNet, bpf::Route)> + 'a {
         let there = self.nodes.values().filter(|remote| remote.is_routed());
-        let addressed = there.filter_map(|remote| Some((remote, remote.address?)));
+        // IPv6 needs an address here too.
+        let reached = there.filter(|remote| {
+            remote.address.is_some_and(|address| address.is_ipv4() || uplink.address6.is_some())
+        });
         // One with an address of a network's, or of this node, would take packets from those that it belongs to.
-        let foreign = move |address: Ipv4Addr| {
-            address != uplink.address.addr() && !state.subnets().any(|(subnet, _)| subnet.contains(&address))
+        let foreign = move |address: IpAddr| {
+            !uplink.is_own(address) && !state.subnets().any(|(subnet, _)| subnet.contains(&address))
         };
-        addressed.filter(move |(_, address)| foreign(*address)).flat_map(move |(remote, address)| {
-            let vxlan = remote.transport(own, uplink.address) == Transport::Vxlan;
-            let mtu = mtu(uplink.mtu, remote.mtu, vxlan);
+        reached.filter(move |remote| remote.addresses().all(foreign)).flat_map(move |remote| {
+            let node = |network, address: IpAddr, transport| bpf::Route::Node {
+                network,
+                address,
+                slot: remote.slot,
+                vxlan: transport == Transport::Vxlan,
+                mtu: mtu(uplink.mtu, remote.mtu, address, transport),
+            };
             let slices = remote.slices.iter().chain(remote.fading.keys()).filter_map(move |slice| {
-                let (_, network) = state.subnets().find(|(subnet, _)| subnet.contains(slice))?;
-                Some((*slice, bpf::Route::Node { network, address, slot: remote.slot, vxlan, mtu }))
+                let (network, address) = (state.network_around(*slice)?, remote.address?);
+                let route = node(network.number, address, remote.transport(own, uplink));
+                let ways = network.subnet6.zip(remote.transport6(own, uplink));
+                let route6 = ways.map(|(subnet6, transport)| {
+                    let direct = remote.ipv6().filter(|_| transport == Transport::Direct);
+                    let slice = pair::slice6(network.subnet, subnet6, *slice);
+                    (slice.into(), node(network.number, direct.map_or(address, IpAddr::from), transport))
+                });
+                Some([Some(((*slice).into(), route)), route6])
             });
-            slices.chain([(address.into(), bpf::Route::Peer(address))])
+            let peers = remote.addresses().map(|address| (address.into(), bpf::Route::Peer(address)));
+            slices.flatten().flatten().chain(peers)
         })
     }
 }
 
-/// The largest packet of a container that reaches a node, bytes.
-fn mtu(own: u32, its: Option<u32>, vxlan: bool) -> u16 {
+/// The largest packet of a container that reaches a node at an address, bytes.
+fn mtu(own: u32, its: Option<u32>, address: IpAddr, transport: Transport) -> u16 {
     let path = own.min(its.unwrap_or(own));
-    let overhead = if vxlan { netd_common::wire::Vxlan::OVERHEAD } else { 0 };
+    let overhead = if transport == Transport::Vxlan { overhead(address) } else { 0 };
     u16::try_from(path.saturating_sub(overhead)).unwrap_or(u16::MAX)
 }
 

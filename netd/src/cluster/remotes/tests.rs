@@ -1,11 +1,28 @@
 use super::*;
 
-const OWN: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(192, 0, 2, 1), 24);
-const NEAR: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 2);
-const FAR: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 2);
+use std::net::Ipv4Addr;
 
-fn said(address: Option<Ipv4Addr>, slice: &str) -> Said {
-    let there = address.map(|address| (address, Transport::Auto, Some(1500)));
+use ipnet::Ipv6Net;
+
+const NEAR: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 2));
+const FAR: IpAddr = IpAddr::V4(Ipv4Addr::new(198, 51, 100, 2));
+const NEAR6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 2);
+const FAR6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 1, 0, 0, 0, 2);
+
+fn uplink(ipv6: bool) -> UplinkInfo {
+    let address6 = Ipv6Net::new_assert(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1), 64);
+    UplinkInfo {
+        name: "eth0".to_owned(),
+        ifindex: 2,
+        mtu: 1500,
+        address: Ipv4Net::new_assert(Ipv4Addr::new(192, 0, 2, 1), 24),
+        address6: ipv6.then_some(address6),
+    }
+}
+
+fn said(address: Option<IpAddr>, slice: &str) -> Said {
+    let there =
+        address.map(|address| There { address, address6: None, transport: Transport::Auto, mtu: Some(1500) });
     Said { there, slices: BTreeSet::from([slice.parse().unwrap()]) }
 }
 
@@ -28,7 +45,28 @@ fn both_sides_choose_one_transport() {
         (Vxlan, Direct, NEAR, Vxlan),
     ] {
         let remote = Remote { address: Some(address), transport: its, ..Remote::new(0) };
-        assert_eq!(remote.transport(own, OWN), expected, "{own:?} {its:?} {address}");
+        assert_eq!(remote.transport(own, &uplink(true)), expected, "{own:?} {its:?} {address}");
+    }
+}
+
+#[test]
+fn ipv6_may_travel_another_way() {
+    use Transport::{Auto, Direct, Vxlan};
+    for (own, its, address, address6, expected) in [
+        (Auto, Auto, NEAR, Some(NEAR6), [Some(Direct), Some(Vxlan)]),
+        (Auto, Auto, FAR, Some(NEAR6), [Some(Direct), Some(Vxlan)]),
+        (Auto, Auto, NEAR, Some(FAR6), [Some(Vxlan), Some(Vxlan)]),
+        (Auto, Auto, NEAR, None, [Some(Vxlan), Some(Vxlan)]),
+        (Direct, Auto, NEAR, Some(FAR6), [Some(Direct), None]),
+        (Direct, Direct, NEAR, None, [None, None]),
+        (Vxlan, Auto, NEAR, Some(NEAR6), [Some(Vxlan), Some(Vxlan)]),
+        (Auto, Auto, NEAR6.into(), None, [Some(Direct), Some(Vxlan)]),
+        (Auto, Auto, FAR6.into(), None, [Some(Vxlan), Some(Vxlan)]),
+    ] {
+        let remote = Remote { address: Some(address), address6, transport: its, ..Remote::new(0) };
+        // With an IPv6 address of this node's own, and without.
+        let found = [true, false].map(|ipv6| remote.transport6(own, &uplink(ipv6)));
+        assert_eq!(found, expected, "{own:?} {its:?} {address} {address6:?}");
     }
 }
 
@@ -114,12 +152,15 @@ fn a_node_that_was_never_there_is_known_by_its_slices() {
 
 #[test]
 fn the_mtu_of_a_path() {
-    for (own, its, vxlan, expected) in [
-        (1500, None, false, 1500),
-        (1500, Some(1400), false, 1400),
-        (1400, Some(1500), true, 1350),
-        (65536, None, false, 65535),
+    use Transport::{Direct, Vxlan};
+    for (own, its, address, transport, expected) in [
+        (1500, None, NEAR, Direct, 1500),
+        (1500, Some(1400), NEAR, Direct, 1400),
+        (1400, Some(1500), NEAR, Vxlan, 1350),
+        (1500, None, NEAR6.into(), Vxlan, 1430),
+        (1500, None, NEAR6.into(), Direct, 1500),
+        (65536, None, NEAR, Direct, 65535),
     ] {
-        assert_eq!(mtu(own, its, vxlan), expected);
+        assert_eq!(mtu(own, its, address, transport), expected);
     }
 }

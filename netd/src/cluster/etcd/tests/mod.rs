@@ -46,6 +46,7 @@ fn definition(name: &str, subnet: &str) -> Definition {
     Definition {
         name: name.to_owned(),
         subnet: subnet.parse().unwrap(),
+        subnet6: None,
         masquerade: true,
         link: LinkChoice::Auto,
         mtu: None,
@@ -56,6 +57,7 @@ fn definition(name: &str, subnet: &str) -> Definition {
 fn registration(address: &str) -> Registration {
     Registration {
         address: address.parse::<Ipv4Addr>().unwrap(),
+        address6: None,
         transport: Transport::Auto,
         mtu: 1500,
         uses: Default::default(),
