@@ -88,9 +88,9 @@ impl Endpoint {
     pub fn addresses_in(&self, network: &Network) -> impl Iterator<Item = (IpNet, IpAddr)> {
         // The prefix length of a valid network is one.
         let net = Ipv4Net::new_assert(self.address, network.subnet.prefix_len());
-        let v6 = self.v6(network).map(|v6| {
-            (Ipv6Net::new_assert(v6.address, v6.subnet.prefix_len()).into(), v6.gateway.into())
-        });
+        let v6 = self
+            .v6(network)
+            .map(|v6| (Ipv6Net::new_assert(v6.address, v6.subnet.prefix_len()).into(), v6.gateway.into()));
         [(net.into(), self.gateway.into())].into_iter().chain(v6)
     }
 

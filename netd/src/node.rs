@@ -149,7 +149,12 @@ pub fn log_uplink(view: &HostView) {
     match (&view.uplink, &view.problem) {
         (Some(uplink), _) => {
             let address6 = uplink.address6.map(|address| format!(" and {address}")).unwrap_or_default();
-            tracing::info!("uplink {} (address {}{address6}, MTU {})", uplink.name, uplink.address, uplink.mtu);
+            tracing::info!(
+                "uplink {} (address {}{address6}, MTU {})",
+                uplink.name,
+                uplink.address,
+                uplink.mtu
+            );
         }
         (None, Some(problem)) => warn!("no uplink: {problem}"),
         (None, None) => warn!("no uplink: there is no default route; containers reach this host only"),
@@ -190,7 +195,7 @@ mod tests {
             ("172.17.0.0/16", Some("a VPN")),
             ("fd88::/48", None),
             ("fd88::/47", None),
-            ("fd00::/16", Some("our own gateway")),
+            ("fd00::/8", Some("our own gateway")),
             ("2001:db8::/48", Some("uplink")),
             ("2001:db8:0:1::/64", None),
         ] {

@@ -5,7 +5,7 @@
 
 use std::{
     fs,
-    net::Ipv4Addr,
+    net::{IpAddr, Ipv4Addr},
     path::Path,
     time::{Duration, Instant},
 };
@@ -176,9 +176,9 @@ impl Node {
     }
 
     /// The node to whose slice the map has a route.
-    fn behind(&self, number: u32) -> Result<Option<Ipv4Addr>> {
+    fn behind(&self, number: u32) -> Result<Option<IpAddr>> {
         let slice = Ipv4Addr::new(10, 32, 0, 9).to_bits() + (number << 8);
-        node_behind(self.host.bpffs(), Ipv4Addr::from_bits(slice))
+        node_behind(self.host.bpffs(), Ipv4Addr::from_bits(slice).into())
     }
 
     /// Moves nodes to other addresses. Returns the milliseconds that each took to arrive.
@@ -191,7 +191,8 @@ impl Node {
                 let start = Instant::now();
                 client.put(key.as_str(), registration(number, moved), None).await?;
                 let wanted = other(number, moved).1;
-                while self.behind(number).ok().flatten() != Some(wanted) && start.elapsed() < PATIENCE {
+                while self.behind(number).ok().flatten() != Some(wanted.into()) && start.elapsed() < PATIENCE
+                {
                     tokio::time::sleep(Duration::from_micros(200)).await;
                 }
                 times.push(start.elapsed());

@@ -13,10 +13,22 @@ use netd_common::{
 
 use super::flows::Record;
 
-/// An address family. Its maps' names end in its number.
+/// The names of a family's maps.
+#[derive(Debug)]
+pub(super) struct Names {
+    pub(super) config: &'static str,
+    pub(super) interfaces: &'static str,
+    pub(super) endpoints: &'static str,
+    pub(super) routes: &'static str,
+    pub(super) flows: &'static str,
+    pub(super) fragments: &'static str,
+    pub(super) fragment_places: &'static str,
+}
+
+/// An address family.
 pub(super) trait Family: Addr + aya::Pod + std::hash::Hash {
-    /// Its number.
-    const NUMBER: u32;
+    /// The names of its maps.
+    const NAMES: Names;
     /// What a list of its flows is marked with.
     const LIST: u32;
     /// A flow's key as words: a map's value is to be read as what it is for any bit pattern.
@@ -37,11 +49,6 @@ pub(super) trait Family: Addr + aya::Pod + std::hash::Hash {
     /// What the daemon wants to know of a flow.
     fn record(words: &Self::Flow) -> Record<Self>;
 
-    /// The name of one of its maps.
-    fn map(name: &str) -> String {
-        format!("{name}{}", Self::NUMBER)
-    }
-
     /// A prefix as a key of the map of routes, if it is of this family.
     fn prefix(prefix: IpNet) -> Option<Key<Self>> {
         Self::of(prefix.network()).map(|network| Key::new(u32::from(prefix.prefix_len()), network))
@@ -55,7 +62,15 @@ fn port(word: u32) -> Be16 {
 }
 
 impl Family for V4 {
-    const NUMBER: u32 = 4;
+    const NAMES: Names = Names {
+        config: "CONFIG4",
+        interfaces: "INTERFACES4",
+        endpoints: "ENDPOINTS4",
+        routes: "ROUTES4",
+        flows: "FLOWS4",
+        fragments: "FRAGMENTS4",
+        fragment_places: "FRAGMENT_PLACES4",
+    };
     const LIST: u32 = FlowList::IPV4;
     type Tuple = [u32; size_of::<Tuple<V4>>() / 4];
     type Flow = [u32; size_of::<Flow<V4>>() / 4];
@@ -85,7 +100,15 @@ impl Family for V4 {
 }
 
 impl Family for V6 {
-    const NUMBER: u32 = 6;
+    const NAMES: Names = Names {
+        config: "CONFIG6",
+        interfaces: "INTERFACES6",
+        endpoints: "ENDPOINTS6",
+        routes: "ROUTES6",
+        flows: "FLOWS6",
+        fragments: "FRAGMENTS6",
+        fragment_places: "FRAGMENT_PLACES6",
+    };
     const LIST: u32 = FlowList::IPV6;
     type Tuple = [u32; size_of::<Tuple<V6>>() / 4];
     type Flow = [u32; size_of::<Flow<V6>>() / 4];

@@ -172,7 +172,7 @@ impl Datapath {
 }
 
 /// Whose tables of a family these are.
-pub(super) trait HasTables<A> {
+pub(super) trait HasTables<A: Family> {
     fn tables(&self) -> &Tables<A>;
 }
 
@@ -208,7 +208,7 @@ pub(super) fn step<A: Family>(
     mut each: impl FnMut(&Tuple<A>, &Record<A>),
 ) -> Result<bool> {
     walk.step::<A::Tuple, A::Flow>(flows, |key, value| each(&A::tuple(key), &A::record(value)))
-        .with_context(|| reading::<A>("FLOWS"))
+        .with_context(|| reading(A::NAMES.flows))
 }
 
 /// Packets of a family whose fragments may still be under way.
@@ -222,7 +222,7 @@ fn fresh<A: Family>(fragments: &MapData) -> Result<usize> {
                 let seen = words.as_ref().first().copied().unwrap_or_default();
                 count += usize::from(fragment::is_fresh(seen, now));
             })
-            .with_context(|| reading::<A>("FRAGMENTS"))?;
+            .with_context(|| reading(A::NAMES.fragments))?;
     }
     Ok(count)
 }

@@ -27,7 +27,7 @@ const MAX_ROUTES: u32 = 65_536;
 
 /// A map as this build expects it.
 struct Shape {
-    name: String,
+    name: &'static str,
     kind: MapType,
     key: usize,
     value: usize,
@@ -53,22 +53,22 @@ fn shapes(options: &Options) -> Vec<Shape> {
 /// The maps of a family.
 fn shapes_of<A: Family>(options: &Options) -> [Shape; 7] {
     let endpoints = Some(options.max_endpoints);
-    let named = |name: &str, shape: Shape| Shape { name: A::map(name), ..shape };
+    let names = A::NAMES;
     [
-        named("CONFIG", shape::<u32, Config<A>>("", MapType::Array, None)),
-        named("INTERFACES", shape::<u32, Interface<A>>("", MapType::Hash, endpoints)),
-        named("ENDPOINTS", shape::<A, Endpoint>("", MapType::Hash, endpoints)),
+        shape::<u32, Config<A>>(names.config, MapType::Array, None),
+        shape::<u32, Interface<A>>(names.interfaces, MapType::Hash, endpoints),
+        shape::<A, Endpoint>(names.endpoints, MapType::Hash, endpoints),
         // A key of an LPM trie begins with the prefix's length.
-        named("ROUTES", shape::<Key<A>, Route>("", MapType::LpmTrie, Some(MAX_ROUTES))),
+        shape::<Key<A>, Route>(names.routes, MapType::LpmTrie, Some(MAX_ROUTES)),
         // A flow has two entries.
-        named("FLOWS", shape::<Tuple<A>, Flow<A>>("", MapType::Hash, Some(options.max_flows * 2))),
-        named("FRAGMENTS", shape::<FragmentKey<A>, Fragment<A>>("", MapType::Hash, None)),
-        named("FRAGMENT_PLACES", shape::<u32, FragmentKey<A>>("", MapType::Array, None)),
+        shape::<Tuple<A>, Flow<A>>(names.flows, MapType::Hash, Some(options.max_flows * 2)),
+        shape::<FragmentKey<A>, Fragment<A>>(names.fragments, MapType::Hash, None),
+        shape::<u32, FragmentKey<A>>(names.fragment_places, MapType::Array, None),
     ]
 }
 
-fn shape<K, V>(name: &str, kind: MapType, entries: Option<u32>) -> Shape {
-    Shape { name: name.to_owned(), kind, key: size_of::<K>(), value: size_of::<V>(), entries }
+fn shape<K, V>(name: &'static str, kind: MapType, entries: Option<u32>) -> Shape {
+    Shape { name, kind, key: size_of::<K>(), value: size_of::<V>(), entries }
 }
 
 /// A loader that makes the maps, or takes over those that are pinned.
@@ -80,7 +80,7 @@ pub(super) fn loader<'a>(options: &Options, pins: &'a Pins) -> Result<EbpfLoader
     check(options)?;
     let mut loader = EbpfLoader::new();
     for shape in shapes(options) {
-        let path = pins.map(&shape.name);
+        let path = pins.map(shape.name);
         if path.exists() {
             let found = MapInfo::from_pin(&path).with_context(|| format!("opening {}", path.display()))?;
             let kind = found.map_type().context("a pinned map is of an unknown type")?;
@@ -106,9 +106,9 @@ pub(super) fn loader<'a>(options: &Options, pins: &'a Pins) -> Result<EbpfLoader
             }
         }
         if let Some(entries) = shape.entries {
-            loader.map_max_entries(&shape.name, entries);
+            loader.map_max_entries(shape.name, entries);
         }
-        loader.map_pin_path(&shape.name, path);
+        loader.map_pin_path(shape.name, path);
     }
     Ok(loader)
 }
@@ -126,7 +126,7 @@ pub(super) struct Maps {
 }
 
 /// Handles to the maps of a family.
-pub(super) struct Tables<A> {
+pub(super) struct Tables<A: Family> {
     pub(super) config: Array<MapData, Config<A>>,
     pub(super) interfaces: HashMap<MapData, u32, Interface<A>>,
     pub(super) endpoints: HashMap<MapData, A, Endpoint>,
@@ -144,17 +144,17 @@ fn take(programs: &mut Ebpf, name: &str) -> Result<Map> {
 
 impl<A: Family> Tables<A> {
     fn take(programs: &mut Ebpf) -> Result<Self> {
-        let mut hash = |name: &str| match take(programs, &A::map(name))? {
+        let mut hash = |name: &str| match take(programs, name)? {
             Map::HashMap(map) => Ok(map),
-            _ => bail!("map {} is not a hash map", A::map(name)),
+            _ => bail!("map {name} is not a hash map"),
         };
-        let (flows, fragments) = (hash("FLOWS")?, hash("FRAGMENTS")?);
-        let max_flows = flows.info().with_context(|| format!("asking for map {}", A::map("FLOWS")))?;
+        let (flows, fragments) = (hash(A::NAMES.flows)?, hash(A::NAMES.fragments)?);
+        let max_flows = flows.info().with_context(|| format!("asking for map {}", A::NAMES.flows))?;
         Ok(Self {
-            config: take(programs, &A::map("CONFIG"))?.try_into()?,
-            interfaces: take(programs, &A::map("INTERFACES"))?.try_into()?,
-            endpoints: take(programs, &A::map("ENDPOINTS"))?.try_into()?,
-            routes: take(programs, &A::map("ROUTES"))?.try_into()?,
+            config: take(programs, A::NAMES.config)?.try_into()?,
+            interfaces: take(programs, A::NAMES.interfaces)?.try_into()?,
+            endpoints: take(programs, A::NAMES.endpoints)?.try_into()?,
+            routes: take(programs, A::NAMES.routes)?.try_into()?,
             flows,
             fragments,
             max_flows: max_flows.max_entries() / 2,
@@ -164,38 +164,38 @@ impl<A: Family> Tables<A> {
     /// Writes who sends from an interface.
     pub(super) fn set_interface(&mut self, ifindex: u32, interface: Interface<A>) -> Result<()> {
         let written = self.interfaces.insert(ifindex, interface, 0);
-        written.with_context(|| full::<A>("INTERFACES", interface.address))
+        written.with_context(|| full(A::NAMES.interfaces, interface.address))
     }
 
     /// Writes where an address is.
     pub(super) fn set_endpoint(&mut self, address: A, endpoint: Endpoint) -> Result<()> {
         let written = self.endpoints.insert(address, endpoint, 0);
-        written.with_context(|| full::<A>("ENDPOINTS", address))
+        written.with_context(|| full(A::NAMES.endpoints, address))
     }
 
     /// Removes what is known of an address at an interface. The address may have gone to another one meanwhile.
     pub(super) fn remove_endpoint(&mut self, address: A, ifindex: u32) -> Result<()> {
         match self.endpoints.get(&address, 0) {
             Ok(entry) if entry.ifindex == ifindex => {
-                gone(self.endpoints.remove(&address)).with_context(|| removing::<A>("ENDPOINTS"))
+                gone(self.endpoints.remove(&address)).with_context(|| removing(A::NAMES.endpoints))
             }
             Ok(_) | Err(MapError::KeyNotFound) => Ok(()),
-            Err(error) => Err(error).with_context(|| reading::<A>("ENDPOINTS")),
+            Err(error) => Err(error).with_context(|| reading(A::NAMES.endpoints)),
         }
     }
 
     /// Removes who sends from an interface.
     pub(super) fn remove_interface(&mut self, ifindex: u32) -> Result<()> {
-        gone(self.interfaces.remove(&ifindex)).with_context(|| removing::<A>("INTERFACES"))
+        gone(self.interfaces.remove(&ifindex)).with_context(|| removing(A::NAMES.interfaces))
     }
 
     /// Removes all interfaces and addresses but these.
     pub(super) fn retain(&mut self, links: &HashSet<u32>, addresses: &HashSet<A>) -> Result<()> {
-        let all = keys(self.endpoints.keys()).with_context(|| reading::<A>("ENDPOINTS"))?;
+        let all = keys(self.endpoints.keys()).with_context(|| reading(A::NAMES.endpoints))?;
         for address in all.iter().filter(|address| !addresses.contains(*address)) {
-            gone(self.endpoints.remove(address)).with_context(|| removing::<A>("ENDPOINTS"))?;
+            gone(self.endpoints.remove(address)).with_context(|| removing(A::NAMES.endpoints))?;
         }
-        let all = keys(self.interfaces.keys()).with_context(|| reading::<A>("INTERFACES"))?;
+        let all = keys(self.interfaces.keys()).with_context(|| reading(A::NAMES.interfaces))?;
         for ifindex in all.iter().filter(|ifindex| !links.contains(*ifindex)) {
             self.remove_interface(*ifindex)?;
         }
@@ -203,16 +203,16 @@ impl<A: Family> Tables<A> {
     }
 }
 
-pub(super) fn reading<A: Family>(map: &str) -> String {
-    format!("reading map {}", A::map(map))
+pub(super) fn reading(map: &str) -> String {
+    format!("reading map {map}")
 }
 
-pub(super) fn removing<A: Family>(map: &str) -> String {
-    format!("removing from map {}", A::map(map))
+pub(super) fn removing(map: &str) -> String {
+    format!("removing from map {map}")
 }
 
 fn full<A: Family>(map: &str, address: A) -> String {
-    format!("writing endpoint {} to map {} (is it full?)", address.ip(), A::map(map))
+    format!("writing endpoint {} to map {map} (is it full?)", address.ip())
 }
 
 /// All keys, read before anything is removed: a removal under an iteration would start it over.

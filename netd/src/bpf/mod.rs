@@ -11,11 +11,7 @@ mod routes;
 mod syscall;
 mod types;
 
-use std::{
-    collections::HashSet,
-    net::{IpAddr, Ipv4Addr},
-    path::Path,
-};
+use std::{collections::HashSet, net::Ipv4Addr, path::Path};
 
 use anyhow::{Context as _, Result, anyhow, bail};
 use aya::{
@@ -32,17 +28,10 @@ pub use self::flow_list::{FlowEntry, FlowFilter, FlowReader, Phase, Protocol};
 pub use self::links::Attachment;
 pub use self::routes::node_behind;
 pub use self::types::{
-    Counter, Endpoint, EndpointCounters, EndpointV6, Expired, MAX_NODES, Mac, MapFill, NodeConfig, NodeCounters, Options,
-    ProgramStatus, Route, TestRun, Uplink,
+    Counter, Endpoint, EndpointCounters, EndpointV6, Expired, MAX_NODES, Mac, MapFill, NodeConfig,
+    NodeCounters, Options, ProgramStatus, Route, TestRun, Uplink,
 };
-use self::{
-    family::{Family, v6},
-    flows::Expiry,
-    links::Hook,
-    maps::Maps,
-    pins::Pins,
-    routes::Routes,
-};
+use self::{family::v6, flows::Expiry, links::Hook, maps::Maps, pins::Pins, routes::Routes};
 
 /// The programs, as they are called in the object.
 const PROGRAMS: [&str; 5] = [FROM_CONTAINER, TO_CONTAINER, FROM_UPLINK, FROM_OVERLAY, FLOW_GC];
@@ -114,8 +103,16 @@ impl Datapath {
         };
         // The same, but for the type.
         let abi::Config { uplink, underlay4, underlay6, first_port, last_port, quota, mtu, .. } = value;
-        let value6 =
-            abi::Config { address: address6, uplink, underlay4, underlay6, first_port, last_port, quota, mtu };
+        let value6 = abi::Config {
+            address: address6,
+            uplink,
+            underlay4,
+            underlay6,
+            first_port,
+            last_port,
+            quota,
+            mtu,
+        };
         self.maps.v4.config.set(0, value, 0).context("writing the node's entry to map CONFIG4")?;
         self.maps.v6.config.set(0, value6, 0).context("writing the node's entry to map CONFIG6")?;
         self.config = Some(*config);

@@ -39,12 +39,12 @@ impl Routes {
         for (prefix, entry) in wanted.iter().filter(|(prefix, entry)| known.get(*prefix) != Some(*entry)) {
             let Some(key) = A::prefix(*prefix) else { continue };
             map.insert(&key, *entry, 0).with_context(|| {
-                format!("writing route {prefix} to map {} (is it full?)", A::map("ROUTES"))
+                format!("writing route {prefix} to map {} (is it full?)", A::NAMES.routes)
             })?;
         }
         for prefix in known.keys().filter(|prefix| !wanted.contains_key(*prefix)) {
             let Some(key) = A::prefix(*prefix) else { continue };
-            gone(map.remove(&key)).with_context(|| removing::<A>("ROUTES"))?;
+            gone(map.remove(&key)).with_context(|| removing(A::NAMES.routes))?;
         }
         self.known = Some(wanted);
         Ok(())
@@ -78,7 +78,7 @@ pub fn node_behind(directory: &Path, address: IpAddr) -> Result<Option<IpAddr>> 
 }
 
 fn node_behind_in<A: Family>(directory: &Path, address: IpAddr) -> Result<Option<IpAddr>> {
-    let path = directory.join(format!("v{}/maps/{}", abi::ABI_VERSION, A::map("ROUTES")));
+    let path = directory.join(format!("v{}/maps/{}", abi::ABI_VERSION, A::NAMES.routes));
     let pinned = MapData::from_pin(&path).with_context(|| format!("opening {}", path.display()))?;
     let map: LpmTrie<MapData, A, abi::Route> = Map::LpmTrie(pinned).try_into()?;
     let Some(key) = A::prefix(address.into()) else { return Ok(None) };
@@ -87,13 +87,13 @@ fn node_behind_in<A: Family>(directory: &Path, address: IpAddr) -> Result<Option
             Ok(matches!(route.kind, abi::Route::DIRECT | abi::Route::VXLAN).then(|| unmapped(route.node)))
         }
         Err(MapError::KeyNotFound) => Ok(None),
-        Err(error) => Err(error).with_context(|| reading::<A>("ROUTES")),
+        Err(error) => Err(error).with_context(|| reading(A::NAMES.routes)),
     }
 }
 
 /// What a daemon before this one left in the map.
 fn read<A: Family>(map: &LpmTrie<MapData, A, abi::Route>) -> Result<RouteTable> {
-    let what = || reading::<A>("ROUTES");
+    let what = || reading(A::NAMES.routes);
     let mut found = RouteTable::new();
     for key in keys(map.keys()).with_context(what)? {
         let entry = map.get(&key, 0).with_context(what)?;

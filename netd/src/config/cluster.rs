@@ -16,7 +16,11 @@ use crate::{
 /// The networks of the file, by name.
 type Networks = BTreeMap<String, Definition>;
 
-pub(super) fn cluster(mut cluster: file::Cluster, own: &[Ipv4Net], networks: &Networks) -> Result<ClusterConfig> {
+pub(super) fn cluster(
+    mut cluster: file::Cluster,
+    own: &[Ipv4Net],
+    networks: &Networks,
+) -> Result<ClusterConfig> {
     let etcd = match cluster.store.as_deref() {
         None | Some("local") => {
             etcd::refuse(&cluster)?;

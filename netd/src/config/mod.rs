@@ -169,7 +169,9 @@ fn address(key: &str, text: &str) -> Result<IpAddr> {
 fn address6(key: &str, text: &str) -> Result<Ipv6Addr> {
     match address(key, text)? {
         IpAddr::V6(address) => Ok(address),
-        IpAddr::V4(address) => bail!("{key}: {address} is an IPv4 address: that is for {}", key.trim_end_matches('6')),
+        IpAddr::V4(address) => {
+            bail!("{key}: {address} is an IPv4 address: that is for {}", key.trim_end_matches('6'))
+        }
     }
 }
 
@@ -281,11 +283,16 @@ pub fn parse_subnets<S: AsRef<str>>(written: &[S]) -> Result<(Ipv4Net, Option<Ip
             Ok(IpNet::V4(net)) => subnet.replace(net).map(IpNet::from),
             Ok(IpNet::V6(net)) => subnet6.replace(net).map(IpNet::from),
             Err(_) => {
-                bail!("{text:?} is not a subnet, such as \"10.88.0.0/16\" (prefix at most /{})", ipam::MAX_PREFIX)
+                bail!(
+                    "{text:?} is not a subnet, such as \"10.88.0.0/16\" (prefix at most /{})",
+                    ipam::MAX_PREFIX
+                )
             }
         };
         if let Some(before) = before {
-            bail!("{before} and {text} are of one family: a network has one IPv4 subnet and at most one IPv6 subnet");
+            bail!(
+                "{before} and {text} are of one family: a network has one IPv4 subnet and at most one IPv6 subnet"
+            );
         }
     }
     let Some(subnet) = subnet else {

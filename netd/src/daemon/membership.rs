@@ -222,7 +222,9 @@ impl Owner {
                 warn!("network {}: {error:#}", network.name);
             }
             // Another network may have them, and need them again.
-            network.gateways().for_each(|gateway| drop(self.view.addresses.remove(&gateway)));
+            for gateway in network.gateways() {
+                self.view.addresses.remove(&gateway);
+            }
         }
         let applied = match (networks.changed, nodes.changed) {
             (true, _) => self.kernel.apply_view(&self.state, &self.view).await,

@@ -104,7 +104,9 @@ pub(super) async fn start(options: &Options) -> Result<Started> {
         info!("network {} is no longer configured", network.name);
         remove_gateways(&nl, network).await?;
         // Another network may have them, and need them again.
-        network.gateways().for_each(|gateway| drop(view.addresses.remove(&gateway)));
+        for gateway in network.gateways() {
+            view.addresses.remove(&gateway);
+        }
     }
     if let Some((lo, hi)) = old_ports {
         release_ports(lo, hi)?;

@@ -151,7 +151,10 @@ mod tests {
             }
             let mut found = host.addresses().await?;
             found.sort_by_key(|a| a.address);
-            assert_eq!(found, given.map(|address| Address { ifindex, address, scope_global: true, is_stable: true }));
+            assert_eq!(
+                found,
+                given.map(|address| Address { ifindex, address, scope_global: true, is_stable: true })
+            );
 
             // Of use at once, though the other end is down: no duplicate address detection.
             std::net::UdpSocket::bind((ip("fd00::1"), 0))?;

@@ -109,8 +109,7 @@ mod tests {
                 let (host, ns) = (Netlink::host()?, netns());
                 let ifindex = host.create_veth(&veth(&ns)).await?;
                 let inside = Netlink::enter(&ns).await?;
-                let side =
-                    ContainerSide { name: "eth0", addresses: &[(net(address), Some(ip(gateway)))] };
+                let side = ContainerSide { name: "eth0", addresses: &[(net(address), Some(ip(gateway)))] };
                 inside.configure_container(&side).await?;
                 host.set_up(ifindex).await?;
                 host.add_address(ifindex, net(&format!("{gateway}/16"))).await?;

@@ -73,11 +73,7 @@ pub struct Wanted {
 /// # Errors
 /// The link of that name does not exist or has no global address, or the uplink does not have a wanted address: one line
 /// that says which key of the configuration is meant.
-pub async fn find_uplink(
-    nl: &Netlink,
-    name: Option<&str>,
-    wanted: Wanted,
-) -> Result<Option<UplinkInfo>> {
+pub async fn find_uplink(nl: &Netlink, name: Option<&str>, wanted: Wanted) -> Result<Option<UplinkInfo>> {
     let name = name.map(str::to_owned);
     nl.call(move |socket| find(socket, name.as_deref(), wanted)).await
 }

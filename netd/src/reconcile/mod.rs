@@ -16,8 +16,8 @@ use anyhow::{Context, Error, Result, bail, ensure};
 use ipnet::IpNet;
 use tracing::{debug, info, instrument};
 
-pub use self::host::{add_gateways, remove_gateway, remove_gateways};
 use self::host::has_routes;
+pub use self::host::{add_gateways, remove_gateway, remove_gateways};
 
 use crate::{
     bpf::{self, Datapath, Expired, FlowFilter},

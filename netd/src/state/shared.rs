@@ -32,15 +32,11 @@ impl State {
     /// know what the host itself uses.
     #[must_use]
     pub fn lacks_network_of(&self, cluster: &Cluster) -> bool {
-        cluster
-            .networks
-            .iter()
-            .any(|(name, shared)| {
-                let state = self.networks.get(name);
-                !state.is_some_and(|state| {
-                    same(&state.network, shared) && state.network.subnet6 == shared.subnet6
-                })
-            })
+        cluster.networks.iter().any(|(name, shared)| {
+            let state = self.networks.get(name);
+            !state
+                .is_some_and(|state| same(&state.network, shared) && state.network.subnet6 == shared.subnet6)
+        })
     }
 
     /// Makes the networks those of the cluster. One that has endpoints here is never taken from them: that it should go,

@@ -351,7 +351,8 @@ fn a_cluster_takes_nothing_from_endpoints() {
 /// A state whose network `default` has IPv6, and what its making commits.
 fn start6() -> (State, Vec<Change>) {
     let mut state = State::new(facts(), Share::Fixed(Vec::new()));
-    let (_, changes) = state.configure([network6("10.88.0.0/24", "fd88::/48")].iter(), &Occupied::default()).unwrap();
+    let (_, changes) =
+        state.configure([network6("10.88.0.0/24", "fd88::/48")].iter(), &Occupied::default()).unwrap();
     (state, changes)
 }
 

@@ -53,7 +53,12 @@ fn others(count: u32) -> impl Iterator<Item = Peer> {
     (0..count).map(|number| {
         let address = Ipv4Addr::from_bits(Ipv4Addr::new(100, 64, 0, 1).to_bits() + number);
         let slice = Ipv4Addr::from_bits(Ipv4Addr::new(10, 88, 128, 0).to_bits() + (number << 2));
-        Peer { name: format!("other-{number}"), address, subnets: vec![Ipv4Net::new_assert(slice, 30)] }
+        Peer {
+            name: format!("other-{number}"),
+            address: address.into(),
+            address6: None,
+            subnets: vec![Ipv4Net::new_assert(slice, 30)],
+        }
     })
 }
 

@@ -59,7 +59,10 @@ fn create(definition: &Definition, model: &Model, cluster: &Cluster, me: &Me, tr
     if let Some(shared) = cluster.networks.get(name) {
         return match tried && shared.is(definition) {
             true => Next::Done(Some(shared.clone())),
-            false => conflict(format!("network `{name}` exists already in the cluster ({})", pair::text(shared.subnet, shared.subnet6))),
+            false => conflict(format!(
+                "network `{name}` exists already in the cluster ({})",
+                pair::text(shared.subnet, shared.subnet6)
+            )),
         };
     }
     if let Some(overlap) = plan::overlapping(cluster, definition) {

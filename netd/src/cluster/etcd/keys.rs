@@ -269,7 +269,11 @@ mod tests {
             (&a_node, node(("192.0.2.1", "0.0.0.0")), "address: no node can have 0.0.0.0"),
             (&a_node, node(("192.0.2.1", "224.0.0.1")), "address: no node can have 224.0.0.1"),
             (&a_node, node(("192.0.2.1", "255.255.255.255")), "address: no node can have 255.255.255.255"),
-            (&a_node, node(("\"mtu\"", "\"address6\":\"fe80::1\",\"mtu\"")), "address6: no node can have fe80::1"),
+            (
+                &a_node,
+                node(("\"mtu\"", "\"address6\":\"fe80::1\",\"mtu\"")),
+                "address6: no node can have fe80::1",
+            ),
             (
                 &a_network,
                 network(("\"slice\"", "\"subnet6\":\"fd88::/120\",\"slice\"")),
