@@ -1,6 +1,6 @@
 //! Several hosts that know each other, and a world between and around them.
 
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use anyhow::{Context, Result, ensure};
 use netd::{
@@ -123,9 +123,12 @@ impl Cluster {
     /// The daemon refuses.
     pub fn container(&mut self, node: usize, name: &str, network: &str) -> Result<Container> {
         let container = self.nodes[node].container(name, &["--network", network])?;
-        let at = |port| SocketAddrV4::new(container.address, port);
-        self.services.extend(echo::serve(&container.namespace, at(echo::PORT))?);
-        self.services.push(http::serve(&container.namespace, at(http::PORT))?);
+        let addresses = [Some(IpAddr::from(container.address)), container.address6.map(IpAddr::from)];
+        for address in addresses.into_iter().flatten() {
+            let at = |port| SocketAddr::new(address, port);
+            self.services.extend(echo::serve(&container.namespace, at(echo::PORT))?);
+            self.services.push(http::serve(&container.namespace, at(http::PORT))?);
+        }
         Ok(container)
     }
 

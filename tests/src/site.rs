@@ -1,7 +1,7 @@
 //! The place where most tests happen: a host with a running daemon, and a world outside.
 
 use std::{
-    net::{IpAddr, Ipv4Addr, SocketAddrV4},
+    net::{IpAddr, SocketAddr},
     thread,
     time::{Duration, Instant},
 };
@@ -88,6 +88,9 @@ impl Site {
     pub fn container_with(&mut self, name: &str, options: &[&str]) -> Result<Container> {
         let container = self.host.container(name, options)?;
         self.serve(&container.namespace, container.address)?;
+        if let Some(address6) = container.address6 {
+            self.serve(&container.namespace, address6)?;
+        }
         Ok(container)
     }
 
@@ -95,8 +98,8 @@ impl Site {
     ///
     /// # Errors
     /// The address is not there.
-    pub fn serve(&mut self, namespace: &Namespace, address: Ipv4Addr) -> Result<()> {
-        self.services.extend(echo::serve(namespace, SocketAddrV4::new(address, echo::PORT))?);
+    pub fn serve(&mut self, namespace: &Namespace, address: impl Into<IpAddr>) -> Result<()> {
+        self.services.extend(echo::serve(namespace, SocketAddr::new(address.into(), echo::PORT))?);
         Ok(())
     }
 
@@ -154,8 +157,9 @@ impl Site {
 ///
 /// # Errors
 /// One of them fails, or the address is another.
-pub fn reach(from: &Namespace, to: Ipv4Addr, seen: Ipv4Addr) -> Result<()> {
-    let server = SocketAddrV4::new(to, echo::PORT);
+pub fn reach(from: &Namespace, to: impl Into<IpAddr>, seen: impl Into<IpAddr>) -> Result<()> {
+    let (to, seen) = (to.into(), seen.into());
+    let server = SocketAddr::new(to, echo::PORT);
     let exchange = from.run(|| {
         icmp::ping(to, 56, PATIENCE)?;
         Ok([echo::tcp(server, &[7; 3000], PATIENCE)?, echo::udp(server, &[7; 1000], PATIENCE)?])
@@ -163,7 +167,7 @@ pub fn reach(from: &Namespace, to: Ipv4Addr, seen: Ipv4Addr) -> Result<()> {
     let answers = exchange.with_context(|| format!("{} → {to}", from.name()))?;
     for answer in answers {
         let client = answer.seen.ip();
-        ensure!(client == IpAddr::V4(seen), "{} → {to}: seen as {client}, not {seen}", from.name());
+        ensure!(client == seen, "{} → {to}: seen as {client}, not {seen}", from.name());
     }
     Ok(())
 }
@@ -172,8 +176,9 @@ pub fn reach(from: &Namespace, to: Ipv4Addr, seen: Ipv4Addr) -> Result<()> {
 ///
 /// # Errors
 /// One of them does.
-pub fn unreachable(from: &Namespace, to: Ipv4Addr) -> Result<()> {
-    let server = SocketAddrV4::new(to, echo::PORT);
+pub fn unreachable(from: &Namespace, to: impl Into<IpAddr>) -> Result<()> {
+    let to = to.into();
+    let server = SocketAddr::new(to, echo::PORT);
     thread::scope(|scope| {
         let tries = [
             ("ping", scope.spawn(move || from.run(|| icmp::ping(to, 56, SILENCE).map(drop)))),

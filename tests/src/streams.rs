@@ -33,7 +33,7 @@ impl TcpFlood {
     /// # Errors
     /// The address cannot be bound.
     pub fn sink(namespace: &Namespace, address: SocketAddrV4) -> Result<Service> {
-        Service::tcp(namespace, address, |stream| {
+        Service::tcp(namespace, address.into(), |stream| {
             // What goes wrong here, the client notices by the missing answer.
             let _ = drain(stream);
         })

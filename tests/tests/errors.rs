@@ -243,7 +243,7 @@ fn a_bad_request_is_refused() {
         })?;
         // A refused attachment has used up nothing.
         site.container("b")?;
-        reach(&a.namespace, "10.88.0.3".parse()?, a.address)
+        reach(&a.namespace, std::net::Ipv4Addr::new(10, 88, 0, 3), a.address)
     });
 }
 

@@ -294,10 +294,10 @@ fn killed_at_any_moment_it_leaves_nothing_half_done() {
                 let namespace = &namespaces[index];
                 if let Some(endpoint) = there {
                     let address = endpoint["addresses"][0].as_str().and_then(|text| text.split('/').next());
-                    let address = address.context("no address")?.parse()?;
+                    let address = address.context("no address")?.parse::<std::net::Ipv4Addr>()?;
                     // Works, in both directions.
                     site.serve(namespace, address)?;
-                    reach(&site.host.namespace, address, "10.88.0.1".parse()?).with_context(context)?;
+                    reach(&site.host.namespace, address, std::net::Ipv4Addr::new(10, 88, 0, 1)).with_context(context)?;
                     reach(namespace, site.world.address, site.host.address).with_context(context)?;
                     site.services.clear();
                 } else {

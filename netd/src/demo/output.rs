@@ -24,8 +24,8 @@ pub(super) fn introduction(world: &World) {
     println!(
         "netd demo: containers, hosts and the internet as network namespaces of this machine; real daemons, real traffic.\n\
          The internet is a server ({}) behind a router; neither has a route to a container.\n\
-         A cell of a matrix shows ICMP, TCP, UDP and HTTP in this order (✓ reached, ✗ not), then the round trip of a ping;\n\
-         ⊘ what must not be reached, and is not.",
+         A cell of a matrix shows ICMP, TCP, UDP, HTTP, and IPv6 (ICMP, TCP and UDP) in this order (✓ reached, ✗ not),\n\
+         then the round trip of a ping; ⊘ what must not be reached, and is not.",
         world.address
     );
 }

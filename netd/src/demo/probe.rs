@@ -1,11 +1,11 @@
 //! One exchange between two places.
 
 use std::{
-    net::{IpAddr, Ipv4Addr, SocketAddrV4},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4},
     time::Duration,
 };
 
-use anyhow::Result;
+use anyhow::{Context, Result, ensure};
 
 use super::report::{Check, Protocol, What};
 use crate::lab::{Namespace, echo, http, icmp};
@@ -31,6 +31,8 @@ pub(super) struct Pair {
     pub(super) namespace: Namespace,
     /// Whom it asks.
     pub(super) address: Ipv4Addr,
+    /// The same over IPv6, where there is that, and the address that the server is to see.
+    pub(super) ipv6: Option<(Ipv6Addr, Ipv6Addr)>,
     pub(super) expect: Expect,
     /// The size of the download.
     pub(super) bytes: u64,
@@ -58,11 +60,11 @@ impl Pair {
         match self.expect {
             Expect::Reach { seen, masquerade } => {
                 let mut clients = Vec::new();
-                let mut checks: Vec<Check> = Protocol::ALL
-                    .iter()
-                    .map(|&protocol| {
+                let mut checks: Vec<Check> = self
+                    .protocols(&Protocol::ALL)
+                    .map(|protocol| {
                         let result = self.exchange(protocol, PATIENCE);
-                        if let Ok(Seen { client: Some(client), .. }) = result {
+                        if let Ok(Seen { client: Some(client @ IpAddr::V4(_)), .. }) = result {
                             clients.push((protocol, client));
                         }
                         self.reached(protocol, result, seen, masquerade)
@@ -74,11 +76,12 @@ impl Pair {
                 checks
             }
             Expect::Blocked => {
-                let tries = [Protocol::Icmp, Protocol::Tcp, Protocol::Udp];
+                let tries = self.protocols(&[Protocol::Icmp, Protocol::Tcp, Protocol::Udp]);
                 std::thread::scope(|scope| {
                     let tries = tries
                         .map(|protocol| scope.spawn(move || (protocol, self.exchange(protocol, SILENCE))));
                     tries
+                        .collect::<Vec<_>>()
                         .into_iter()
                         .map(|thread| {
                             let (protocol, result) =
@@ -89,6 +92,11 @@ impl Pair {
                 })
             }
         }
+    }
+
+    /// Some protocols of IPv4, and IPv6 where there is that.
+    fn protocols(&self, v4: &[Protocol]) -> impl Iterator<Item = Protocol> + use<> {
+        v4.to_vec().into_iter().chain(self.ipv6.map(|_| Protocol::Ipv6))
     }
 
     fn exchange(&self, protocol: Protocol, patience: Duration) -> Result<Seen> {
@@ -118,6 +126,16 @@ impl Pair {
                     detail: format!("{UDP_BYTES} bytes there and back, seen as {}", answer.seen),
                 })
             }
+            Protocol::Ipv6 => {
+                let (to, _) = self.ipv6.context("there is no IPv6")?;
+                let time = icmp::ping(to, 56, patience)?;
+                let tcp = echo::tcp(SocketAddr::new(to.into(), echo::PORT), &[b't'; TCP_BYTES], patience)?;
+                let udp = echo::udp(SocketAddr::new(to.into(), echo::PORT), &[b'u'; UDP_BYTES], patience)?;
+                let (tcp, udp) = (tcp.seen, udp.seen);
+                ensure!(tcp.ip() == udp.ip(), "TCP was seen as {tcp}, UDP as {udp}");
+                let detail = format!("an echo reply; TCP seen as {tcp}, UDP as {udp}");
+                Ok(Seen { time, client: Some(tcp.ip()), detail })
+            }
             Protocol::Http => {
                 let download = http::download(at(http::PORT), self.bytes, patience)?;
                 Ok(Seen {
@@ -136,10 +154,15 @@ impl Pair {
         expected: Ipv4Addr,
         masquerade: bool,
     ) -> Check {
+        // IPv4's masquerade has a check of its own.
+        let expected = match (protocol, self.ipv6) {
+            (Protocol::Ipv6, Some((_, expected))) => Some(IpAddr::from(expected)),
+            _ => Some(expected.into()).filter(|_| !masquerade),
+        };
         let (passed, detail, time) = match result {
-            // Masquerade has a check of its own.
-            Ok(seen) if !masquerade && seen.client.is_some_and(|client| client != expected) => {
-                (false, format!("{}; expected {expected}", seen.detail), Some(seen.time))
+            Ok(Seen { client: Some(client), detail, time }) if expected.is_some_and(|one| one != client) => {
+                let expected = expected.map(|one| one.to_string()).unwrap_or_default();
+                (false, format!("{detail}; expected {expected}"), Some(time))
             }
             Ok(seen) => (true, seen.detail, Some(seen.time)),
             Err(error) => (false, format!("{error:#}"), None),

@@ -50,10 +50,12 @@ pub(super) enum Protocol {
     Tcp,
     Udp,
     Http,
+    /// All of these but the last, over IPv6.
+    Ipv6,
 }
 
 impl Protocol {
-    /// All, in order.
+    /// All of IPv4, in order.
     pub(super) const ALL: [Self; 4] = [Self::Icmp, Self::Tcp, Self::Udp, Self::Http];
 
     pub(super) fn name(self) -> &'static str {
@@ -62,6 +64,7 @@ impl Protocol {
             Self::Tcp => "TCP",
             Self::Udp => "UDP",
             Self::Http => "HTTP",
+            Self::Ipv6 => "IPv6",
         }
     }
 }

@@ -1,7 +1,7 @@
 //! A configuration as it stands: hosts, their containers, and the services that they run.
 
 use std::{
-    net::{Ipv4Addr, SocketAddrV4},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     time::{Duration, Instant},
 };
 
@@ -259,40 +259,51 @@ impl Scene {
 
     /// Everybody to everybody.
     fn pairs(&self, world: &World) -> Vec<Pair> {
-        let pair = |from: &str, namespace: &Namespace, to: &str, address, expect, bytes| Pair {
-            from: from.to_owned(),
-            to: to.to_owned(),
-            namespace: namespace.clone(),
-            address,
+        let pair = |from: (&str, &Namespace), to: (&str, Ipv4Addr), ipv6, expect, bytes| Pair {
+            from: from.0.to_owned(),
+            to: to.0.to_owned(),
+            namespace: from.1.clone(),
+            address: to.1,
+            ipv6,
             expect,
             bytes,
         };
+        // The address, and what the server sees.
+        let ipv6 = |to: Option<Ipv6Addr>, seen: Option<Ipv6Addr>| to.zip(seen);
         let mut pairs = Vec::new();
         for Member { host, containers } in &self.members {
             // What a host does by itself is shown where there is only one.
             let alone = self.members.len() == 1;
             if alone {
+                let own = (HOST, &host.namespace);
                 for to in containers {
                     let expect = Expect::Reach { seen: to.gateway, masquerade: false };
-                    pairs.push(pair(HOST, &host.namespace, &to.name, to.address, expect, LOCAL_BYTES));
+                    let v6 = ipv6(to.address6, to.gateway6);
+                    pairs.push(pair(own, (&to.name, to.address), v6, expect, LOCAL_BYTES));
                 }
                 let expect = Expect::Reach { seen: host.address, masquerade: false };
-                pairs.push(pair(HOST, &host.namespace, INTERNET, world.address, expect, INTERNET_BYTES));
+                let v6 = ipv6(world.address6, host.address6);
+                pairs.push(pair(own, (INTERNET, world.address), v6, expect, INTERNET_BYTES));
             }
             for from in containers {
+                let client = (from.name.as_str(), &from.namespace);
                 let own = Expect::Reach { seen: from.address, masquerade: false };
                 if alone {
-                    for (to, address) in [(GATEWAY, from.gateway), (UPLINK, host.address)] {
-                        pairs.push(pair(&from.name, &from.namespace, to, address, own, LOCAL_BYTES));
+                    for (to, address, address6) in
+                        [(GATEWAY, from.gateway, from.gateway6), (UPLINK, host.address, host.address6)]
+                    {
+                        let v6 = ipv6(address6, from.address6);
+                        pairs.push(pair(client, (to, address), v6, own, LOCAL_BYTES));
                     }
                 }
                 for to in self.containers().filter(|to| to.name != from.name) {
                     let expect = if from.network == to.network { own } else { Expect::Blocked };
-                    pairs.push(pair(&from.name, &from.namespace, &to.name, to.address, expect, LOCAL_BYTES));
+                    let v6 = ipv6(to.address6, from.address6);
+                    pairs.push(pair(client, (&to.name, to.address), v6, expect, LOCAL_BYTES));
                 }
                 let expect = Expect::Reach { seen: host.address, masquerade: true };
-                let bytes = INTERNET_BYTES;
-                pairs.push(pair(&from.name, &from.namespace, INTERNET, world.address, expect, bytes));
+                let v6 = ipv6(world.address6, host.address6);
+                pairs.push(pair(client, (INTERNET, world.address), v6, expect, INTERNET_BYTES));
             }
         }
         pairs
@@ -302,18 +313,21 @@ impl Scene {
         let mut places: Vec<(String, String)> = Vec::new();
         for Member { host, containers } in &self.members {
             if self.members.len() == 1 {
-                for (network, gateway) in networks(containers) {
-                    places.push((format!("{GATEWAY} of {network}"), gateway.to_string()));
+                for (network, gateway, gateway6) in networks(containers) {
+                    places.push((format!("{GATEWAY} of {network}"), both(gateway, gateway6)));
                 }
-                places.push((UPLINK.to_owned(), host.address.to_string()));
-                places.extend(containers.iter().map(|one| (one.name.clone(), one.address.to_string())));
+                places.push((UPLINK.to_owned(), both(host.address, host.address6)));
+                let address = |one: &Container| (one.name.clone(), both(one.address, one.address6));
+                places.extend(containers.iter().map(address));
             } else {
-                let inside: Vec<String> =
-                    containers.iter().map(|one| format!("{} {}", one.name, one.address)).collect();
-                places.push((host.name().to_owned(), format!("{} ({})", host.address, inside.join(", "))));
+                let inside =
+                    containers.iter().map(|one| format!("{} {}", one.name, both(one.address, one.address6)));
+                let inside: Vec<String> = inside.collect();
+                let address = both(host.address, host.address6);
+                places.push((host.name().to_owned(), format!("{address} ({})", inside.join(", "))));
             }
         }
-        places.push((INTERNET.to_owned(), world.address.to_string()));
+        places.push((INTERNET.to_owned(), both(world.address, world.address6)));
         places
     }
 }
@@ -384,10 +398,15 @@ fn of_host(host: &str, what: What, passed: bool, detail: String) -> Check {
     Check { from: host.to_owned(), to: host.to_owned(), what, passed, detail, time: None }
 }
 
-/// Each network once, with its gateway.
-fn networks(containers: &[Container]) -> Vec<(&str, Ipv4Addr)> {
-    let mut networks: Vec<(&str, Ipv4Addr)> =
-        containers.iter().map(|one| (one.network.as_str(), one.gateway)).collect();
+/// Addresses of both families as the reader sees them.
+fn both(address: Ipv4Addr, address6: Option<Ipv6Addr>) -> String {
+    address6.map_or_else(|| address.to_string(), |address6| format!("{address} {address6}"))
+}
+
+/// Each network once, with its gateways.
+fn networks(containers: &[Container]) -> Vec<(&str, Ipv4Addr, Option<Ipv6Addr>)> {
+    let mut networks: Vec<_> =
+        containers.iter().map(|one| (one.network.as_str(), one.gateway, one.gateway6)).collect();
     networks.sort_unstable();
     networks.dedup();
     networks
@@ -397,14 +416,17 @@ fn networks(containers: &[Container]) -> Vec<(&str, Ipv4Addr)> {
 /// to no address may leave with another address than it was sent to.
 fn services(member: &Member) -> Result<Vec<Service>> {
     let Member { host, containers } = member;
-    let gateways = networks(containers).into_iter().map(|(_, gateway)| (&host.namespace, gateway));
+    let gateways =
+        networks(containers).into_iter().map(|(_, gateway, gateway6)| (&host.namespace, gateway, gateway6));
     let places = gateways
-        .chain([(&host.namespace, host.address)])
-        .chain(containers.iter().map(|one| (&one.namespace, one.address)));
+        .chain([(&host.namespace, host.address, host.address6)])
+        .chain(containers.iter().map(|one| (&one.namespace, one.address, one.address6)));
     let mut services = Vec::new();
-    for (namespace, address) in places {
-        services.extend(echo::serve(namespace, SocketAddrV4::new(address, echo::PORT))?);
-        services.push(http::serve(namespace, SocketAddrV4::new(address, http::PORT))?);
+    for (namespace, address, address6) in places {
+        for address in [Some(IpAddr::from(address)), address6.map(IpAddr::from)].into_iter().flatten() {
+            services.extend(echo::serve(namespace, SocketAddr::new(address, echo::PORT))?);
+            services.push(http::serve(namespace, SocketAddr::new(address, http::PORT))?);
+        }
     }
     Ok(services)
 }

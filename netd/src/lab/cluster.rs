@@ -8,8 +8,7 @@ use super::Host;
 use crate::cluster::Peer;
 
 /// Two networks: that part of a configuration.
-pub const NETWORKS: &str =
-    "[networks.default]\nsubnets = [\"10.88.0.0/16\"]\n\n[networks.other]\nsubnets = [\"10.89.0.0/16\"]\n";
+pub const NETWORKS: &str = "[networks.default]\nsubnets = [\"10.88.0.0/16\", \"fd88::/48\"]\n\n[networks.other]\nsubnets = [\"10.89.0.0/16\", \"fd89::/48\"]\n";
 
 /// The slices that the node of that number has of the networks of [`NETWORKS`]: a /24 of each.
 #[must_use]
@@ -21,7 +20,12 @@ pub fn slices(number: u8) -> Vec<Ipv4Net> {
 /// A host as a node that has these slices of the networks.
 #[must_use]
 pub fn node(host: &Host, slices: Vec<Ipv4Net>) -> Peer {
-    Peer { name: host.name().to_owned(), address: host.address.into(), address6: None, subnets: slices }
+    Peer {
+        name: host.name().to_owned(),
+        address: host.address.into(),
+        address6: host.address6,
+        subnets: slices,
+    }
 }
 
 /// The configuration of one of several nodes; the others become its peers. Networks are those of [`NETWORKS`].
@@ -40,6 +44,9 @@ pub fn configuration(own: &Peer, all: &[Peer], transport: &str) -> String {
             peer.address,
             list(peer)
         );
+        if let Some(address6) = peer.address6 {
+            let _ = writeln!(text, "address6 = \"{address6}\"");
+        }
     }
     text
 }

@@ -5,7 +5,7 @@
 
 use std::{
     io::{Read as _, Write as _},
-    net::{Shutdown, SocketAddr, SocketAddrV4, TcpStream, UdpSocket},
+    net::{Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpStream, UdpSocket},
     time::{Duration, Instant},
 };
 
@@ -29,7 +29,8 @@ pub struct Answer {
 ///
 /// # Errors
 /// The namespace cannot be entered, or the address cannot be bound.
-pub fn serve(namespace: &Namespace, address: SocketAddrV4) -> Result<[Service; 2]> {
+pub fn serve(namespace: &Namespace, address: impl Into<SocketAddr>) -> Result<[Service; 2]> {
+    let address = address.into();
     let tcp = Service::tcp(namespace, address, |stream| {
         // The client went away: its affair.
         let _ = answer_stream(stream);
@@ -60,9 +61,10 @@ fn greeting(peer: SocketAddr) -> String {
 ///
 /// # Errors
 /// Nothing comes back within `timeout`, or something else does.
-pub fn tcp(server: SocketAddrV4, data: &[u8], timeout: Duration) -> Result<Answer> {
+pub fn tcp(server: impl Into<SocketAddr>, data: &[u8], timeout: Duration) -> Result<Answer> {
+    let server = server.into();
     let start = Instant::now();
-    let stream = TcpStream::connect_timeout(&server.into(), timeout)
+    let stream = TcpStream::connect_timeout(&server, timeout)
         .with_context(|| format!("no TCP connection to {server}"))?;
     let seen = exchange(stream, data, timeout).with_context(|| format!("TCP {server}"))?;
     Ok(Answer { time: start.elapsed(), seen })
@@ -92,8 +94,13 @@ pub fn exchange(mut stream: TcpStream, data: &[u8], timeout: Duration) -> Result
 ///
 /// # Errors
 /// Nothing comes back within `timeout`, or something else does.
-pub fn udp(server: SocketAddrV4, data: &[u8], timeout: Duration) -> Result<Answer> {
-    let client = UdpSocket::bind("0.0.0.0:0").context("cannot bind a UDP socket")?;
+pub fn udp(server: impl Into<SocketAddr>, data: &[u8], timeout: Duration) -> Result<Answer> {
+    let server = server.into();
+    let any = match server {
+        SocketAddr::V4(_) => SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)),
+        SocketAddr::V6(_) => SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0)),
+    };
+    let client = UdpSocket::bind(any).context("cannot bind a UDP socket")?;
     udp_on(&client, server, data, timeout)
 }
 
@@ -101,7 +108,13 @@ pub fn udp(server: SocketAddrV4, data: &[u8], timeout: Duration) -> Result<Answe
 ///
 /// # Errors
 /// As [`udp`].
-pub fn udp_on(client: &UdpSocket, server: SocketAddrV4, data: &[u8], timeout: Duration) -> Result<Answer> {
+pub fn udp_on(
+    client: &UdpSocket,
+    server: impl Into<SocketAddr>,
+    data: &[u8],
+    timeout: Duration,
+) -> Result<Answer> {
+    let server = server.into();
     client.connect(server).with_context(|| format!("no UDP way to {server}"))?;
     let start = Instant::now();
     client.send(data).with_context(|| format!("cannot send UDP to {server}"))?;

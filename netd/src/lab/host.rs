@@ -2,7 +2,7 @@
 
 use std::{
     env, fs,
-    net::Ipv4Addr,
+    net::{Ipv4Addr, Ipv6Addr},
     path::{Path, PathBuf},
     process::{Command, Output, Stdio},
     sync::Arc,
@@ -28,6 +28,8 @@ pub struct Host {
     pub namespace: Namespace,
     /// The address of its uplink.
     pub address: Ipv4Addr,
+    /// The IPv6 address of its uplink, if it has one.
+    pub address6: Option<Ipv6Addr>,
     name: String,
     directory: PathBuf,
     bpffs: PathBuf,
@@ -50,6 +52,10 @@ pub struct Container {
     pub prefix: u8,
     /// The gateway's IPv4 address.
     pub gateway: Ipv4Addr,
+    /// Its IPv6 address, if it has one.
+    pub address6: Option<Ipv6Addr>,
+    /// The gateway's likewise.
+    pub gateway6: Option<Ipv6Addr>,
     /// The MAC of its interface.
     pub mac: String,
     /// The name of its interface, inside.
@@ -83,7 +89,8 @@ impl Host {
     ) -> Result<Self> {
         let namespace = lab.namespace(name)?;
         let uplink = plug(&namespace)?;
-        Self::in_namespace(lab, namespace, uplink.address, name, config)
+        let host = Self::in_namespace(lab, namespace, uplink.address, name, config)?;
+        Ok(Self { address6: uplink.address6, ..host })
     }
 
     /// Makes a host out of a namespace that has its uplink, with this address.
@@ -102,6 +109,7 @@ impl Host {
         let host = Self {
             namespace,
             address,
+            address6: None,
             name: name.to_owned(),
             directory,
             bpffs: lab.bpffs().join(name),
@@ -234,7 +242,8 @@ impl Host {
                 .with_context(|| format!("cannot remove {}", self.bpffs.display()))?;
         }
         self.namespace = lab.namespace(&self.name)?;
-        self.address = world.plug(lab, &self.namespace)?.address;
+        let uplink = world.plug(lab, &self.namespace)?;
+        (self.address, self.address6) = (uplink.address, uplink.address6);
         Ok(())
     }
 
@@ -326,13 +335,12 @@ impl Container {
         let text = |key: &str| {
             answer[key].as_str().map(str::to_owned).with_context(|| format!("there is no string `{key}`"))
         };
-        let address = answer["addresses"]
-            .as_array()
-            .into_iter()
-            .flatten()
-            .filter_map(Value::as_str)
+        let addresses = || answer["addresses"].as_array().into_iter().flatten().filter_map(Value::as_str);
+        let address = addresses()
             .find(|address| address.contains('.'))
             .context("there is no IPv4 address in `addresses`")?;
+        let address6 = addresses().find(|address| address.contains(':'));
+        let address6 = address6.and_then(|address| Some(address.split_once('/')?.0));
         let (address, prefix) = address.split_once('/').context("an address has no prefix length")?;
         Ok(Self {
             namespace: namespace.clone(),
@@ -341,6 +349,8 @@ impl Container {
             address: address.parse().context("bad address")?,
             prefix: prefix.parse().context("bad prefix length")?,
             gateway: text("gateway")?.parse().context("bad gateway")?,
+            address6: address6.map(str::parse).transpose().context("bad IPv6 address")?,
+            gateway6: answer["gateway6"].as_str().map(str::parse).transpose().context("bad gateway6")?,
             mac: text("mac")?,
             interface: text("interface")?,
             host_interface: text("host_interface")?,

@@ -2,7 +2,7 @@
 
 use std::{
     io::{BufRead as _, BufReader, Read as _, Write as _},
-    net::{SocketAddrV4, TcpStream},
+    net::{SocketAddr, TcpStream},
     time::{Duration, Instant},
 };
 
@@ -30,8 +30,8 @@ pub struct Download {
 ///
 /// # Errors
 /// The namespace cannot be entered, or the address cannot be bound.
-pub fn serve(namespace: &Namespace, address: SocketAddrV4) -> Result<Service> {
-    Service::tcp(namespace, address, |stream| {
+pub fn serve(namespace: &Namespace, address: impl Into<SocketAddr>) -> Result<Service> {
+    Service::tcp(namespace, address.into(), |stream| {
         // The client went away: its affair.
         let _ = answer(stream);
     })
@@ -74,9 +74,10 @@ fn answer(mut stream: TcpStream) -> std::io::Result<()> {
 ///
 /// # Errors
 /// The server does not answer within `timeout` (per step), or what comes is not what it must be.
-pub fn download(server: SocketAddrV4, bytes: u64, timeout: Duration) -> Result<Download> {
+pub fn download(server: impl Into<SocketAddr>, bytes: u64, timeout: Duration) -> Result<Download> {
+    let server = server.into();
     let start = Instant::now();
-    let mut stream = TcpStream::connect_timeout(&server.into(), timeout)
+    let mut stream = TcpStream::connect_timeout(&server, timeout)
         .with_context(|| format!("no TCP connection to {server}"))?;
     stream.set_read_timeout(Some(timeout))?;
     stream.set_write_timeout(Some(timeout))?;

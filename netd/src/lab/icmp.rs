@@ -1,7 +1,7 @@
-//! ICMP echo.
+//! ICMP echo, and ICMPv6 echo.
 
 use std::{
-    net::Ipv4Addr,
+    net::IpAddr,
     time::{Duration, Instant},
 };
 
@@ -17,7 +17,7 @@ const HEADER: usize = 8;
 ///
 /// # Errors
 /// No reply comes within `timeout`, or one with other data.
-pub fn ping(to: Ipv4Addr, size: usize, timeout: Duration) -> Result<Duration> {
+pub fn ping(to: impl Into<IpAddr>, size: usize, timeout: Duration) -> Result<Duration> {
     ping_as(0, to, size, timeout)
 }
 
@@ -25,9 +25,14 @@ pub fn ping(to: Ipv4Addr, size: usize, timeout: Duration) -> Result<Duration> {
 ///
 /// # Errors
 /// As [`ping`], or the identifier is in use.
-pub fn ping_as(identifier: u16, to: Ipv4Addr, size: usize, timeout: Duration) -> Result<Duration> {
-    let socket = socket::ping(identifier).context("cannot open a ping socket")?;
-    let mut request = vec![8, 0, 0, 0, 0, 0, 0, 1];
+pub fn ping_as(identifier: u16, to: impl Into<IpAddr>, size: usize, timeout: Duration) -> Result<Duration> {
+    let to = to.into();
+    let (socket, request, reply_type) = match to {
+        IpAddr::V4(_) => (socket::ping(identifier), 8, 0),
+        IpAddr::V6(_) => (socket::ping6(identifier), 128, 129),
+    };
+    let socket = socket.context("cannot open a ping socket")?;
+    let mut request = vec![request, 0, 0, 0, 0, 0, 0, 1];
     request.extend((0..size).map(|index| (index % 251) as u8));
     let start = Instant::now();
     socket.send_to(&request, (to, 0)).with_context(|| format!("cannot ping {to}"))?;
@@ -42,8 +47,8 @@ pub fn ping_as(identifier: u16, to: Ipv4Addr, size: usize, timeout: Duration) ->
         if from.ip() != to {
             continue;
         }
-        // Type 0 is the reply; the kernel fills in identifier and checksum.
-        if reply[0] != 0 || reply[HEADER..length] != request[HEADER..] {
+        // The kernel fills in identifier and checksum.
+        if reply[0] != reply_type || reply[HEADER..length] != request[HEADER..] {
             bail!("the echo reply from {to} has other data than was sent");
         }
         return Ok(start.elapsed());

@@ -5,7 +5,7 @@
 use std::{
     collections::HashMap,
     io::{PipeWriter, pipe},
-    net::{Shutdown, SocketAddr, SocketAddrV4, TcpListener, TcpStream, UdpSocket},
+    net::{Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket},
     sync::{Arc, Mutex, PoisonError},
     thread::{self, JoinHandle},
 };
@@ -40,7 +40,7 @@ impl Service {
     /// The namespace cannot be entered, or the address cannot be bound.
     pub fn tcp(
         namespace: &Namespace,
-        address: SocketAddrV4,
+        address: SocketAddr,
         handle: impl Fn(TcpStream) + Send + Sync + 'static,
     ) -> Result<Self> {
         let listener = namespace.run(|| {
@@ -75,7 +75,7 @@ impl Service {
     /// The namespace cannot be entered, or the address cannot be bound.
     pub fn udp(
         namespace: &Namespace,
-        address: SocketAddrV4,
+        address: SocketAddr,
         handle: impl Fn(&[u8], SocketAddr) -> Option<Vec<u8>> + Send + 'static,
     ) -> Result<Self> {
         let server = namespace.run(|| {

@@ -2,7 +2,7 @@
 
 use std::{
     io,
-    net::{Ipv4Addr, SocketAddrV4, TcpStream, UdpSocket},
+    net::{Ipv4Addr, Ipv6Addr, SocketAddrV4, TcpStream, UdpSocket},
     os::fd::{AsRawFd, FromRawFd, OwnedFd},
     time::Duration,
 };
@@ -66,6 +66,27 @@ pub fn ping(identifier: u16) -> io::Result<UdpSocket> {
     let socket = open(libc::AF_INET, libc::SOCK_DGRAM, libc::IPPROTO_ICMP)?;
     if identifier != 0 {
         bind(&socket, SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, identifier))?;
+    }
+    Ok(UdpSocket::from(socket))
+}
+
+/// The same for ICMPv6 echo.
+///
+/// # Errors
+/// As [`ping`].
+pub fn ping6(identifier: u16) -> io::Result<UdpSocket> {
+    let socket = open(libc::AF_INET6, libc::SOCK_DGRAM, libc::IPPROTO_ICMPV6)?;
+    if identifier != 0 {
+        let local = libc::sockaddr_in6 {
+            sin6_family: libc::AF_INET6 as libc::sa_family_t,
+            sin6_port: identifier.to_be(),
+            sin6_flowinfo: 0,
+            sin6_addr: libc::in6_addr { s6_addr: Ipv6Addr::UNSPECIFIED.octets() },
+            sin6_scope_id: 0,
+        };
+        let length = size_of::<libc::sockaddr_in6>() as libc::socklen_t;
+        // SAFETY: `local` is a sockaddr_in6 of that length.
+        check(unsafe { libc::bind(socket.as_raw_fd(), (&raw const local).cast(), length) })?;
     }
     Ok(UdpSocket::from(socket))
 }

@@ -1,7 +1,8 @@
 //! The world outside: a router, and a server behind it that knows no way back to any container.
 
 use std::{
-    net::{Ipv4Addr, SocketAddrV4},
+    net::{Ipv4Addr, Ipv6Addr, SocketAddrV4, SocketAddrV6},
+    path::Path,
     sync::atomic::{AtomicU8, Ordering},
 };
 
@@ -10,7 +11,7 @@ use anyhow::Result;
 use super::{End, Lab, Namespace, Service, echo, http};
 
 /// A router with a network of its own for each host (RFC 2544's 198.18.0.0/15), and a server (RFC 5737's 203.0.113.0/24)
-/// that answers ping, echo and HTTP.
+/// that answers ping, echo and HTTP. All have IPv6 too, in 2001:db8::/32 (RFC 3849), where the kernel has it.
 ///
 /// Neither has a route to a container's address: an answer shows that the packets came with the host's.
 #[derive(Debug)]
@@ -21,6 +22,8 @@ pub struct World {
     pub server: Namespace,
     /// The server's address.
     pub address: Ipv4Addr,
+    /// Its IPv6 address; none: this kernel has no IPv6.
+    pub address6: Option<Ipv6Addr>,
     hosts: AtomicU8,
     _services: Vec<Service>,
 }
@@ -32,6 +35,42 @@ pub struct Uplink {
     pub address: Ipv4Addr,
     /// The router's address in that network.
     pub router: Ipv4Addr,
+    /// The host's IPv6 address, in a /64, if there is IPv6.
+    pub address6: Option<Ipv6Addr>,
+}
+
+impl Uplink {
+    /// The one with a number in a network with a number.
+    fn new(network: u8, number: u8) -> Self {
+        let address6 = has_ipv6().then(|| address6(network, number));
+        let (address, router) = (Ipv4Addr::new(198, 18, network, number), Ipv4Addr::new(198, 18, network, 1));
+        Self { address, router, address6 }
+    }
+
+    /// Gives a host its addresses and default routes on a link that is up.
+    fn configure(&self, network: u8, host: &Namespace) -> Result<()> {
+        host.ip([format!("route add default via {}", self.router)])?;
+        if let Some(address) = self.address6 {
+            host.ip([
+                format!("address add {address}/64 dev {UPLINK} nodad"),
+                format!("route add ::/0 via {}", address6(network, 1)),
+            ])?;
+        }
+        Ok(())
+    }
+}
+
+/// An address of a network of the world's, in a /64.
+fn address6(network: u8, number: u8) -> Ipv6Addr {
+    Ipv6Addr::new(0x2001, 0xdb8, 0, network.into(), 0, 0, 0, number.into())
+}
+
+/// The network of the servers.
+const SERVERS: u8 = 0xff;
+
+/// Whether this kernel has IPv6.
+fn has_ipv6() -> bool {
+    Path::new("/proc/sys/net/ipv6").exists()
 }
 
 /// A layer-2 network of the world's, with the router on it: a namespace whose bridge stands for a switch.
@@ -60,10 +99,23 @@ impl World {
         )?;
         server.ip(["route add default via 203.0.113.1"])?;
         let address = Ipv4Addr::new(203, 0, 113, 10);
+        let ipv6 = has_ipv6().then(|| address6(SERVERS, 10));
+        if let Some(address) = ipv6 {
+            router.set_sysctl("net.ipv6.conf.all.forwarding", "1")?;
+            router.ip([format!("address add {}/64 dev servers nodad", address6(SERVERS, 1))])?;
+            server.ip([
+                format!("address add {address}/64 dev eth0 nodad"),
+                format!("route add ::/0 via {}", address6(SERVERS, 1)),
+            ])?;
+        }
         let mut services: Vec<Service> =
             echo::serve(&server, SocketAddrV4::new(address, echo::PORT))?.into_iter().collect();
         services.push(http::serve(&server, SocketAddrV4::new(address, http::PORT))?);
-        Ok(Self { router, server, address, hosts: AtomicU8::new(0), _services: services })
+        if let Some(address) = ipv6 {
+            services.extend(echo::serve(&server, SocketAddrV6::new(address, echo::PORT, 0, 0))?);
+            services.push(http::serve(&server, SocketAddrV6::new(address, http::PORT, 0, 0))?);
+        }
+        Ok(Self { router, server, address, address6: ipv6, hosts: AtomicU8::new(0), _services: services })
     }
 
     /// Gives a host an uplink, an address and a default route.
@@ -72,18 +124,30 @@ impl World {
     /// `ip` refuses.
     pub fn plug(&self, lab: &Lab, host: &Namespace) -> Result<Uplink> {
         let number = self.hosts.fetch_add(1, Ordering::Relaxed) + 1;
-        let uplink =
-            Uplink { address: Ipv4Addr::new(198, 18, number, 2), router: Ipv4Addr::new(198, 18, number, 1) };
+        let uplink = Uplink::new(number, 2);
+        let interface = format!("host{number}");
         lab.cable(
             End {
                 namespace: &self.router,
-                interface: &format!("host{number}"),
+                interface: &interface,
                 address: Some(&format!("{}/24", uplink.router)),
             },
             End { namespace: host, interface: UPLINK, address: Some(&format!("{}/24", uplink.address)) },
         )?;
-        host.ip([format!("route add default via {}", uplink.router)])?;
+        self.add_ipv6(number, &interface)?;
+        uplink.configure(number, host)?;
         Ok(uplink)
+    }
+
+    /// The router's IPv6 address in a network.
+    fn add_ipv6(&self, network: u8, interface: &str) -> Result<()> {
+        match self.address6 {
+            Some(_) => {
+                let address = address6(network, 1);
+                self.router.ip([format!("address add {address}/64 dev {interface} nodad")])
+            }
+            None => Ok(()),
+        }
     }
 
     /// Makes a switch with the router on it; hosts are plugged in there instead of into the router.
@@ -104,6 +168,7 @@ impl World {
             End { namespace: &namespace, interface: "router", address: None },
         )?;
         namespace.ip(["link set router master ports"])?;
+        self.add_ipv6(number, &name)?;
         Ok(Switch { namespace, number, hosts: AtomicU8::new(0) })
     }
 
@@ -121,17 +186,14 @@ impl Switch {
     /// `ip` refuses.
     pub fn plug(&self, lab: &Lab, host: &Namespace) -> Result<Uplink> {
         let port = self.hosts.fetch_add(1, Ordering::Relaxed) + 2;
-        let uplink = Uplink {
-            address: Ipv4Addr::new(198, 18, self.number, port),
-            router: Ipv4Addr::new(198, 18, self.number, 1),
-        };
+        let uplink = Uplink::new(self.number, port);
         let interface = format!("port{port}");
         lab.cable(
             End { namespace: &self.namespace, interface: &interface, address: None },
             End { namespace: host, interface: UPLINK, address: Some(&format!("{}/24", uplink.address)) },
         )?;
         self.namespace.ip([format!("link set {interface} master ports")])?;
-        host.ip([format!("route add default via {}", uplink.router)])?;
+        uplink.configure(self.number, host)?;
         Ok(uplink)
     }
 }
