@@ -2,7 +2,7 @@
 
 use std::{
     io::{Read as _, Write as _},
-    net::{Shutdown, SocketAddrV4, TcpStream, UdpSocket},
+    net::{Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpStream, UdpSocket},
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -32,7 +32,7 @@ impl TcpFlood {
     ///
     /// # Errors
     /// The address cannot be bound.
-    pub fn sink(namespace: &Namespace, address: SocketAddrV4) -> Result<Service> {
+    pub fn sink(namespace: &Namespace, address: impl Into<SocketAddr>) -> Result<Service> {
         Service::tcp(namespace, address.into(), |stream| {
             // What goes wrong here, the client notices by the missing answer.
             let _ = drain(stream);
@@ -43,9 +43,10 @@ impl TcpFlood {
     ///
     /// # Errors
     /// There is no connection.
-    pub fn start(from: &Namespace, server: SocketAddrV4) -> Result<Self> {
+    pub fn start(from: &Namespace, server: impl Into<SocketAddr>) -> Result<Self> {
+        let server = server.into();
         let mut stream = from.run(|| {
-            TcpStream::connect_timeout(&server.into(), TIMEOUT).with_context(|| format!("no TCP to {server}"))
+            TcpStream::connect_timeout(&server, TIMEOUT).with_context(|| format!("no TCP to {server}"))
         })?;
         stream.set_write_timeout(Some(TIMEOUT))?;
         stream.set_read_timeout(Some(TIMEOUT))?;
@@ -123,9 +124,14 @@ impl UdpPulse {
     ///
     /// # Errors
     /// A socket cannot be made.
-    pub fn start(from: &Namespace, to: &Namespace, address: SocketAddrV4) -> Result<Self> {
+    pub fn start(from: &Namespace, to: &Namespace, address: impl Into<SocketAddr>) -> Result<Self> {
+        let address = address.into();
+        let any = match address {
+            SocketAddr::V4(_) => SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)),
+            SocketAddr::V6(_) => SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0)),
+        };
         let server = to.run(|| UdpSocket::bind(address).with_context(|| format!("cannot bind {address}")))?;
-        let client = from.run(|| UdpSocket::bind("0.0.0.0:0").context("cannot bind"))?;
+        let client = from.run(|| UdpSocket::bind(any).context("cannot bind"))?;
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&stop);
         let sender = thread::spawn(move || {

@@ -39,11 +39,11 @@ fn flows_are_listed_and_flushed() {
         let expected = FlowView {
             endpoint: Some("a".to_owned()),
             protocol: "udp".to_owned(),
-            address: a.address,
+            address: a.address.into(),
             port,
-            remote: site.world.address,
+            remote: site.world.address.into(),
             remote_port: echo::PORT,
-            translated: site.host.address,
+            translated: site.host.address.into(),
             state: "established".to_owned(),
             ..flow.clone()
         };

@@ -206,7 +206,12 @@ impl Foreign {
     fn new(cluster: &mut Cluster) -> Result<Self> {
         let namespace = cluster.lab.namespace("foreign")?;
         let uplink = cluster.world.plug(&cluster.lab, &namespace)?;
-        let peer = Peer { name: "foreign".to_owned(), address: uplink.address, subnets: cluster::slices(9) };
+        let peer = Peer {
+            name: "foreign".to_owned(),
+            address: uplink.address.into(),
+            address6: None,
+            subnets: cluster::slices(9),
+        };
         cluster.configure("vxlan", &[peer])?;
         cluster.start()?;
         let address = Ipv4Addr::new(10, 88, 9, 5);

@@ -208,7 +208,7 @@ fn nanoseconds_per_run() {
         // Likewise a container that has the node's address and a port of the range. What stays is that the time to live counts
         // down.
         let address = a.address.into();
-        let uplink = Uplink { address, ifindex: loaded.world.uplink };
+        let uplink = Uplink { address, address6: None, ifindex: loaded.world.uplink };
         loaded.configure(|config| config.uplink = Some(uplink));
         let body = |source, destination| Body::Udp(source, destination, vec![0; 64]);
         let segment = |source, destination| Body::Tcp(source, destination, 0x10, vec![0; 64]);

@@ -46,7 +46,15 @@ fn nothing_is_left(test: &str, signal: Signal) {
         site.host.start()?;
         let a = site.container("a")?;
         let b = site.container_with("b", &["--network", "other"])?;
-        let created = site.host.netd(["network", "create", "third", "--subnet", "10.90.0.0/24"])?;
+        let created = site.host.netd([
+            "network",
+            "create",
+            "third",
+            "--subnet",
+            "10.90.0.0/24",
+            "--subnet",
+            "fd90::/64",
+        ])?;
         ensure!(created.status.success());
         let c = site.container_with("c", &["--network", "third"])?;
         ensure!(Snapshot::of(&site.host)? != before, "the snapshot does not see what netd makes");

@@ -297,7 +297,8 @@ fn killed_at_any_moment_it_leaves_nothing_half_done() {
                     let address = address.context("no address")?.parse::<std::net::Ipv4Addr>()?;
                     // Works, in both directions.
                     site.serve(namespace, address)?;
-                    reach(&site.host.namespace, address, std::net::Ipv4Addr::new(10, 88, 0, 1)).with_context(context)?;
+                    reach(&site.host.namespace, address, std::net::Ipv4Addr::new(10, 88, 0, 1))
+                        .with_context(context)?;
                     reach(namespace, site.world.address, site.host.address).with_context(context)?;
                     site.services.clear();
                 } else {

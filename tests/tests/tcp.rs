@@ -30,7 +30,7 @@ fn ways(
         ("the world", &server, site.world.address),
     ] {
         let address = SocketAddrV4::new(address, port);
-        site.services.push(Service::tcp(namespace, address, handle)?);
+        site.services.push(Service::tcp(namespace, address.into(), handle)?);
         ways.push((what, address));
     }
     Ok((a, ways))

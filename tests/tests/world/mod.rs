@@ -98,7 +98,7 @@ fn load(world: World, directory: &Path) -> Loaded {
     let options = options(directory);
     let mut datapath = Datapath::open(&options).expect("the programs load");
     let config = NodeConfig {
-        uplink: Some(Uplink { ifindex: world.uplink, address: NODE.into() }),
+        uplink: Some(Uplink { ifindex: world.uplink, address: NODE.into(), address6: None }),
         mtu: MTU,
         ports: PORTS,
         max_flows_per_endpoint: QUOTA,
@@ -116,14 +116,18 @@ fn load(world: World, directory: &Path) -> Loaded {
                 abi::Route::NETWORK => Route::Network(route.network),
                 abi::Route::DIRECT | abi::Route::VXLAN => Route::Node {
                     network: route.network,
-                    address: route.node.unmapped().expect("an IPv4 node").bytes().into(),
+                    address: std::net::Ipv4Addr::from(route.node.unmapped().expect("an IPv4 node").bytes())
+                        .into(),
                     slot: route.slot,
                     vxlan: route.kind == abi::Route::VXLAN,
                     mtu: route.mtu,
                 },
-                _ => route.node.unmapped().map_or(Route::Uplink, |node| Route::Peer(node.bytes().into())),
+                _ => route
+                    .node
+                    .unmapped()
+                    .map_or(Route::Uplink, |node| Route::Peer(std::net::Ipv4Addr::from(node.bytes()).into())),
             };
-            (ipnet::Ipv4Net::new(prefix.into(), bits).expect("a prefix"), route)
+            (ipnet::Ipv4Net::new(prefix.into(), bits).expect("a prefix").into(), route)
         })
         .collect();
     datapath.set_routes(&routes).expect("routes");
@@ -140,6 +144,7 @@ pub(crate) fn endpoint(member: &Member) -> Endpoint {
         address: member.address.into(),
         subnet: ipnet::Ipv4Net::new(network.subnet.into(), network.prefix).expect("a prefix"),
         gateway: network.gateway.into(),
+        v6: None,
         mac: Mac(member.mac),
         host_mac: Mac(member.host_mac),
         masquerade: network.masquerade,
