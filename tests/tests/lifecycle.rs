@@ -143,7 +143,7 @@ fn many(site: &mut Site, count: usize) -> Result<()> {
     site.serve(&first, Ipv4Addr::new(10, 88, 0, 2))?;
     let own = site.endpoint(&format!("m{}", count - 1))?.context("the last one is missing")?;
     let own = own["addresses"][0].as_str().and_then(|text| text.split('/').next()).context("no address")?;
-    reach(&last, Ipv4Addr::new(10, 88, 0, 2), own.parse()?)?;
+    reach(&last, Ipv4Addr::new(10, 88, 0, 2), own.parse::<Ipv4Addr>()?)?;
     reach(&last, site.world.address, site.host.address)?;
 
     let start = Instant::now();
