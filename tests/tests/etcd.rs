@@ -113,10 +113,14 @@ fn nodes_find_each_other(test: &str, transport: &str) {
         talk(&a, &b)?;
         let [one, two] = &cluster.nodes[..] else { unreachable!("two nodes") };
         let seen = other(one)?;
-        ensure!((seen.name.as_str(), seen.address) == ("two", Some(two.address)), "{seen:?}");
+        ensure!((seen.name.as_str(), seen.address) == ("two", Some(two.address.into())), "{seen:?}");
         ensure!(seen.mtu == Some(1500) && seen.subnets.len() == 2 && seen.last_seen.is_some(), "{seen:?}");
         ensure!(format!("{:?}", seen.transport).to_lowercase().contains(transport), "{seen:?}");
-        ensure!(seen.subnets.iter().any(|slice| slice.contains(&b.address)), "{seen:?} {}", b.address);
+        ensure!(
+            seen.subnets.iter().any(|slice| slice.contains(&std::net::IpAddr::from(b.address))),
+            "{seen:?} {}",
+            b.address
+        );
         ensure!(seen.counters.tx_packets > 0 && seen.counters.rx_packets > 0, "{seen:?}");
 
         // What one makes, both have; and it is of use at once where it was made.
