@@ -84,6 +84,8 @@ numbered! {
         UnrelatedError = 26, "unrelated-error";
         /// A fragment made to hide a transport header: the first too short for it, or another that overlaps it.
         FragmentTiny = 27, "fragment-tiny";
+        /// From a source of the deny list, at the uplink (xdp_uplink).
+        Denied = 40, "denied";
     }
 }
 

@@ -24,7 +24,7 @@ use crate::Context;
 const BPF_F_IPV6: u64 = 1 << 7;
 
 /// Highest offset that a header is read at: lets the verifier bound pointer arithmetic with variable offsets.
-const MAX_OFFSET: u32 = 0x3fff;
+pub(crate) const MAX_OFFSET: u32 = 0x3fff;
 
 /// A socket buffer.
 pub(crate) struct Skb {

@@ -11,8 +11,8 @@ use aya::{
 use netd_common::{
     V4,
     abi::{
-        Config, Counter, Endpoint, EndpointCounters, Flow, Fragment, FragmentKey, Interface, NodeCounters,
-        Route, Tuple,
+        Config, Counter, Denied, Endpoint, EndpointCounters, Flow, Fragment, FragmentKey, Interface,
+        NodeCounters, Route, Tuple,
     },
     reason,
 };
@@ -33,7 +33,7 @@ struct Shape {
 }
 
 /// All maps, with the sizes that the options ask for.
-fn shapes(options: &Options) -> [Shape; 12] {
+fn shapes(options: &Options) -> [Shape; 15] {
     const fn shape<K, V>(name: &'static str, kind: MapType, entries: Option<u32>) -> Shape {
         Shape { name, kind, key: size_of::<K>(), value: size_of::<V>(), entries }
     }
@@ -54,6 +54,9 @@ fn shapes(options: &Options) -> [Shape; 12] {
         shape::<FragmentKey<V4>, Fragment<V4>>("FRAGMENTS4", MapType::Hash, None),
         shape::<u32, FragmentKey<V4>>("FRAGMENT_PLACES4", MapType::Array, None),
         shape::<u32, u32>("FRAGMENT_TURNS", MapType::Array, None),
+        shape::<[u32; 2], Denied>("DENIED4", MapType::LpmTrie, None),
+        shape::<[u32; 5], Denied>("DENIED6", MapType::LpmTrie, None),
+        shape::<u32, u64>("DENIED_COUNTERS", MapType::PerCpuArray, None),
     ]
 }
 

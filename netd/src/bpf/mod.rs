@@ -1,6 +1,7 @@
 //! The datapath as the daemon sees it: programs, maps and links, all pinned, so that they outlive the daemon.
 
 mod counters;
+mod deny;
 mod flow_list;
 mod flows;
 mod links;
@@ -24,6 +25,7 @@ use netd_common::{
     wire::{Mac as WireMac, MacPair},
 };
 
+pub use self::deny::MAX_DENIED;
 pub use self::flow_list::{FlowEntry, FlowFilter, FlowReader, Phase};
 pub use self::links::Attachment;
 pub use self::routes::node_behind;
@@ -32,7 +34,8 @@ pub use self::types::{
     ProgramStatus, Route, TestRun, Uplink,
 };
 use self::{
-    links::Hook,
+    deny::DenyMaps,
+    links::{Hook, XDP_UPLINK},
     maps::Maps,
     pins::Pins,
     routes::{RouteTable, Routes, entry},
@@ -54,6 +57,7 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/ne
 pub struct Datapath {
     programs: Ebpf,
     maps: Maps,
+    deny: DenyMaps,
     pins: Pins,
     config: Option<NodeConfig>,
     routes: Routes,
@@ -86,9 +90,20 @@ impl Datapath {
                 .load()
                 .map_err(|error| anyhow!("the kernel refuses program {name}: {}", refusal(&error)))?;
         }
+        deny::load(&mut programs)
+            .map_err(|error| anyhow!("the kernel refuses program {XDP_UPLINK}: {}", refusal(&error)))?;
         let maps = Maps::take(&mut programs)?;
+        let deny = DenyMaps::take(&mut programs)?;
         pins.adopt_links()?;
-        Ok(Self { programs, maps, pins, config: None, routes: Routes::default(), expiry: Walk::default() })
+        Ok(Self {
+            programs,
+            maps,
+            deny,
+            pins,
+            config: None,
+            routes: Routes::default(),
+            expiry: Walk::default(),
+        })
     }
 
     /// Tells the programs about the node.
@@ -232,13 +247,18 @@ impl Datapath {
         let mut all = Vec::new();
         for hook in Hook::ALL {
             let name = hook.program();
+            let attached = links.iter().filter(|(_, at)| *at == hook).count() as u32;
+            if hook == Hook::Xdp {
+                all.push(self.xdp_status(attached)?);
+                continue;
+            }
             let program: &SchedClassifier =
                 self.programs.program(name).context("a program is missing")?.try_into()?;
             all.push(ProgramStatus {
                 name: name.to_owned(),
                 hook: self.pins.attachment(hook).label().to_owned(),
                 id: program.info().with_context(|| format!("asking for program {name}"))?.id(),
-                attached: links.iter().filter(|(_, at)| *at == hook).count() as u32,
+                attached,
             });
         }
         Ok(all)
