@@ -10,8 +10,8 @@ use std::{
 use crate::{
     Addr, Drop, Tables, V4, V6, Way,
     abi::{
-        Config, Counter, Denied, Endpoint, EndpointCounters, Flow, Fragment, FragmentKey, Interface, NodeCounters,
-        Route, Tuple,
+        Config, Counter, Denied, Endpoint, EndpointCounters, Flow, Fragment, FragmentKey, Interface,
+        NodeCounters, Route, Tuple,
     },
     flow::{self, Ticks, When},
     plan::NO_SLOT,
