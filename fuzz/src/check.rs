@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use netd_common::{
-    To, V4, Verdict,
+    Addr as _, To, V4, V6, Verdict,
     abi::Tuple,
     host::{
         Memory,
@@ -125,7 +125,7 @@ impl Checked {
             At::FromContainer(ifindex) if verdict.to == To::Neighbour => {
                 assert_eq!(verdict.ifindex, WORLD.uplink, "out of no uplink");
                 let Some(from) = member(ifindex) else { panic!("from nobody's link to the world") };
-                if from.network.masquerade && verdict.via == V4(0) {
+                if from.network.masquerade && verdict.via == V6::ZERO {
                     outside(packet);
                     if frame.len() == sent.len() {
                         senders.sent(&sent[14..], packet);

@@ -10,7 +10,7 @@ use crate::{
 };
 
 /// Version of everything in this module, part of the pins' path.
-pub const ABI_VERSION: u32 = 3;
+pub const ABI_VERSION: u32 = 4;
 
 /// What the programs know of the node, one entry a family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,8 +18,12 @@ pub const ABI_VERSION: u32 = 3;
 pub struct Config<A> {
     /// The uplink's interface index; 0: there is none.
     pub uplink: u32,
-    /// The address that masqueraded packets take.
+    /// The address that masqueraded packets take; zero: the node has none of this family, and nothing is masqueraded.
     pub address: A,
+    /// The node's IPv4 address, in both families' entries: outer source of VXLAN over IPv4; zero: it has none.
+    pub underlay4: V4,
+    /// Likewise its IPv6 address.
+    pub underlay6: V6,
     /// First port of the range that masqueraded flows take, host byte order.
     pub first_port: u16,
     /// Last port of the range, inclusive, host byte order.
@@ -42,6 +46,9 @@ pub struct Interface<A> {
     pub mask: A,
     /// The network's gateway: the host.
     pub gateway: A,
+    /// The network's IPv4 subnet, in both families' entries: an endpoint's MAC is made from its IPv4 address, which is at the
+    /// same offset in this as its IPv6 address in the other.
+    pub subnet4: V4,
     /// The one source MAC that it may use.
     pub mac: Mac,
     /// See [`Interface::MASQUERADE`].
@@ -84,9 +91,9 @@ pub struct Route {
     pub mtu: u16,
     /// [`Route::NETWORK`], [`Route::DIRECT`], [`Route::VXLAN`]: the network's number.
     pub network: u32,
-    /// [`Route::DIRECT`], [`Route::VXLAN`]: the node's address on its uplink. [`Route::UPLINK`]: the same where the prefix is
-    /// that address, else 0.
-    pub node: V4,
+    /// [`Route::DIRECT`], [`Route::VXLAN`]: the node's address on its uplink, IPv4-mapped (`::ffff:a.b.c.d`) if it is IPv4.
+    /// [`Route::UPLINK`]: the same where the prefix is that address, else zero.
+    pub node: V6,
     /// Index of the node's counters.
     pub slot: u32,
 }
@@ -204,12 +211,14 @@ pub struct FragmentKey<A> {
     pub source: A,
     /// Destination address.
     pub destination: A,
-    /// Identification.
-    pub id: Be16,
+    /// Identification as it lies in memory: IPv6's has 32 bits, IPv4's 16.
+    pub id: u32,
     /// IP protocol.
     pub protocol: u8,
     /// [`Tuple::OUT`] or [`Tuple::IN`].
     pub direction: u8,
+    /// Zero.
+    pub reserved: u16,
 }
 
 /// What later fragments get of the first one's translation.
@@ -220,10 +229,8 @@ pub struct Fragment<A> {
     pub seen: u32,
     /// [`Tuple::OUT`]: the new source; [`Tuple::IN`]: the new destination.
     pub address: A,
-    /// The new identification.
-    pub id: Be16,
-    /// Zero.
-    pub reserved: u16,
+    /// The new identification, likewise.
+    pub id: u32,
 }
 
 /// An endpoint's share of the fragment table: a ring of places, each of which holds the key of an entry.
@@ -287,8 +294,10 @@ pub struct FlowList {
     pub what: u32,
     /// Tuples that follow.
     pub count: u32,
+    /// [`FlowList::IPV4`] or [`FlowList::IPV6`]: the family of all tuples in the list.
+    pub family: u32,
     /// Zero; a packet that the kernel runs a program on has at least an Ethernet header's length.
-    pub reserved: [u32; 2],
+    pub reserved: u32,
 }
 
 impl FlowList {
@@ -298,6 +307,10 @@ impl FlowList {
     pub const REMOVE: u32 = 2;
     /// Remove those that have timed out or are closed: the table is filling up.
     pub const RECLAIM: u32 = 3;
+    /// The tuples are [`Tuple<V4>`].
+    pub const IPV4: u32 = 4;
+    /// The tuples are [`Tuple<V6>`].
+    pub const IPV6: u32 = 6;
     /// Most tuples in a list: what fits the kernel's limit of one page with both families.
     pub const MAX: usize = 64;
 }
@@ -312,19 +325,19 @@ macro_rules! no_padding {
     ($($type:ty = $size:expr;)+) => { $(const _: () = assert!(size_of::<$type>() == $size);)+ };
 }
 no_padding! {
-    Config<V4> = 20;
-    Config<V6> = 32;
-    Interface<V4> = 4 * 4 + 6 + 2 + 12 + 4 + 4;
-    Interface<V6> = 4 * 16 + 6 + 2 + 12 + 4 + 4;
+    Config<V4> = 4 + 4 + 4 + 16 + 2 + 2 + 4 + 4;
+    Config<V6> = 4 + 16 + 4 + 16 + 2 + 2 + 4 + 4;
+    Interface<V4> = 4 * 4 + 4 + 6 + 2 + 12 + 4 + 4;
+    Interface<V6> = 4 * 16 + 4 + 6 + 2 + 12 + 4 + 4;
     Endpoint = 4 + 12 + 4 + 4;
-    Route = 16;
+    Route = 2 + 2 + 4 + 16 + 4;
     NodeCounters = 40;
     Tuple<V4> = 16;
     Tuple<V6> = 40;
     Flow<V4> = 4 + 4 + 4 + 4 + 2 + 2;
     Flow<V6> = 4 + 4 + 4 + 16 + 2 + 2;
-    FragmentKey<V4> = 12;
-    FragmentKey<V6> = 36;
+    FragmentKey<V4> = 16;
+    FragmentKey<V6> = 40;
     Fragment<V4> = 12;
     Fragment<V6> = 24;
     EndpointCounters = 40;

@@ -23,13 +23,14 @@ pub const TIMEOUT: Ticks = ticks(30);
 
 /// What the fragments of a packet have in common. `tuple` is the first one's, or has no ports.
 #[inline(always)]
-const fn key<A: Addr>(tuple: &Tuple<A>, id: Be16) -> FragmentKey<A> {
+const fn key<A: Addr>(tuple: &Tuple<A>, id: u32) -> FragmentKey<A> {
     FragmentKey {
         source: tuple.source,
         destination: tuple.destination,
         id,
         protocol: tuple.protocol,
         direction: tuple.direction,
+        reserved: 0,
     }
 }
 
@@ -76,12 +77,11 @@ pub fn remember<A: Addr, T: Tables<A>>(
     slot: u32,
     mapping: &Mapping<A>,
 ) -> u32 {
-    let id = Be16::from_raw(id as u16);
     let key = key(tuple, id);
-    let mut entry = Fragment { seen: tables.now(), address: mapping.address, id, reserved: 0 };
+    let mut entry = Fragment { seen: tables.now(), address: mapping.address, id };
     let outward = tuple.direction == Tuple::<A>::OUT;
     if outward {
-        entry.id = Be16::from_raw(tables.random() as u16);
+        entry.id = tables.random() & if A::V6 { u32::MAX } else { 0xffff };
     }
     if let Some(known) = tables.fragment(&key) {
         // Sent twice, or an identification used again; its later fragments are to follow the new one.
@@ -95,25 +95,25 @@ pub fn remember<A: Addr, T: Tables<A>>(
         tables.fragment_remove(&oldest);
     }
     tables.fragment_set(&key, &entry);
-    u32::from(entry.id.raw())
+    entry.id
 }
 
 /// What was remembered of a later fragment's first one: the address goes into `mapping`. Returns the new identification as it
 /// lies in memory, or [`UNKNOWN`].
 #[inline(never)]
-pub fn follow<A: Addr, T: Tables<A>>(tables: &T, tuple: &Tuple<A>, id: u32, mapping: &mut Mapping<A>) -> u32 {
+pub fn follow<A: Addr, T: Tables<A>>(tables: &T, tuple: &Tuple<A>, id: u32, mapping: &mut Mapping<A>) -> u64 {
     let now = tables.now();
-    match tables.fragment(&key(tuple, Be16::from_raw(id as u16))) {
+    match tables.fragment(&key(tuple, id)) {
         Some(known) if is_fresh(known.seen, now) => {
             mapping.address = known.address;
-            u32::from(known.id.raw())
+            u64::from(known.id)
         }
         _ => UNKNOWN,
     }
 }
 
 /// No identification: nothing is known of a fragment.
-pub const UNKNOWN: u32 = u32::MAX;
+pub const UNKNOWN: u64 = u64::MAX;
 
 /// Whether later fragments may still follow a first one that was seen then. A clock read on another CPU may be a tick ahead of
 /// ours.

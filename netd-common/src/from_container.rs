@@ -2,108 +2,273 @@
 
 use crate::{
     abi::{Interface, Route, Tuple},
-    addr::{Addr, V4},
-    arp, fragment, headers, icmp_error,
+    addr::{Addr, V4, V6},
+    fragment,
+    headers::{self, Headers, Transport},
+    icmp_error,
     nat::{self, Mapping},
     packet::{Hook, Packet},
     plan::{NO_SLOT, Plan, To, Verdict},
     reason::{Drop, Way},
     related::{self, Found},
     tables::Tables,
-    wire::{Be16, Ethernet, Vxlan, icmp, protocol},
+    wire::{Be16, Ethernet, Vxlan, protocol, tcp},
 };
 
 /// The whole way: decide, rewrite, count.
 #[inline(always)]
-pub fn from_container<P: Packet, T: Tables<V4>>(packet: &mut P, tables: &T, hook: Hook) -> Verdict {
-    let mut plan = Plan::new(V4(0));
-    match decide(packet, tables, hook, &mut plan) {
-        Ok(true) => Verdict::unpack(rare(packet, tables, hook.ifindex)),
-        decided => carry_out(packet, tables, hook.ifindex, decided.map(|_| ()), &plan),
+pub fn from_container<P: Packet, T: Tables<V4> + Tables<V6>>(
+    packet: &mut P,
+    tables: &T,
+    hook: Hook,
+) -> Verdict {
+    if packet.get::<Be16>(Ethernet::ETHERTYPE) == Some(Ethernet::IPV6) {
+        packet.pull(Ethernet::LEN + V6::HEADER + tcp::LEN);
+        family::<V6, P, T>(packet, tables, hook)
+    } else {
+        family::<V4, P, T>(packet, tables, hook)
     }
 }
 
-/// The whole way of a packet that is to be masqueraded and has no ports of its own; the verdict, packed.
-///
-/// A subprogram of its own in BPF: what it needs of stack and registers, all the others would pay for.
-#[inline(never)]
-fn rare<P: Packet, T: Tables<V4>>(packet: &mut P, tables: &T, ifindex: u32) -> u64 {
-    let mut plan = Plan::new(V4(0));
-    let decided = decide_rare(packet, tables, ifindex, &mut plan);
-    carry_out(packet, tables, ifindex, decided, &plan).pack()
-}
-
+/// The way of a family's packet, step by step. Each step is a subprogram of its own in BPF: what it needs of stack and registers, all
+/// the others would pay for.
 #[inline(always)]
-fn carry_out<P: Packet, T: Tables<V4>>(
-    packet: &mut P,
-    tables: &T,
-    ifindex: u32,
-    decided: Result<(), Drop>,
-    plan: &Plan<V4>,
-) -> Verdict {
-    let bytes = packet.len();
-    let identification = |packets| tables.count_on_wire(plan.to_node, packets);
-    match decided.and_then(|()| plan.carry_out(packet, identification)) {
-        Ok(()) => {
-            tables.count_way(plan.way, bytes);
-            tables.count_sent(plan.sender, bytes);
-            if plan.receiver != NO_SLOT {
-                tables.count_received(plan.receiver, bytes);
-            }
-            if plan.to_node != NO_SLOT {
-                tables.count_to_node(plan.to_node, bytes);
-            }
-            // In VXLAN, the kernel finds the way to the node by the outer destination.
-            let via = if plan.rewrite & Plan::<V4>::ENCAPSULATE == 0 { plan.node } else { V4(0) };
-            Verdict { to: plan.to, ifindex: plan.ifindex, via }
+fn family<A: Addr, P: Packet, T: Tables<A>>(packet: &mut P, tables: &T, hook: Hook) -> Verdict {
+    let mut via = V6::ZERO;
+    let (ifindex, vlan) = (hook.ifindex, u32::from(hook.vlan));
+    let mut result = common(packet, tables, ifindex, vlan, &mut via);
+    if A::V6 {
+        if result == Then::WORLD {
+            result = world6(packet, tables, ifindex);
+        } else if result == Then::DISCOVER {
+            result = discover6(packet, tables, ifindex);
         }
-        Err(reason) => refuse(packet, tables, ifindex, reason, plan, bytes),
     }
+    if result == Then::RARE {
+        result = rare(packet, tables, ifindex);
+    }
+    if result == Then::OPEN {
+        result = open(packet, tables, ifindex);
+        if result == Then::CREATE {
+            result = create(packet, tables, ifindex);
+        }
+        if result == Then::WORLD {
+            result = if A::V6 {
+                world6(packet, tables, ifindex)
+            } else {
+                common(packet, tables, ifindex, vlan, &mut via)
+            };
+        }
+        if A::V6 && result == Then::RARE {
+            result = rare(packet, tables, ifindex);
+        }
+    }
+    if Then::is_refused(result) {
+        result = refuse(packet, tables, ifindex, result);
+    }
+    Verdict { via, ..Verdict::unpack(result) }
 }
 
-/// Drops a packet, and tells its sender why where that can be.
-#[inline(always)]
-fn refuse<P: Packet, T: Tables<V4>>(
+/// Most packets: the verdict, packed, or what is to be done instead.
+#[inline(never)]
+fn common<A: Addr, P: Packet, T: Tables<A>>(
     packet: &mut P,
     tables: &T,
     ifindex: u32,
-    reason: Drop,
-    plan: &Plan<V4>,
-    bytes: u32,
-) -> Verdict {
-    let error = if plan.quiet { 0 } else { icmp_error::about(reason, plan.mtu) };
-    let told = error != 0 && icmp_error::answer(packet, tables, ifindex, error) != 0;
-    if told && matches!(reason, Drop::TooBig) {
+    vlan: u32,
+    via: &mut V6,
+) -> u64 {
+    let mut plan = Plan::<A>::new();
+    match decide(packet, tables, ifindex, vlan != 0, &mut plan) {
+        Ok(Then::Plan) => {}
+        Ok(then) => return then as u64,
+        Err(reason) => return Then::refused(reason, &plan),
+    }
+    // In VXLAN, the kernel finds the way to the node by the outer destination.
+    if plan.rewrite & Plan::<A>::ENCAPSULATE == 0 {
+        *via = plan.node;
+    }
+    carry_out(packet, tables, &plan)
+}
+
+/// A packet of IPv6 that is to be masqueraded if it goes to the world.
+#[inline(never)]
+fn world6<A: Addr, P: Packet, T: Tables<A>>(packet: &mut P, tables: &T, ifindex: u32) -> u64 {
+    let mut plan = Plan::<A>::new();
+    let mut decide = || {
+        plan.sender = tables.interface(ifindex).ok_or(A::NO_INTERFACE)?.slot;
+        let slot = plan.sender;
+        world(packet, tables, &headers::ip(packet)?, slot, &mut plan)
+    };
+    match decide() {
+        Ok(Then::Plan) => carry_out(packet, tables, &plan),
+        Ok(then) => then as u64,
+        Err(reason) => Then::refused(reason, &plan),
+    }
+}
+
+/// A packet that is to be masqueraded and has no ports of its own.
+#[inline(never)]
+fn rare<A: Addr, P: Packet, T: Tables<A>>(packet: &mut P, tables: &T, ifindex: u32) -> u64 {
+    let mut plan = Plan::<A>::new();
+    match decide_rare(packet, tables, ifindex, &mut plan) {
+        Ok(Then::Plan) => carry_out(packet, tables, &plan),
+        Ok(then) => then as u64,
+        Err(reason) => Then::refused(reason, &plan),
+    }
+}
+
+/// A packet that is to be masqueraded if it goes to the world, and belongs to no flow yet.
+#[inline(never)]
+fn open<A: Addr, P: Packet, T: Tables<A>>(packet: &mut P, tables: &T, ifindex: u32) -> u64 {
+    let mut plan = Plan::<A>::new();
+    match decide_open(packet, tables, ifindex, &mut plan) {
+        Ok(Then::Plan) => carry_out(packet, tables, &plan),
+        Ok(then) => then as u64,
+        Err(reason) => Then::refused(reason, &plan),
+    }
+}
+
+/// It gets a flow. [`Then::World`]: it has one.
+#[inline(never)]
+fn create<A: Addr, P: Packet, T: Tables<A>>(packet: &P, tables: &T, ifindex: u32) -> u64 {
+    let mut plan = Plan::<A>::new();
+    let mut create = || {
+        let slot = tables.interface(ifindex).ok_or(A::NO_INTERFACE)?.slot;
+        let ip = headers::ip::<A, P>(packet)?;
+        let tuple = headers::transport(packet, &ip, false)?.tuple(&ip, Tuple::<A>::OUT);
+        match nat::create(tables, &tuple, slot) {
+            0 => Ok(()),
+            reason => {
+                plan.quiet = reason & nat::SOON != 0;
+                Err(refusal(reason & !nat::SOON))
+            }
+        }
+    };
+    match create() {
+        Ok(()) => Then::WORLD,
+        Err(reason) => Then::refused(reason, &plan),
+    }
+}
+
+/// Neighbour discovery.
+#[inline(never)]
+fn discover6<A: Addr, P: Packet, T: Tables<A>>(packet: &mut P, tables: &T, ifindex: u32) -> u64 {
+    let mut plan = Plan::<A>::new();
+    let mut decide = || {
+        let interface = tables.interface(ifindex).ok_or(A::NO_INTERFACE)?;
+        (plan.sender, plan.ifindex) = (interface.slot, ifindex);
+        A::discover(packet, &interface, &headers::ip::<A, P>(packet)?, &mut plan)
+    };
+    match decide() {
+        Ok(()) => carry_out(packet, tables, &plan),
+        Err(reason) => Then::refused(reason, &plan),
+    }
+}
+
+/// What is to be done next with a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u64)]
+pub enum Then {
+    /// What the plan says.
+    Plan = 1 << 40,
+    /// It has no ports of its own: see [`decide_rare`].
+    Rare = Self::RARE,
+    /// It belongs to no flow: see [`decide_open`].
+    Open = Self::OPEN,
+    /// It needs one.
+    Create = Self::CREATE,
+    /// It is to be masqueraded if it goes to the world.
+    World = Self::WORLD,
+    /// It is neighbour discovery.
+    Discover = Self::DISCOVER,
+}
+
+/// Numbers that no packed [`Verdict`] is.
+impl Then {
+    const RARE: u64 = 2 << 40;
+    const OPEN: u64 = 3 << 40;
+    const WORLD: u64 = 4 << 40;
+    const DISCOVER: u64 = 5 << 40;
+    const CREATE: u64 = 6 << 40;
+    const REFUSED: u64 = 7 << 40;
+    /// The sender is not told.
+    const QUIET: u64 = 1 << 39;
+
+    /// It is dropped for a reason.
+    #[inline(always)]
+    const fn refused<A: Addr>(reason: Drop, plan: &Plan<A>) -> u64 {
+        Self::REFUSED
+            | if plan.quiet { Self::QUIET } else { 0 }
+            | ((plan.mtu & 0xffff) as u64) << 16
+            | reason as u64
+    }
+
+    #[inline(always)]
+    const fn is_refused(result: u64) -> bool {
+        result >> 40 == Self::REFUSED >> 40
+    }
+}
+
+/// Does what the plan says; the verdict, packed.
+#[inline(always)]
+fn carry_out<A: Addr, P: Packet, T: Tables<A>>(packet: &mut P, tables: &T, plan: &Plan<A>) -> u64 {
+    let bytes = packet.len();
+    if let Err(reason) = plan.carry_out(packet, tables) {
+        return Then::refused(reason, plan);
+    }
+    tables.count_way(plan.way, bytes);
+    tables.count_sent(plan.sender, bytes);
+    if plan.receiver != NO_SLOT {
+        tables.count_received(plan.receiver, bytes);
+    }
+    if plan.to_node != NO_SLOT {
+        tables.count_to_node(plan.to_node, bytes);
+    }
+    Verdict { to: plan.to, ifindex: plan.ifindex, via: V6::ZERO }.pack()
+}
+
+/// Drops a packet, and tells its sender why where that can be; the verdict, packed. `refused`: see [`Then::refused`].
+#[inline(never)]
+fn refuse<A: Addr, P: Packet, T: Tables<A>>(packet: &mut P, tables: &T, ifindex: u32, refused: u64) -> u64 {
+    let bytes = packet.len();
+    let slot = tables.interface(ifindex).map_or(NO_SLOT, |interface| interface.slot);
+    let (reason, mtu) = (refused as u32 & 0xffff, (refused >> 16) as u32 & 0xffff);
+    let error = if refused & Then::QUIET == 0 { icmp_error::about::<A>(reason, mtu) } else { 0 };
+    let told = error != 0 && icmp_error::answer(packet, tables, ifindex, error);
+    let too_big = reason == Drop::TooBig as u32;
+    if told && too_big {
         // Nothing is wrong: so senders find out what fits.
         tables.count_way(Way::TooBigSent, bytes);
-        tables.count_sent(plan.sender, bytes);
+        tables.count_sent(slot, bytes);
     } else {
-        tables.count_drop(reason, plan.sender, bytes);
+        tables.count_refused(reason, slot, bytes);
     }
     if !told {
-        return Verdict::DROP;
+        return Verdict::DROP.pack();
     }
-    if !matches!(reason, Drop::TooBig) {
+    if !too_big {
         tables.count_way(Way::ErrorSent, bytes);
     }
     // Not back out of the link: there, `to_container` would take it for what the host forwards.
-    Verdict { to: To::Peer, ifindex, via: V4(0) }
+    Verdict { to: To::Peer, ifindex, via: V6::ZERO }.pack()
 }
 
-/// Where the packet goes and what changes in it. Touches no byte of it. `Ok(true)`: that is for [`decide_rare`] to say.
+/// Where the packet goes and what changes in it. Touches no byte of it. `vlan`: the kernel keeps a tag of it.
 ///
 /// # Errors
 /// Why it goes nowhere.
 #[inline(always)]
-pub fn decide<P: Packet, T: Tables<V4>>(
+pub fn decide<A: Addr, P: Packet, T: Tables<A>>(
     packet: &P,
     tables: &T,
-    hook: Hook,
-    plan: &mut Plan<V4>,
-) -> Result<bool, Drop> {
-    let interface = tables.interface(hook.ifindex).ok_or(Drop::UnknownInterface)?;
+    ifindex: u32,
+    vlan: bool,
+    plan: &mut Plan<A>,
+) -> Result<Then, Drop> {
+    let interface = tables.interface(ifindex).ok_or(A::NO_INTERFACE)?;
     plan.sender = interface.slot;
-    if hook.vlan {
+    if vlan {
         // Out of the uplink, the tag would put the packet into a VLAN of the container's choice.
         return Err(Drop::Vlan);
     }
@@ -111,40 +276,41 @@ pub fn decide<P: Packet, T: Tables<V4>>(
     if ethernet.source != interface.mac {
         return Err(Drop::SpoofedMac);
     }
-    match ethernet.ethertype {
-        Ethernet::IPV4 => ipv4(packet, tables, hook, &interface, plan),
-        Ethernet::ARP => {
-            plan.ifindex = hook.ifindex;
-            arp::decide(packet, &interface, plan).map(|()| false)
-        }
-        _ => Err(Drop::EtherType),
+    if ethernet.ethertype == A::ETHERTYPE {
+        return ip(packet, tables, ifindex, &interface, plan);
     }
+    if ethernet.ethertype == Ethernet::ARP {
+        plan.ifindex = ifindex;
+        return A::resolve(packet, &interface, plan).map(|()| Then::Plan);
+    }
+    Err(Drop::EtherType)
 }
 
 #[inline(always)]
-fn ipv4<P: Packet, T: Tables<V4>>(
+fn ip<A: Addr, P: Packet, T: Tables<A>>(
     packet: &P,
     tables: &T,
-    hook: Hook,
-    interface: &Interface<V4>,
-    plan: &mut Plan<V4>,
-) -> Result<bool, Drop> {
-    let ip = headers::ipv4(packet)?;
-    if ip.source != interface.address {
-        return Err(Drop::SpoofedAddress);
+    ifindex: u32,
+    interface: &Interface<A>,
+    plan: &mut Plan<A>,
+) -> Result<Then, Drop> {
+    let ip = headers::ip::<A, P>(packet)?;
+    if A::is_discovery(packet, interface, &ip)? {
+        return Ok(Then::Discover);
     }
-    if ip.protocol == protocol::ICMP {
+    if ip.protocol == A::ICMP.protocol {
         related::check_sender(packet, &ip, interface.address)?;
     }
     if ip.destination.within(&interface.subnet, &interface.mask) {
         if ip.destination == interface.gateway {
-            return to_host(plan).map(|()| false);
+            to_host(plan);
+            return Ok(Then::Plan);
         }
         // No two networks share an address, so whoever has this one is in the sender's network.
         let Some(endpoint) = tables.endpoint(&ip.destination) else {
-            return to_node(packet, tables, interface, &ip, plan).map(|()| false);
+            return to_node(packet, tables, interface, &ip, plan).map(|()| Then::Plan);
         };
-        if endpoint.ifindex == hook.ifindex {
+        if endpoint.ifindex == ifindex {
             // Its own address: the kernel in the container would not have sent it.
             return Err(Drop::Destination);
         }
@@ -153,129 +319,180 @@ fn ipv4<P: Packet, T: Tables<V4>>(
         plan.ifindex = endpoint.ifindex;
         plan.receiver = endpoint.slot;
         plan.macs = endpoint.macs;
-        plan.rewrite = Plan::<V4>::MACS;
-        return Ok(false);
+        plan.rewrite = Plan::<A>::MACS;
+        return Ok(Then::Plan);
     }
-    if interface.flags & Interface::<V4>::MASQUERADE == 0 {
+    if interface.flags & Interface::<A>::MASQUERADE == 0 {
         route(tables, &ip.destination, plan)?;
         if matches!(plan.to, To::Neighbour) {
             routed(packet, &ip, plan)?;
         }
-        return Ok(false);
+        return Ok(Then::Plan);
     }
-    // Known flows first: most packets to the world belong to one, and then need no route.
-    let Ok(transport) = headers::transport(packet, &ip, false) else { return Ok(true) };
-    let mut mapping = Mapping { address: V4(0), port: Be16::ZERO };
-    let tuple = transport.tuple(&ip, Tuple::<V4>::OUT);
-    if nat::known(tables, &tuple, transport.tcp_flags, &mut mapping) {
-        to_uplink(tables, plan)?;
-    } else {
-        route(tables, &ip.destination, plan)?;
-        if !matches!(plan.to, To::Neighbour) {
-            return Ok(false);
-        }
-        if ip.protocol == protocol::UDP
-            && transport.destination == Vxlan::PORT
-            && tables.route(&ip.destination).is_some_and(|route| route.node != V4(0))
-        {
-            return Err(Drop::OverlayContainer);
-        }
-        if ip.ttl <= 1 {
-            // Not worth a flow.
-            return Err(Drop::TtlExpired);
-        }
-        match nat::create(tables, &tuple, interface.slot, &mut mapping) {
-            0 => {}
-            reason => {
-                plan.quiet = reason & nat::SOON != 0;
-                return Err(refusal(reason & !nat::SOON));
-            }
-        }
+    if A::V6 {
+        return Ok(Then::World);
     }
-    plan.old_port = transport.source;
-    if ip.is_fragment() {
-        let id = fragment::remember(tables, &tuple, u32::from(ip.id.raw()), interface.slot, &mapping);
-        plan.rewrite = Plan::<V4>::ID;
-        plan.id = Be16::from_raw(id as u16);
-    }
-    routed(packet, &ip, plan)?;
-    plan.way = Way::Masquerade;
-    plan.rewrite |= Plan::<V4>::SOURCE;
-    plan.l4 = ip.l4;
-    plan.protocol = ip.protocol;
-    plan.old_address = ip.source;
-    plan.address = mapping.address;
-    plan.port = mapping.port;
-    Ok(false)
+    world(packet, tables, &ip, interface.slot, plan)
 }
 
-/// Where a packet goes that is to be masqueraded if it goes to the world, and has no ports of its own: a fragment that follows a
-/// first one, or an ICMP error about a flow.
+/// Where a packet goes that is to be masqueraded if it goes to the world.
 ///
 /// # Errors
 /// Why it goes nowhere.
 #[inline(always)]
-pub fn decide_rare<P: Packet, T: Tables<V4>>(
+fn world<A: Addr, P: Packet, T: Tables<A>>(
+    packet: &P,
+    tables: &T,
+    ip: &Headers<A>,
+    slot: u32,
+    plan: &mut Plan<A>,
+) -> Result<Then, Drop> {
+    // Known flows first: most packets to the world belong to one, and then need no route.
+    let Ok(transport) = headers::transport(packet, ip, false) else { return Ok(Then::Rare) };
+    if A::V6 && ip.is_fragment() {
+        return Ok(Then::Rare);
+    }
+    let mut mapping = Mapping { address: A::ZERO, port: Be16::ZERO };
+    let tuple = transport.tuple(ip, Tuple::<A>::OUT);
+    if !nat::known(tables, &tuple, transport.tcp_flags, &mut mapping) {
+        return Ok(Then::Open);
+    }
+    to_uplink(tables, plan)?;
+    if ip.is_fragment() {
+        plan.id = fragment::remember(tables, &tuple, ip.id, slot, &mapping);
+        plan.rewrite = Plan::<A>::ID;
+    }
+    masquerade(packet, ip, &transport, &mapping, plan).map(|()| Then::Plan)
+}
+
+/// A packet of a flow gets what stands for its container.
+#[inline(always)]
+fn masquerade<A: Addr, P: Packet>(
+    packet: &P,
+    ip: &Headers<A>,
+    transport: &Transport,
+    mapping: &Mapping<A>,
+    plan: &mut Plan<A>,
+) -> Result<(), Drop> {
+    routed(packet, ip, plan)?;
+    plan.way = Way::Masquerade;
+    plan.rewrite |= Plan::<A>::SOURCE;
+    plan.l4 = ip.l4;
+    plan.protocol = ip.protocol;
+    plan.old_port = transport.source;
+    plan.address = mapping.address;
+    plan.port = mapping.port;
+    Ok(())
+}
+
+/// Where a packet goes that is to be masqueraded if it goes to the world, and belongs to no flow: [`Then::Create`] if it needs one.
+///
+/// # Errors
+/// Why it goes nowhere.
+#[inline(always)]
+pub fn decide_open<A: Addr, P: Packet, T: Tables<A>>(
     packet: &P,
     tables: &T,
     ifindex: u32,
-    plan: &mut Plan<V4>,
-) -> Result<(), Drop> {
-    let interface = tables.interface(ifindex).ok_or(Drop::UnknownInterface)?;
-    plan.sender = interface.slot;
-    let ip = headers::ipv4(packet)?;
+    plan: &mut Plan<A>,
+) -> Result<Then, Drop> {
+    plan.sender = tables.interface(ifindex).ok_or(A::NO_INTERFACE)?.slot;
+    let ip = headers::ip::<A, P>(packet)?;
+    route(tables, &ip.destination, plan)?;
+    if !matches!(plan.to, To::Neighbour) {
+        return Ok(Then::Plan);
+    }
+    if ip.protocol == protocol::UDP
+        && headers::transport(packet, &ip, false)?.destination == Vxlan::PORT
+        && tables.route(&ip.destination).is_some_and(|route| route.node != V6::ZERO)
+    {
+        return Err(Drop::OverlayContainer);
+    }
+    // Not worth a flow.
+    if ip.ttl <= 1 { Err(Drop::TtlExpired) } else { Ok(Then::Create) }
+}
+
+/// Where a packet goes that is to be masqueraded if it goes to the world, and has no ports of its own: a fragment that follows a
+/// first one, or an ICMP error about a flow. Of IPv6, the first fragment too.
+///
+/// # Errors
+/// Why it goes nowhere.
+#[inline(always)]
+pub fn decide_rare<A: Addr, P: Packet, T: Tables<A>>(
+    packet: &P,
+    tables: &T,
+    ifindex: u32,
+    plan: &mut Plan<A>,
+) -> Result<Then, Drop> {
+    let slot = tables.interface(ifindex).ok_or(A::NO_INTERFACE)?.slot;
+    plan.sender = slot;
+    let ip = headers::ip::<A, P>(packet)?;
     // Only packets to the world need translation.
     route(tables, &ip.destination, plan)?;
     if !matches!(plan.to, To::Neighbour) {
-        return Ok(());
+        return Ok(Then::Plan);
     }
-    let Err(reason) = headers::transport(packet, &ip, false) else { return Err(Drop::Malformed) };
+    let reason = match headers::transport(packet, &ip, false) {
+        Ok(transport) if A::V6 => {
+            // The first fragment of several.
+            let mut mapping = Mapping { address: A::ZERO, port: Be16::ZERO };
+            let tuple = transport.tuple(&ip, Tuple::<A>::OUT);
+            if !nat::known(tables, &tuple, transport.tcp_flags, &mut mapping) {
+                return Ok(Then::Open);
+            }
+            plan.id = fragment::remember(tables, &tuple, ip.id, slot, &mapping);
+            plan.id_at = ip.id_at;
+            plan.rewrite = Plan::<A>::ID;
+            return masquerade(packet, &ip, &transport, &mapping, plan).map(|()| Then::Plan);
+        }
+        Ok(_) => return Err(Drop::Malformed),
+        Err(reason) => reason,
+    };
     if ip.is_later_fragment() {
         fragment::check_offset(&ip)?;
-        let tuple = fragment::tuple(&ip, Tuple::<V4>::OUT);
-        let mut mapping = Mapping { address: V4(0), port: Be16::ZERO };
-        let id = fragment::follow(tables, &tuple, u32::from(ip.id.raw()), &mut mapping);
+        let tuple = fragment::tuple(&ip, Tuple::<A>::OUT);
+        let mut mapping = Mapping { address: A::ZERO, port: Be16::ZERO };
+        let id = fragment::follow(tables, &tuple, ip.id, &mut mapping);
         if id == fragment::UNKNOWN {
             return Err(reason);
         }
-        plan.rewrite = Plan::<V4>::SOURCE | Plan::<V4>::PLAIN | Plan::<V4>::ID;
-        plan.id = Be16::from_raw(id as u16);
-        plan.old_address = ip.source;
+        plan.rewrite = Plan::<A>::SOURCE | Plan::<A>::PLAIN | Plan::<A>::ID;
+        plan.id = id as u32;
+        plan.id_at = ip.id_at;
         plan.address = mapping.address;
         routed(packet, &ip, plan)?;
         plan.way = Way::Masquerade;
-        return Ok(());
+        return Ok(Then::Plan);
     }
-    let is_error = packet.get(ip.l4).is_some_and(|[kind, _]: [u8; 2]| icmp::is_error(kind));
-    if ip.protocol != protocol::ICMP || ip.is_fragment() || !is_error {
+    let is_error = packet.get(ip.l4).is_some_and(|[kind, _]: [u8; 2]| A::is_icmp_error(kind));
+    if ip.protocol != A::ICMP.protocol || ip.is_fragment() || !is_error {
         return Err(reason);
     }
     let mut found = Found::new(&ip);
-    if related::find(packet, tables, ip.l4, u32::from(Tuple::<V4>::OUT), &mut found) == 0 {
+    if related::find(packet, tables, ip.l4, u32::from(Tuple::<A>::OUT), &mut found) == 0 {
         return Err(Drop::UnrelatedError);
     }
     routed(packet, &ip, plan)?;
     plan.way = Way::Masquerade;
-    plan.rewrite |= Plan::<V4>::SOURCE | Plan::<V4>::QUOTE;
+    plan.rewrite |= Plan::<A>::SOURCE | Plan::<A>::QUOTE;
     plan.l4 = ip.l4;
     plan.protocol = found.protocol as u8;
     plan.quoted = found.offset;
     plan.end = ip.end;
-    plan.old_address = ip.source;
     plan.address = found.address;
     plan.old_port = found.old_port;
     plan.port = found.port;
-    Ok(())
+    Ok(Then::Plan)
 }
 
 /// An address of the sender's subnet that no endpoint here has: another node's slice, or nobody's.
 #[inline(always)]
-fn to_node<P: Packet, T: Tables<V4>>(
+fn to_node<A: Addr, P: Packet, T: Tables<A>>(
     packet: &P,
     tables: &T,
-    interface: &Interface<V4>,
-    ip: &headers::Headers<V4>,
-    plan: &mut Plan<V4>,
+    interface: &Interface<A>,
+    ip: &Headers<A>,
+    plan: &mut Plan<A>,
 ) -> Result<(), Drop> {
     let route = tables.route(&ip.destination).ok_or(Drop::NoEndpoint)?;
     let vxlan = route.kind == Route::VXLAN;
@@ -286,10 +503,8 @@ fn to_node<P: Packet, T: Tables<V4>>(
         return Err(Drop::Isolated);
     }
     let config = tables.config().ok_or(Drop::NoRoute)?;
-    let overhead = if vxlan { Vxlan::OVERHEAD } else { 0 };
+    let overhead = if vxlan { Vxlan::overhead(!route.node.is_mapped()) } else { 0 };
     plan.mtu = u32::from(route.mtu);
-    plan.address = config.address;
-    plan.old_address = ip.destination;
     plan.macs = interface.macs;
     if packet.len() - Ethernet::LEN > 0xffff - overhead {
         // Its segments might fit, so there is no size to tell.
@@ -309,27 +524,31 @@ fn to_node<P: Packet, T: Tables<V4>>(
     plan.to_node = route.slot;
     if vxlan {
         // Switched, as within a node: the time to live stays.
+        plan.inner = ip.destination.mac(interface);
         plan.way = Way::ToNodeVxlan;
-        plan.rewrite = Plan::<V4>::ENCAPSULATE;
+        plan.rewrite = Plan::<A>::ENCAPSULATE;
     } else {
         if ip.ttl <= 1 {
             return Err(Drop::TtlExpired);
         }
         plan.way = Way::ToNode;
-        plan.rewrite = Plan::<V4>::TTL;
+        plan.rewrite = Plan::<A>::TTL;
     }
     Ok(())
 }
 
 /// Where a destination is that is not in the sender's subnet.
 #[inline(always)]
-fn route<T: Tables<V4>>(tables: &T, destination: &V4, plan: &mut Plan<V4>) -> Result<(), Drop> {
+fn route<A: Addr, T: Tables<A>>(tables: &T, destination: &A, plan: &mut Plan<A>) -> Result<(), Drop> {
     if !destination.is_routable() {
         return Err(Drop::Destination);
     }
     let route = tables.route(destination).ok_or(Drop::NoRoute)?;
     match route.kind {
-        Route::HOST => to_host(plan),
+        Route::HOST => {
+            to_host(plan);
+            Ok(())
+        }
         Route::UPLINK => {
             plan.to = To::Neighbour;
             to_uplink(tables, plan)
@@ -340,7 +559,7 @@ fn route<T: Tables<V4>>(tables: &T, destination: &V4, plan: &mut Plan<V4>) -> Re
 }
 
 #[inline(always)]
-fn to_uplink<T: Tables<V4>>(tables: &T, plan: &mut Plan<V4>) -> Result<(), Drop> {
+fn to_uplink<A: Addr, T: Tables<A>>(tables: &T, plan: &mut Plan<A>) -> Result<(), Drop> {
     let config = tables.config().ok_or(Drop::NoRoute)?;
     plan.ifindex = config.uplink;
     plan.mtu = config.mtu;
@@ -348,15 +567,14 @@ fn to_uplink<T: Tables<V4>>(tables: &T, plan: &mut Plan<V4>) -> Result<(), Drop>
 }
 
 #[inline(always)]
-fn to_host(plan: &mut Plan<V4>) -> Result<(), Drop> {
+fn to_host<A: Addr>(plan: &mut Plan<A>) {
     plan.to = To::Stack;
     plan.way = Way::ToHost;
-    Ok(())
 }
 
 /// The kernel finds the next hop and writes the Ethernet header; a router's duty is the time to live.
 #[inline(always)]
-fn routed<P: Packet>(packet: &P, ip: &headers::Headers<V4>, plan: &mut Plan<V4>) -> Result<(), Drop> {
+fn routed<A: Addr, P: Packet>(packet: &P, ip: &Headers<A>, plan: &mut Plan<A>) -> Result<(), Drop> {
     if ip.ttl <= 1 {
         return Err(Drop::TtlExpired);
     }
@@ -368,7 +586,7 @@ fn routed<P: Packet>(packet: &P, ip: &headers::Headers<V4>, plan: &mut Plan<V4>)
     }
     plan.to = To::Neighbour;
     plan.way = Way::Routed;
-    plan.rewrite |= Plan::<V4>::TTL;
+    plan.rewrite |= Plan::<A>::TTL;
     Ok(())
 }
 

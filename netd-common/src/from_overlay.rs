@@ -3,27 +3,50 @@
 
 use crate::{
     abi::network_of_vni,
-    addr::V4,
+    addr::{Addr, V4, V6},
     headers, overlay,
     packet::{Hook, Packet},
     plan::{NO_SLOT, Plan, Verdict},
     reason::{Drop, Way},
     tables::Tables,
-    wire::Ethernet,
+    wire::{Be16, Ethernet},
 };
 
 /// The whole way: decide, rewrite, count.
 #[inline(always)]
-pub fn from_overlay<P: Packet, T: Tables<V4>>(packet: &mut P, tables: &T, hook: Hook) -> Verdict {
-    let mut plan = Plan::new(V4(0));
+pub fn from_overlay<P: Packet, T: Tables<V4> + Tables<V6>>(
+    packet: &mut P,
+    tables: &T,
+    hook: Hook,
+) -> Verdict {
+    match packet.get::<Be16>(Ethernet::ETHERTYPE) {
+        Some(Ethernet::IPV4) => family::<V4, P, T>(packet, tables, hook),
+        Some(Ethernet::IPV6) => Verdict::unpack(ipv6(packet, tables, &hook)),
+        _ => {
+            tables.count_drop(Drop::EtherType, NO_SLOT, packet.len());
+            Verdict::DROP
+        }
+    }
+}
+
+/// A subprogram of its own in BPF, on a stack of its own.
+#[inline(never)]
+fn ipv6<P: Packet, T: Tables<V6>>(packet: &mut P, tables: &T, hook: &Hook) -> u64 {
+    packet.pull(Ethernet::LEN + V6::HEADER);
+    family::<V6, P, T>(packet, tables, *hook).pack()
+}
+
+#[inline(always)]
+fn family<A: Addr, P: Packet, T: Tables<A>>(packet: &mut P, tables: &T, hook: Hook) -> Verdict {
+    let mut plan = Plan::<A>::new();
     let bytes = packet.len();
     let decided = decide(packet, tables, hook, &mut plan);
-    match decided.and_then(|()| plan.carry_out(packet, |_| 0)) {
+    match decided.and_then(|()| plan.carry_out(packet, tables)) {
         Ok(()) => {
             tables.count_way(plan.way, bytes);
             tables.count_received(plan.receiver, bytes);
             tables.count_from_node(plan.from_node, bytes);
-            Verdict { to: plan.to, ifindex: plan.ifindex, via: V4(0) }
+            Verdict { to: plan.to, ifindex: plan.ifindex, via: V6::ZERO }
         }
         Err(reason) => {
             tables.count_drop(reason, NO_SLOT, bytes);
@@ -37,19 +60,15 @@ pub fn from_overlay<P: Packet, T: Tables<V4>>(packet: &mut P, tables: &T, hook: 
 /// # Errors
 /// Why it goes nowhere.
 #[inline(always)]
-pub fn decide<P: Packet, T: Tables<V4>>(
+pub fn decide<A: Addr, P: Packet, T: Tables<A>>(
     packet: &P,
     tables: &T,
     hook: Hook,
-    plan: &mut Plan<V4>,
+    plan: &mut Plan<A>,
 ) -> Result<(), Drop> {
-    let ethernet: Ethernet = packet.get(0).ok_or(Drop::Malformed)?;
-    if ethernet.ethertype != Ethernet::IPV4 {
-        return Err(Drop::EtherType);
-    }
     let network = network_of_vni(hook.vni).ok_or(Drop::OverlayNetwork)?;
-    let ip = headers::ipv4(packet)?;
-    let (node, endpoint) = overlay::admit(tables, hook.node, network, &ip)?;
+    let ip = headers::ip(packet)?;
+    let (node, endpoint) = overlay::admit(tables, &hook.node, network, &ip)?;
     overlay::deliver(plan, &endpoint, node, Way::FromNodeKernel);
     Ok(())
 }

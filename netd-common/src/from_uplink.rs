@@ -2,7 +2,7 @@
 
 use crate::{
     abi::{Route, Tuple},
-    addr::V4,
+    addr::{Addr, V4, V6},
     fragment,
     headers::{self, Headers},
     nat::{self, Mapping},
@@ -12,27 +12,84 @@ use crate::{
     reason::{Drop, Way},
     related::{self, Found},
     tables::Tables,
-    wire::{Be16, Ethernet, Udp, Vxlan, protocol},
+    wire::{Be16, Ethernet, Udp, Vxlan, protocol, tcp},
 };
 
 /// The whole way: decide, rewrite, count.
 #[inline(always)]
-pub fn from_uplink<P: Packet, T: Tables<V4>>(packet: &mut P, tables: &T, hook: Hook) -> Verdict {
-    let mut plan = Plan::new(V4(0));
-    match decide(packet, tables, hook, &mut plan) {
-        Ok(true) => Verdict::unpack(rare(packet, tables)),
-        decided => carry_out(packet, tables, decided.map(|_| ()), &plan),
+pub fn from_uplink<P: Packet, T: Tables<V4> + Tables<V6>>(packet: &mut P, tables: &T, hook: Hook) -> Verdict {
+    // Each step is a subprogram of its own in BPF: what it needs of stack and registers, all the others would pay for.
+    if packet.get::<Be16>(Ethernet::ETHERTYPE) == Some(Ethernet::IPV6) {
+        packet.pull(Ethernet::LEN + V6::HEADER + tcp::LEN);
+        Verdict::unpack(match common::<V6, P, T>(packet, tables, u32::from(hook.vlan)) {
+            Then::RARE => rare::<V6, P, T>(packet, tables),
+            Then::OVERLAY => overlay::<V6, V4, P, T>(packet, tables),
+            result => result,
+        })
+    } else {
+        Verdict::unpack(match common::<V4, P, T>(packet, tables, u32::from(hook.vlan)) {
+            Then::RARE => rare::<V4, P, T>(packet, tables),
+            Then::OVERLAY => overlay::<V4, V6, P, T>(packet, tables),
+            result => result,
+        })
     }
+}
+
+/// Most packets: the verdict, packed, or what is to be done instead.
+#[inline(never)]
+fn common<A: Addr, P: Packet, T: Tables<A>>(packet: &mut P, tables: &T, vlan: u32) -> u64 {
+    let mut plan = Plan::<A>::new();
+    let decided = match decide(packet, tables, vlan != 0, &mut plan) {
+        Ok(Then::Plan) => Ok(()),
+        Ok(then) => return then as u64,
+        Err(reason) => Err(reason),
+    };
+    carry_out(packet, tables, decided, &plan).pack()
+}
+
+/// The whole way of a packet of family `A` that comes in VXLAN over another, `O`; the verdict, packed. Likewise.
+#[inline(never)]
+fn overlay<O: Addr, A: Addr, P: Packet, T: Tables<A>>(packet: &mut P, tables: &T) -> u64 {
+    let mut plan = Plan::<A>::new();
+    plan.to = To::Stack;
+    let Ok(outer) = headers::ip::<O, P>(packet) else { return Verdict::STACK.pack() };
+    let decided = overlay::decide::<O, A, P, T>(packet, tables, &outer, &mut plan).map(|_| ());
+    if plan.rewrite & (Plan::<A>::DECAPSULATE | Plan::<A>::DECAPSULATE6) != 0
+        && overlay::decapsulate::<A, P>(packet, O::V6).is_none()
+    {
+        // Before Linux 6.3 a program cannot make a packet one of the other family. The kernel's own device can.
+        return Verdict::STACK.pack();
+    }
+    plan.rewrite &= Plan::<A>::MACS;
+    carry_out(packet, tables, decided, &plan).pack()
+}
+
+/// What is to be done next with a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u64)]
+pub enum Then {
+    /// What the plan says.
+    Plan = 1 << 40,
+    /// It has no ports of its own: see [`decide_rare`].
+    Rare = Self::RARE,
+    /// It is VXLAN, with a packet of the other family in it.
+    Overlay = Self::OVERLAY,
+}
+
+/// Numbers that no packed [`Verdict`] is.
+impl Then {
+    const RARE: u64 = 2 << 40;
+    const OVERLAY: u64 = 3 << 40;
 }
 
 /// The whole way of a packet to the node's address that has no ports of its own; the verdict, packed.
 ///
 /// A subprogram of its own in BPF: what it needs of stack and registers, all the others would pay for.
 #[inline(never)]
-fn rare<P: Packet, T: Tables<V4>>(packet: &mut P, tables: &T) -> u64 {
-    let mut plan = Plan::new(V4(0));
+fn rare<A: Addr, P: Packet, T: Tables<A>>(packet: &mut P, tables: &T) -> u64 {
+    let mut plan = Plan::<A>::new();
     plan.to = To::Stack;
-    let decided = match headers::ipv4(packet) {
+    let decided = match headers::ip::<A, P>(packet) {
         Ok(ip) => decide_rare(packet, tables, &ip, &mut plan),
         Err(_) => Ok(()),
     };
@@ -40,14 +97,14 @@ fn rare<P: Packet, T: Tables<V4>>(packet: &mut P, tables: &T) -> u64 {
 }
 
 #[inline(always)]
-fn carry_out<P: Packet, T: Tables<V4>>(
+fn carry_out<A: Addr, P: Packet, T: Tables<A>>(
     packet: &mut P,
     tables: &T,
     decided: Result<(), Drop>,
-    plan: &Plan<V4>,
+    plan: &Plan<A>,
 ) -> Verdict {
     let bytes = packet.len();
-    match decided.and_then(|()| plan.carry_out(packet, |_| 0)) {
+    match decided.and_then(|()| plan.carry_out(packet, tables)) {
         Ok(()) => {
             if !matches!(plan.to, To::Stack) {
                 tables.count_way(plan.way, bytes);
@@ -57,7 +114,7 @@ fn carry_out<P: Packet, T: Tables<V4>>(
                     tables.count_from_node(plan.from_node, bytes);
                 }
             }
-            Verdict { to: plan.to, ifindex: plan.ifindex, via: V4(0) }
+            Verdict { to: plan.to, ifindex: plan.ifindex, via: V6::ZERO }
         }
         Err(reason) => {
             tables.count_drop(reason, plan.sender, bytes);
@@ -66,54 +123,57 @@ fn carry_out<P: Packet, T: Tables<V4>>(
     }
 }
 
-/// Where the packet goes and what changes in it. Touches no byte of it. `Ok(true)`: that is for [`decide_rare`] to say.
+/// Where the packet goes and what changes in it. Touches no byte of it. Says what is left to do.
 ///
 /// # Errors
 /// Why it goes nowhere.
 #[inline(always)]
-pub fn decide<P: Packet, T: Tables<V4>>(
+pub fn decide<A: Addr, P: Packet, T: Tables<A>>(
     packet: &P,
     tables: &T,
-    hook: Hook,
-    plan: &mut Plan<V4>,
-) -> Result<bool, Drop> {
+    vlan: bool,
+    plan: &mut Plan<A>,
+) -> Result<Then, Drop> {
     plan.to = To::Stack;
-    let Some(ethernet) = packet.get::<Ethernet>(0) else { return Ok(false) };
-    if ethernet.ethertype != Ethernet::IPV4 || hook.vlan {
-        return Ok(false);
+    let Some(ethernet) = packet.get::<Ethernet>(0) else { return Ok(Then::Plan) };
+    if ethernet.ethertype != A::ETHERTYPE || vlan {
+        return Ok(Then::Plan);
     }
-    let (Some(config), Ok(ip)) = (tables.config(), headers::ipv4(packet)) else { return Ok(false) };
+    let (Some(config), Ok(ip)) = (tables.config(), headers::ip::<A, P>(packet)) else {
+        return Ok(Then::Plan);
+    };
     if ip.destination != config.address {
-        return from_node(tables, &ip, plan).map(|()| false);
+        return from_node(tables, &ip, plan).map(|()| Then::Plan);
     }
     if ip.protocol == protocol::UDP
         && !ip.is_fragment()
         && packet.get::<Udp>(ip.l4).is_some_and(|udp| udp.destination == Vxlan::PORT)
     {
-        return match overlay::decide(packet, tables, &ip, plan) {
-            Ok(_) => Ok(false),
-            Err(reason) => Err(reason),
+        return match overlay::inner_type(packet, &ip) {
+            None => Ok(Then::Plan),
+            Some(inner) if inner == A::OTHER => Ok(Then::Overlay),
+            Some(_) => overlay::decide(packet, tables, &ip, plan).map(|_| Then::Plan),
         };
     }
-    let Ok(transport) = headers::transport(packet, &ip, true) else { return Ok(true) };
+    let Ok(transport) = headers::transport(packet, &ip, true) else { return Ok(Then::Rare) };
     // The host's own sockets are kept out of the range (ip_local_reserved_ports), so their packets cost no look-up.
     let port = transport.destination.host();
     if port < config.first_port || port > config.last_port {
-        return Ok(false);
+        return Ok(Then::Plan);
     }
-    let tuple = transport.tuple(&ip, Tuple::<V4>::IN);
-    let mut mapping = Mapping { address: V4(0), port: Be16::ZERO };
+    let tuple = transport.tuple(&ip, Tuple::<A>::IN);
+    let mut mapping = Mapping { address: A::ZERO, port: Be16::ZERO };
     if !nat::reply(tables, &tuple, transport.tcp_flags, &mut mapping) {
-        return Ok(false);
+        return Ok(Then::Plan);
     }
     let slot = deliver(tables, &ip, mapping.address, plan)?;
     if ip.is_fragment() {
-        fragment::remember(tables, &tuple, u32::from(ip.id.raw()), slot, &mapping);
+        fragment::remember(tables, &tuple, ip.id, slot, &mapping);
     }
     plan.protocol = ip.protocol;
     plan.old_port = transport.destination;
     plan.port = mapping.port;
-    Ok(false)
+    Ok(Then::Plan)
 }
 
 /// Where a packet to the node's address goes that has no ports of its own: a fragment that follows a first one, or an ICMP error
@@ -122,32 +182,32 @@ pub fn decide<P: Packet, T: Tables<V4>>(
 /// # Errors
 /// Why it goes nowhere.
 #[inline(always)]
-pub fn decide_rare<P: Packet, T: Tables<V4>>(
+pub fn decide_rare<A: Addr, P: Packet, T: Tables<A>>(
     packet: &P,
     tables: &T,
-    ip: &Headers<V4>,
-    plan: &mut Plan<V4>,
+    ip: &Headers<A>,
+    plan: &mut Plan<A>,
 ) -> Result<(), Drop> {
     if ip.is_later_fragment() {
-        let tuple = fragment::tuple(ip, Tuple::<V4>::IN);
-        let mut mapping = Mapping { address: V4(0), port: Be16::ZERO };
-        if fragment::follow(tables, &tuple, u32::from(ip.id.raw()), &mut mapping) == fragment::UNKNOWN {
+        let tuple = fragment::tuple(ip, Tuple::<A>::IN);
+        let mut mapping = Mapping { address: A::ZERO, port: Be16::ZERO };
+        if fragment::follow(tables, &tuple, ip.id, &mut mapping) == fragment::UNKNOWN {
             return Ok(());
         }
         fragment::check_offset(ip)?;
         deliver(tables, ip, mapping.address, plan)?;
-        plan.rewrite |= Plan::<V4>::PLAIN;
+        plan.rewrite |= Plan::<A>::PLAIN;
         return Ok(());
     }
-    if ip.protocol != protocol::ICMP || ip.is_fragment() {
+    if ip.protocol != A::ICMP.protocol || ip.is_fragment() {
         return Ok(());
     }
     let mut found = Found::new(ip);
-    if related::find(packet, tables, ip.l4, u32::from(Tuple::<V4>::IN), &mut found) == 0 {
+    if related::find(packet, tables, ip.l4, u32::from(Tuple::<A>::IN), &mut found) == 0 {
         return Ok(());
     }
     deliver(tables, ip, found.address, plan)?;
-    plan.rewrite |= Plan::<V4>::QUOTE;
+    plan.rewrite |= Plan::<A>::QUOTE;
     plan.protocol = found.protocol as u8;
     plan.quoted = found.offset;
     plan.end = ip.end;
@@ -158,11 +218,11 @@ pub fn decide_rare<P: Packet, T: Tables<V4>>(
 
 /// To the container that has this address, as a router would. Returns its slot.
 #[inline(always)]
-fn deliver<T: Tables<V4>>(
+fn deliver<A: Addr, T: Tables<A>>(
     tables: &T,
-    ip: &Headers<V4>,
-    address: V4,
-    plan: &mut Plan<V4>,
+    ip: &Headers<A>,
+    address: A,
+    plan: &mut Plan<A>,
 ) -> Result<u32, Drop> {
     if ip.ttl <= 1 {
         return Err(Drop::TtlExpired);
@@ -173,16 +233,15 @@ fn deliver<T: Tables<V4>>(
     plan.ifindex = endpoint.ifindex;
     plan.receiver = endpoint.slot;
     plan.macs = endpoint.macs;
-    plan.rewrite = Plan::<V4>::MACS | Plan::<V4>::DESTINATION | Plan::<V4>::TTL;
+    plan.rewrite = Plan::<A>::MACS | Plan::<A>::DESTINATION | Plan::<A>::TTL;
     plan.l4 = ip.l4;
-    plan.old_address = ip.destination;
     plan.address = address;
     Ok(endpoint.slot)
 }
 
 /// A packet to another address than the node's: an endpoint's, from a node on the uplink's subnet?
 #[inline(always)]
-fn from_node<T: Tables<V4>>(tables: &T, ip: &Headers<V4>, plan: &mut Plan<V4>) -> Result<(), Drop> {
+fn from_node<A: Addr, T: Tables<A>>(tables: &T, ip: &Headers<A>, plan: &mut Plan<A>) -> Result<(), Drop> {
     let Some(endpoint) = tables.endpoint(&ip.destination) else { return Ok(()) };
     match tables.route(&ip.source) {
         Some(route) if route.kind == Route::DIRECT && route.network == endpoint.network => {

@@ -2,10 +2,11 @@
 
 use crate::{
     abi::Tuple,
-    addr::{Addr, V4},
+    addr::{Addr, V4, V6},
+    extension::{self, Walk},
     packet::Packet,
     reason::Drop,
-    wire::{Be16, Ethernet, Ipv4, icmp, protocol, tcp, udp},
+    wire::{Be16, Ethernet, Ipv4, Ipv6, icmp, protocol, tcp, udp},
 };
 
 /// What the network header says.
@@ -23,9 +24,11 @@ pub struct Headers<A> {
     pub protocol: u8,
     /// Time to live, hops.
     pub ttl: u8,
-    /// Identification: what the fragments of a packet have in common.
-    pub id: Be16,
-    /// Flags and fragment offset.
+    /// Identification, as it lies in memory: what the fragments of a packet have in common.
+    pub id: u32,
+    /// Offset of that; 0: there is none.
+    pub id_at: u32,
+    /// Flags and fragment offset, as IPv4 has them.
     pub fragment: Be16,
 }
 
@@ -43,16 +46,16 @@ impl<A> Headers<A> {
     }
 }
 
-/// Reads an IPv4 header (RFC 791), with options.
+/// Reads the header after a frame's Ethernet header.
 ///
 /// # Errors
-/// [`Drop::Malformed`].
+/// [`Drop::Malformed`], [`Drop::ExtensionHeader`].
 #[inline(always)]
-pub fn ipv4<P: Packet>(packet: &P) -> Result<Headers<V4>, Drop> {
-    ipv4_at(packet, Ethernet::LEN)
+pub fn ip<A: Addr, P: Packet>(packet: &P) -> Result<Headers<A>, Drop> {
+    A::headers(packet, Ethernet::LEN)
 }
 
-/// Reads an IPv4 header at an offset: that of an encapsulated packet.
+/// Reads an IPv4 header (RFC 791), with options, at an offset.
 ///
 /// # Errors
 /// [`Drop::Malformed`].
@@ -79,7 +82,8 @@ pub fn ipv4_at<P: Packet>(packet: &P, offset: u32) -> Result<Headers<V4>, Drop> 
         end: offset + total,
         protocol: ip.protocol,
         ttl: ip.ttl,
-        id: ip.id,
+        id: u32::from(ip.id.raw()),
+        id_at: offset + 4,
         fragment: ip.fragment,
     })
 }
@@ -100,9 +104,83 @@ pub fn quoted_ipv4<P: Packet>(packet: &P, offset: u32) -> Option<Headers<V4>> {
         end: 0,
         protocol: ip.protocol,
         ttl: ip.ttl,
-        id: ip.id,
+        id: u32::from(ip.id.raw()),
+        id_at: offset + 4,
         fragment: ip.fragment,
     })
+}
+
+/// Reads an IPv6 header (RFC 8200), with extension headers, at an offset.
+///
+/// # Errors
+/// [`Drop::Malformed`], [`Drop::ExtensionHeader`].
+#[inline(always)]
+pub fn ipv6_at<P: Packet>(packet: &P, offset: u32) -> Result<Headers<V6>, Drop> {
+    let ip: Ipv6 = packet.get(offset).ok_or(Drop::Malformed)?;
+    if ip.version.host() >> 28 != 6 {
+        return Err(Drop::Malformed);
+    }
+    let room = packet.len() - offset;
+    // As IPv4's length; the kernel may put a jumbo payload option (RFC 2675) before what it has aggregated.
+    let total = match u32::from(ip.payload_length.host()) {
+        0 if room > 0xffff + Ipv6::LEN => room,
+        payload => Ipv6::LEN + payload,
+    };
+    if total > room {
+        return Err(Drop::Malformed);
+    }
+    let mut headers = plain_ipv6(&ip, offset, offset + total);
+    match follow(packet, &mut headers) {
+        0 if headers.l4 <= headers.end => Ok(headers),
+        EXTENSION => Err(Drop::ExtensionHeader),
+        _ => Err(Drop::Malformed),
+    }
+}
+
+/// What [`extension::skip`] says of extension headers that make no sense.
+const EXTENSION: u32 = Drop::ExtensionHeader as u32;
+
+/// Reads the IPv6 header that an ICMPv6 error quotes at an offset, as [`quoted_ipv4`] does.
+#[inline(always)]
+pub fn quoted_ipv6<P: Packet>(packet: &P, offset: u32) -> Option<Headers<V6>> {
+    let ip: Ipv6 = packet.get(offset)?;
+    if ip.version.host() >> 28 != 6 {
+        return None;
+    }
+    let mut headers = plain_ipv6(&ip, offset, 0);
+    (follow(packet, &mut headers) == 0).then_some(headers)
+}
+
+#[inline(always)]
+const fn plain_ipv6(ip: &Ipv6, offset: u32, end: u32) -> Headers<V6> {
+    Headers {
+        source: ip.source,
+        destination: ip.destination,
+        l4: offset + Ipv6::LEN,
+        end,
+        protocol: ip.next,
+        ttl: ip.hops,
+        id: 0,
+        id_at: 0,
+        fragment: Be16::ZERO,
+    }
+}
+
+/// To what is behind the extension headers, if there are any.
+#[inline(always)]
+fn follow<P: Packet>(packet: &P, headers: &mut Headers<V6>) -> u32 {
+    if !extension::is_extension(headers.protocol) {
+        return 0;
+    }
+    let mut walk =
+        Walk { offset: headers.l4, next: u32::from(headers.protocol), id: 0, id_at: 0, fragment: 0 };
+    let refused = extension::skip(packet, &mut walk);
+    headers.l4 = walk.offset;
+    headers.protocol = walk.next as u8;
+    headers.id = walk.id;
+    headers.id_at = walk.id_at;
+    headers.fragment = Be16::new(walk.fragment as u16);
+    refused
 }
 
 /// The part of the transport header that makes a flow.
@@ -146,18 +224,16 @@ pub fn transport<P: Packet, A: Addr>(packet: &P, ip: &Headers<A>, inward: bool) 
             let header: [Be16; udp::LEN as usize / 2] = packet.get(ip.l4).ok_or(Drop::Malformed)?;
             Ok(Transport { source: header[0], destination: header[1], tcp_flags: 0 })
         }
-        protocol::ICMP if !A::V6 => {
+        kind if kind == A::ICMP.protocol => {
             let header: [u16; icmp::LEN as usize / 2] = packet.get(ip.l4).ok_or(Drop::Malformed)?;
             let [kind, _] = header[0].to_ne_bytes();
             let id = Be16::from_raw(header[icmp::IDENTIFIER as usize / 2]);
-            match (inward, kind) {
-                (false, icmp::ECHO_REQUEST) => {
-                    Ok(Transport { source: id, destination: Be16::ZERO, tcp_flags: 0 })
-                }
-                (true, icmp::ECHO_REPLY) => {
-                    Ok(Transport { source: Be16::ZERO, destination: id, tcp_flags: 0 })
-                }
-                _ => Err(Drop::Protocol),
+            if !inward && kind == A::ICMP.echo_request {
+                Ok(Transport { source: id, destination: Be16::ZERO, tcp_flags: 0 })
+            } else if inward && kind == A::ICMP.echo_reply {
+                Ok(Transport { source: Be16::ZERO, destination: id, tcp_flags: 0 })
+            } else {
+                Err(Drop::Protocol)
             }
         }
         _ => Err(Drop::Protocol),

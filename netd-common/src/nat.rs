@@ -55,49 +55,29 @@ pub fn known<A: Addr, T: Tables<A>>(
 
 /// Makes a flow for an outbound packet that belongs to none. Returns 0, or the [`Drop`] reason (see [`SOON`]).
 ///
-/// The inbound entry is inserted first: whoever gets it in owns the port. A subprogram of its own in BPF (a scalar result,
-/// all else through references), to keep its stack apart.
-#[inline(never)]
-pub fn create<A: Addr, T: Tables<A>>(
-    tables: &T,
-    tuple: &Tuple<A>,
-    slot: u32,
-    mapping: &mut Mapping<A>,
-) -> u32 {
+/// The inbound entry is inserted first: whoever gets it in owns the port.
+#[inline(always)]
+pub fn create<A: Addr, T: Tables<A>>(tables: &T, tuple: &Tuple<A>, slot: u32) -> u32 {
     let Some(config) = tables.config() else { return Drop::NoRoute as u32 };
+    if config.address == A::ZERO {
+        return Drop::NoRoute as u32;
+    }
     if tables.flows_of(slot, 0) >= config.quota {
         return Drop::FlowQuota as u32;
     }
-    let now = tables.now();
-    let first = u32::from(config.first_port);
-    let ports = u32::from(config.last_port).wrapping_sub(first).wrapping_add(1) & 0x1_ffff;
-    if ports == 0 {
-        return Drop::PortsExhausted as u32;
-    }
-    // The container's own port if it is in the range: some protocols expect it, and it is as good as any.
-    let mut port = u32::from(tuple.source_port.host());
-    if port.wrapping_sub(first) >= ports {
-        port = first + below(tables.random(), ports);
-    }
-    mapping.address = config.address;
-    let mut search = Search {
-        tables,
-        inward: tuple.opposite(mapping.address, Be16::new(port as u16)),
-        container: Mapping { address: tuple.source, port: tuple.source_port },
-        now,
-        slot,
-        first,
-        ports,
-        outcome: Drop::PortsExhausted as u32,
-    };
-    T::repeat(TRIES, claim, &mut search);
-    if search.outcome != 0 {
-        return search.outcome;
-    }
-    mapping.port = search.inward.destination_port;
+    let mut mapping = Mapping { address: config.address, port: Be16::ZERO };
+    let outcome = claim_port(tables, tuple, slot, &mut mapping);
+    if outcome != 0 { outcome } else { record(tables, tuple, slot, &mapping) }
+}
+
+/// Inserts the outbound entry of a flow that has got the `mapping`. Returns 0, or the [`Drop`] reason: then the flow is gone.
+///
+/// A subprogram of its own in BPF, likewise.
+#[inline(never)]
+fn record<A: Addr, T: Tables<A>>(tables: &T, tuple: &Tuple<A>, slot: u32, mapping: &Mapping<A>) -> u32 {
     let flow = Flow {
         state: Shared::new(0),
-        seen: Shared::new(now),
+        seen: Shared::new(tables.now()),
         slot,
         address: mapping.address,
         port: mapping.port,
@@ -110,16 +90,64 @@ pub fn create<A: Addr, T: Tables<A>>(
         }
         Err(full) => {
             // Two packets of a new flow on two CPUs: the first one's mapping is the flow's.
-            tables.flow_remove(&search.inward);
-            match tables.flow(tuple) {
-                Some(flow) if matches!(full, Add::Exists) => {
-                    *mapping = Mapping { address: flow.address, port: flow.port };
-                    0
-                }
-                _ => Drop::FlowTableFull as u32,
-            }
+            tables.flow_remove(&inward(tuple, mapping));
+            if matches!(full, Add::Exists) { 0 } else { Drop::FlowTableFull as u32 }
         }
     }
+}
+
+/// The inbound tuple of an outbound one.
+#[inline(always)]
+const fn inward<A: Addr>(tuple: &Tuple<A>, mapping: &Mapping<A>) -> Tuple<A> {
+    Tuple {
+        source: tuple.destination,
+        destination: mapping.address,
+        source_port: tuple.destination_port,
+        destination_port: mapping.port,
+        protocol: tuple.protocol,
+        direction: Tuple::<A>::IN,
+        reserved: 0,
+    }
+}
+
+/// Finds a port for a tuple at the `mapping`'s address, and inserts the inbound entry with it. Returns 0, or the [`Drop`] reason (see
+/// [`SOON`]).
+///
+/// A subprogram of its own in BPF (a scalar result, all else through references), to keep its stack apart.
+#[inline(never)]
+fn claim_port<A: Addr, T: Tables<A>>(
+    tables: &T,
+    tuple: &Tuple<A>,
+    slot: u32,
+    mapping: &mut Mapping<A>,
+) -> u32 {
+    let Some(config) = tables.config() else { return Drop::NoRoute as u32 };
+    let first = u32::from(config.first_port);
+    let ports = u32::from(config.last_port).wrapping_sub(first).wrapping_add(1) & 0x1_ffff;
+    if ports == 0 {
+        return Drop::PortsExhausted as u32;
+    }
+    // The container's own port if it is in the range: some protocols expect it, and it is as good as any.
+    let mut port = u32::from(tuple.source_port.host());
+    if port.wrapping_sub(first) >= ports {
+        port = first + below(tables.random(), ports);
+    }
+    mapping.port = Be16::new(port as u16);
+    let mut search = Search {
+        tables,
+        inward: inward(tuple, mapping),
+        container: tuple.source,
+        port: tuple.source_port,
+        reserved: 0,
+        now: tables.now(),
+        slot,
+        first,
+        ports,
+        outcome: Drop::PortsExhausted as u32,
+    };
+    T::repeat(TRIES, claim, &mut search);
+    mapping.port = search.inward.destination_port;
+    search.outcome
 }
 
 /// The search for a port.
@@ -127,7 +155,11 @@ struct Search<'a, A, T> {
     tables: &'a T,
     /// The inbound tuple with the port that is tried next, or that was found.
     inward: Tuple<A>,
-    container: Mapping<A>,
+    /// The container's address...
+    container: A,
+    /// ... and port.
+    port: Be16,
+    reserved: u16,
     now: Ticks,
     slot: u32,
     first: u32,
@@ -150,9 +182,9 @@ extern "C" fn claim<A: Addr, T: Tables<A>>(_: u32, search: &mut Search<'_, A, T>
             state: Shared::new(0),
             seen: Shared::new(search.now),
             slot: search.slot,
-            address: search.container.address,
-            port: search.container.port,
-            reserved: 0,
+            address: search.container,
+            port: search.port,
+            reserved: search.reserved,
         };
         match tables.flow_add(&search.inward, flow) {
             Ok(()) => {

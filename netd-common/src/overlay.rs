@@ -1,102 +1,159 @@
-//! Between nodes: VXLAN (RFC 7348) in and out, and what may come in.
+//! Between nodes: VXLAN (RFC 7348) in and out, over IPv4 and IPv6, and what may come in.
 
 use crate::{
-    V4,
     abi::{Endpoint, Route, network_of_vni, vni},
-    headers,
+    addr::{Addr, V6},
+    headers::Headers,
     packet::Packet,
     plan::{Plan, To},
     reason::{Drop, Way},
     tables::Tables,
-    wire::{Be16, Be32, Ethernet, Ipv4, Mac, Udp, Vxlan, protocol, udp},
+    wire::{Be16, Be32, Ethernet, Ipv4, Ipv6, Udp, Vxlan, protocol, udp},
 };
 
-/// Offset of the UDP header in an overlay packet; its outer header has no options.
+/// Offset of the UDP header in an overlay packet over IPv4, whose outer header has no options...
 const UDP: u32 = Ethernet::LEN + Ipv4::LEN;
-/// Offset of the VXLAN header.
-const VXLAN: u32 = UDP + udp::LEN;
-/// Offset of the inner Ethernet header.
-const INNER: u32 = Ethernet::LEN + Vxlan::OVERHEAD - Ethernet::LEN;
-/// Offset of the inner IP header.
+/// ... and over IPv6.
+const UDP6: u32 = Ethernet::LEN + Ipv6::LEN;
+/// From there: to the VXLAN header, the inner Ethernet header, the inner IP header.
+const VXLAN: u32 = udp::LEN;
+const INNER: u32 = VXLAN + 8;
 const INNER_IP: u32 = INNER + Ethernet::LEN;
 
-/// Writes the headers around a packet that goes to the `plan`'s node. `identification` gives the first of as many
-/// numbers as it is asked for, which identify the outer packets where a router
-/// on the way has to cut it.
+/// Writes the headers around a packet that goes to the `plan`'s node.
 #[inline(always)]
-pub fn encapsulate<P: Packet>(
+pub fn encapsulate<A: Addr, P: Packet, T: Tables<A>>(
     packet: &mut P,
-    plan: &Plan<V4>,
-    identification: impl FnOnce(u32) -> u16,
+    tables: &T,
+    plan: &Plan<A>,
 ) -> Option<()> {
     // Before the headers are there, so that it is the inner flow's. RFC 7348 section 5: a port of the dynamic range.
     let hash = packet.hash();
     let source = Be16::new(0xc000 | (hash ^ hash >> 16) as u16);
-    packet.encapsulate()?;
-    let length = packet.len() - Ethernet::LEN;
-    // Counted up by one for each packet on the wire: with DF clear, a NIC aggregates (GRO) only what is numbered so.
-    let id = identification(packet.segments()).to_be();
-    let ip = Ipv4::simple(id, length as u16, protocol::UDP, plan.address, plan.node);
-    packet.set(Ethernet::LEN, ip)?;
-    // No checksum (RFC 7348 section 5): the inner packet has its own.
-    let length = Be16::new((length - Ipv4::LEN) as u16);
-    packet.set(UDP, Udp { source, destination: Vxlan::PORT, length, checksum: 0 })?;
-    packet.set(VXLAN, Vxlan { flags: Be32::new(Vxlan::VALID), vni: Be32::new(vni(plan.network) << 8) })?;
-    let destination = Mac::of(plan.old_address);
-    let inner = Ethernet { destination, source: plan.macs.source(), ethertype: Ethernet::IPV4 };
-    packet.set(INNER, inner)
+    let config = tables.config()?;
+    if let Some(node) = plan.node.unmapped() {
+        packet.encapsulate(false)?;
+        let length = packet.len() - Ethernet::LEN;
+        // Counted up by one for each packet on the wire: with DF clear, a NIC aggregates (GRO) only what is numbered so.
+        let id = tables.count_on_wire(plan.to_node, packet.segments()).to_be();
+        if A::V6 {
+            packet.set(Ethernet::ETHERTYPE, Ethernet::IPV4)?;
+        }
+        packet.set(Ethernet::LEN, Ipv4::simple(id, length as u16, protocol::UDP, config.underlay4, node))?;
+        wrap(packet, plan, UDP, source, length - Ipv4::LEN)
+    } else {
+        packet.encapsulate(true)?;
+        let length = packet.len() - Ethernet::LEN - Ipv6::LEN;
+        tables.count_on_wire(plan.to_node, packet.segments());
+        if !A::V6 {
+            packet.set(Ethernet::ETHERTYPE, Ethernet::IPV6)?;
+        }
+        let ip = Ipv6::simple(length as u16, protocol::UDP, 64, config.underlay6, plan.node);
+        packet.set(Ethernet::LEN, ip)?;
+        wrap(packet, plan, UDP6, source, length)
+    }
 }
 
-/// Decides on a packet to the VXLAN port of the node, seen at the uplink. `Ok(false)`: it is not netd's.
+/// Writes the headers from UDP's on.
+#[inline(always)]
+fn wrap<A: Addr, P: Packet>(
+    packet: &mut P,
+    plan: &Plan<A>,
+    at: u32,
+    source: Be16,
+    length: u32,
+) -> Option<()> {
+    // No checksum (RFC 7348 section 5, RFC 6935): the inner packet has its own.
+    let length = Be16::new(length as u16);
+    packet.set(at, Udp { source, destination: Vxlan::PORT, length, checksum: 0 })?;
+    let vni = Be32::new(vni(plan.network) << 8);
+    packet.set(at + VXLAN, Vxlan { flags: Be32::new(Vxlan::VALID), vni })?;
+    let inner = Ethernet { destination: plan.inner, source: plan.macs.source(), ethertype: A::ETHERTYPE };
+    packet.set(at + INNER, inner)
+}
+
+/// Takes the headers off a packet of family `A`. `v6`: they are those of VXLAN over IPv6.
+#[inline(always)]
+pub fn decapsulate<A: Addr, P: Packet>(packet: &mut P, v6: bool) -> Option<()> {
+    packet.decapsulate(v6, A::V6)?;
+    if v6 != A::V6 {
+        packet.set(Ethernet::ETHERTYPE, A::ETHERTYPE)?;
+    }
+    Some(())
+}
+
+/// The EtherType of the packet in a packet of family `O` to the VXLAN port of the node; `None`: it is not netd's.
+#[inline(always)]
+pub fn inner_type<O: Addr, P: Packet>(packet: &P, outer: &Headers<O>) -> Option<Be16> {
+    let at = const { Ethernet::LEN + O::HEADER };
+    packet.pull(at + INNER_IP + Ipv4::LEN);
+    if outer.l4 != at {
+        // No node sends options; the kernel's own VXLAN can have it.
+        return None;
+    }
+    network::<P>(packet, at)?;
+    // A frame that is cut before its type is netd's too, and malformed.
+    Some(packet.get::<Ethernet>(at + INNER).map_or(Be16::ZERO, |ethernet| ethernet.ethertype))
+}
+
+/// The network whose VXLAN it is, if it is one of netd's.
+#[inline(always)]
+fn network<P: Packet>(packet: &P, at: u32) -> Option<u32> {
+    let vxlan = packet.get::<Vxlan>(at + VXLAN)?;
+    if vxlan.flags.host() & Vxlan::VALID == 0 {
+        return None;
+    }
+    network_of_vni(vxlan.vni.host() >> 8)
+}
+
+/// Decides on a packet of family `A` in one of family `O` to the VXLAN port of the node, seen at the uplink. `Ok(false)`: it is
+/// for the kernel's own device to decapsulate, or not netd's.
 ///
 /// # Errors
 /// It has a VNI of netd's, and is not what a node of netd's would send.
 #[inline(always)]
-pub fn decide<P: Packet, T: Tables<V4>>(
+pub fn decide<O: Addr, A: Addr, P: Packet, T: Tables<A>>(
     packet: &P,
     tables: &T,
-    outer: &headers::Headers<V4>,
-    plan: &mut Plan<V4>,
+    outer: &Headers<O>,
+    plan: &mut Plan<A>,
 ) -> Result<bool, Drop> {
-    packet.pull(INNER_IP + Ipv4::LEN);
-    if outer.l4 != UDP {
+    let at = const { Ethernet::LEN + O::HEADER };
+    packet.pull(at + INNER_IP + A::HEADER);
+    if outer.l4 != at {
         // No node sends options; the kernel's own VXLAN can have it.
         return Ok(false);
     }
-    let Some(vxlan) = packet.get::<Vxlan>(VXLAN) else { return Ok(false) };
-    let Some(network) = network_of_vni(vxlan.vni.host() >> 8) else { return Ok(false) };
-    if vxlan.flags.host() & Vxlan::VALID == 0 {
-        return Ok(false);
-    }
-    let ethernet: Ethernet = packet.get(INNER).ok_or(Drop::Malformed)?;
-    if ethernet.ethertype != Ethernet::IPV4 {
+    let Some(network) = network(packet, at) else { return Ok(false) };
+    let ethernet: Ethernet = packet.get(at + INNER).ok_or(Drop::Malformed)?;
+    if ethernet.ethertype != A::ETHERTYPE {
         return Err(Drop::EtherType);
     }
-    let ip = headers::ipv4_at(packet, INNER_IP)?;
-    let (slot, endpoint) = admit(tables, outer.source, network, &ip)?;
+    let ip = A::headers(packet, at + INNER_IP)?;
+    let (slot, endpoint) = admit(tables, &outer.source.mapped(), network, &ip)?;
     if packet.segment_size() != 0 && ip.protocol == protocol::UDP {
         // Decapsulated by a program, a segmented UDP packet vanishes: the skb keeps its tunnel state. The kernel's own
         // device does it right; the packet comes back by `from_overlay`.
         return Ok(false);
     }
     deliver(plan, &endpoint, slot, Way::FromNodeVxlan);
-    plan.rewrite = Plan::<V4>::MACS | Plan::<V4>::DECAPSULATE;
+    plan.rewrite |= if O::V6 { Plan::<A>::DECAPSULATE6 } else { Plan::<A>::DECAPSULATE };
     Ok(true)
 }
 
-/// Whether a packet from a node may come in: the node's index and the endpoint that gets it.
+/// Whether a packet from a node may come in: the node's index and the endpoint that gets it. `node`: IPv4-mapped if it is IPv4.
 ///
 /// # Errors
 /// The reason why not.
 #[inline(always)]
-pub fn admit<T: Tables<V4>>(
+pub fn admit<A: Addr, T: Tables<A>>(
     tables: &T,
-    node: V4,
+    node: &V6,
     network: u32,
-    ip: &headers::Headers<V4>,
+    ip: &Headers<A>,
 ) -> Result<(u32, Endpoint), Drop> {
     let route = tables.route(&ip.source).ok_or(Drop::OverlayNode)?;
-    if route.kind != Route::VXLAN && route.kind != Route::DIRECT || route.node != node {
+    if route.kind != Route::VXLAN && route.kind != Route::DIRECT || route.node != *node {
         return Err(Drop::OverlayNode);
     }
     let endpoint = tables.endpoint(&ip.destination).ok_or(Drop::NoEndpoint)?;
@@ -108,12 +165,12 @@ pub fn admit<T: Tables<V4>>(
 
 /// Into the endpoint's namespace.
 #[inline(always)]
-pub fn deliver(plan: &mut Plan<V4>, endpoint: &Endpoint, node: u32, way: Way) {
+pub fn deliver<A: Addr>(plan: &mut Plan<A>, endpoint: &Endpoint, node: u32, way: Way) {
     plan.to = To::Peer;
     plan.way = way;
     plan.ifindex = endpoint.ifindex;
     plan.receiver = endpoint.slot;
     plan.macs = endpoint.macs;
     plan.from_node = node;
-    plan.rewrite = Plan::<V4>::MACS;
+    plan.rewrite = Plan::<A>::MACS;
 }

@@ -9,8 +9,8 @@ pub struct Hook {
     pub ifindex: u32,
     /// The kernel has taken a VLAN tag off the frame and keeps it beside the packet (`skb->vlan_tci`).
     pub vlan: bool,
-    /// Where the kernel decapsulated the packet: the outer source; 0 elsewhere.
-    pub node: crate::V4,
+    /// Where the kernel decapsulated the packet: the outer source, IPv4-mapped if it is IPv4; zero elsewhere.
+    pub node: crate::V6,
     /// And its VNI.
     pub vni: u32,
     /// The packet came in by an interface and is being forwarded, instead of from a socket of the host (`skb->skb_iif`).
@@ -36,6 +36,10 @@ pub trait Packet {
     /// (CHECKSUM_COMPLETE), that sum has to follow. A program cannot see which it is; `bpf_l4_csum_replace` can.
     fn l4_checksum(&mut self, offset: u32, pseudo: u32, data: u32, udp: bool, v6: bool) -> Option<()>;
 
+    /// Tells of a change of bytes that no checksum in the packet makes up for (an IPv6 header has none): where the device has
+    /// summed up the packet, its sum has to follow.
+    fn summed(&mut self, _diff: u32) {}
+
     /// Brings that many bytes into reach of [`Packet::get`], as far as there are so many.
     fn pull(&self, _length: u32) {}
 
@@ -52,11 +56,12 @@ pub trait Packet {
     /// A hash of the flow, for the outer source port of an encapsulation.
     fn hash(&mut self) -> u32;
 
-    /// Makes room for [`crate::wire::Vxlan::OVERHEAD`] bytes between the Ethernet header and the rest, which becomes the inner packet.
-    fn encapsulate(&mut self) -> Option<()>;
+    /// Makes room for the headers of VXLAN over IPv4 or IPv6 ([`crate::wire::Vxlan::overhead`]) between the Ethernet header and
+    /// the rest, which becomes the inner packet.
+    fn encapsulate(&mut self, v6: bool) -> Option<()>;
 
-    /// Takes those bytes away again.
-    fn decapsulate(&mut self) -> Option<()>;
+    /// Takes those bytes away again. `inner_v6`: what is left is IPv6.
+    fn decapsulate(&mut self, v6: bool, inner_v6: bool) -> Option<()>;
 
     /// Cuts the packet to a length, or makes it that long with zeros; it is no longer segmented.
     fn resize(&mut self, length: u32) -> Option<()>;

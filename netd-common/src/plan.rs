@@ -4,13 +4,13 @@
 //! fields undefined on some path, and the verifier refuses to copy those.
 
 use crate::{
-    V4,
-    addr::Addr,
-    arp, checksum, overlay,
+    addr::{Addr, V6},
+    arp, checksum, ndp, overlay,
     packet::Packet,
     reason::{Drop, Way},
     related::{self, Edit},
-    wire::{Be16, MacPair, icmp, protocol, tcp, udp},
+    tables::Tables,
+    wire::{Be16, Ethernet, Mac, MacPair, icmp, protocol, tcp, udp},
 };
 
 /// Where a packet goes.
@@ -36,15 +36,16 @@ pub struct Verdict {
     pub to: To,
     /// Out of which interface; 0 where that makes no sense.
     pub ifindex: u32,
-    /// [`To::Neighbour`]: by this next hop; 0: by the one that the kernel's routes name for the packet's destination.
-    pub via: V4,
+    /// [`To::Neighbour`]: by this next hop, IPv4-mapped if it is IPv4; zero: by the one that the kernel's routes name for the
+    /// packet's destination.
+    pub via: V6,
 }
 
 impl Verdict {
     /// Drop it.
-    pub const DROP: Self = Self { to: To::Drop, ifindex: 0, via: V4(0) };
+    pub const DROP: Self = Self { to: To::Drop, ifindex: 0, via: V6::ZERO };
     /// Leave it to the host's stack.
-    pub const STACK: Self = Self { to: To::Stack, ifindex: 0, via: V4(0) };
+    pub const STACK: Self = Self { to: To::Stack, ifindex: 0, via: V6::ZERO };
 
     /// As one number, which is what a BPF subprogram can return; without `via`.
     #[inline(always)]
@@ -58,13 +59,15 @@ impl Verdict {
         const STACK: u64 = To::Stack as u64;
         const PEER: u64 = To::Peer as u64;
         const NEIGHBOUR: u64 = To::Neighbour as u64;
+        const REFLECT: u64 = To::Reflect as u64;
         let to = match packed >> 32 {
             STACK => To::Stack,
             PEER => To::Peer,
             NEIGHBOUR => To::Neighbour,
+            REFLECT => To::Reflect,
             _ => To::Drop,
         };
-        Self { to, ifindex: packed as u32, via: V4(0) }
+        Self { to, ifindex: packed as u32, via: V6::ZERO }
     }
 }
 
@@ -89,9 +92,12 @@ pub struct Plan<A> {
     /// The node that it comes from, or [`NO_SLOT`].
     pub from_node: u32,
     /// [`To::Neighbour`]: the next hop, if it is not the destination's own; [`Plan::ENCAPSULATE`]: the outer destination.
-    pub node: V4,
-    /// [`Plan::ENCAPSULATE`]: the network, whose VNI the packet gets.
+    /// IPv4-mapped if it is IPv4.
+    pub node: V6,
+    /// [`Plan::ENCAPSULATE`]: the network, whose VNI the packet gets. [`Plan::NEIGHBOUR`]: 1 if the neighbour is a router.
     pub network: u32,
+    /// [`Plan::ENCAPSULATE`]: the inner destination MAC.
+    pub inner: Mac,
     /// What fits on the way, bytes. 0: not known, or not to be told.
     pub mtu: u32,
     /// If it is dropped, its sender is not told: trying again will help.
@@ -104,8 +110,10 @@ pub struct Plan<A> {
     pub l4: u32,
     /// Its protocol.
     pub protocol: u8,
-    /// [`Plan::ID`]: the new identification.
-    pub id: Be16,
+    /// [`Plan::ID`]: the new identification, as it lies in memory...
+    pub id: u32,
+    /// ... and its offset.
+    pub id_at: u32,
     /// [`Plan::QUOTE`]: offset of the quoted transport header.
     pub quoted: u32,
     /// [`Plan::QUOTE`]: offset of the packet's end.
@@ -114,9 +122,7 @@ pub struct Plan<A> {
     pub old_port: Be16,
     /// ... and the one that it gets.
     pub port: Be16,
-    /// The address that it has...
-    pub old_address: A,
-    /// ... and the one that it gets.
+    /// The address that it gets.
     pub address: A,
 }
 
@@ -131,10 +137,14 @@ impl<A: Addr> Plan<A> {
     pub const TTL: u32 = 8;
     /// An ARP request becomes its reply.
     pub const ARP: u32 = 16;
-    /// It is encapsulated: `address` is the outer source, `old_address` the inner destination.
+    /// It is encapsulated.
     pub const ENCAPSULATE: u32 = 32;
-    /// It is decapsulated.
+    /// It is decapsulated from VXLAN over IPv4...
     pub const DECAPSULATE: u32 = 64;
+    /// ... or over IPv6.
+    pub const DECAPSULATE6: u32 = 1024;
+    /// A neighbour solicitation becomes its advertisement.
+    pub const NEIGHBOUR: u32 = 2048;
 
     /// It is an ICMP error, and what it quotes is translated as the packet itself is; `old_port`, `port` and `protocol` are the
     /// quoted packet's.
@@ -144,9 +154,9 @@ impl<A: Addr> Plan<A> {
     /// It has no transport header: only addresses are translated.
     pub const PLAIN: u32 = 512;
 
-    /// Nothing decided: `zero` is any address.
+    /// Nothing decided.
     #[inline(always)]
-    pub const fn new(zero: A) -> Self {
+    pub const fn new() -> Self {
         Self {
             to: To::Drop,
             ifindex: 0,
@@ -155,21 +165,22 @@ impl<A: Addr> Plan<A> {
             receiver: NO_SLOT,
             to_node: NO_SLOT,
             from_node: NO_SLOT,
-            node: V4(0),
+            node: V6::ZERO,
             network: 0,
+            inner: Mac([0; 3]),
             mtu: 0,
             quiet: false,
             rewrite: 0,
             macs: MacPair([0; 3]),
             l4: 0,
             protocol: 0,
-            id: Be16::ZERO,
+            id: 0,
+            id_at: 0,
             quoted: 0,
             end: 0,
             old_port: Be16::ZERO,
             port: Be16::ZERO,
-            old_address: zero,
-            address: zero,
+            address: A::ZERO,
         }
     }
 
@@ -181,14 +192,24 @@ impl<A: Addr> Plan<A> {
             packet.set(A::TTL, new)?;
             let diff = checksum::diff(u32::from(u16::from_ne_bytes(old)), u32::from(u16::from_ne_bytes(new)));
             self.header_checksum(packet, diff)?;
+            if A::V6 {
+                packet.summed(diff);
+            }
         }
         if self.rewrite & (Self::SOURCE | Self::DESTINATION) != 0 {
             self.translate(packet)?;
         }
-        if let (true, Some(offset)) = (self.rewrite & Self::ID != 0, A::ID) {
-            let old: Be16 = packet.get(offset)?;
-            packet.set(offset, self.id)?;
-            self.header_checksum(packet, checksum::diff(u32::from(old.raw()), u32::from(self.id.raw())))?;
+        if self.rewrite & Self::ID != 0 {
+            if A::V6 {
+                let old: u32 = packet.get(self.id_at)?;
+                packet.set(self.id_at, self.id)?;
+                packet.summed(checksum::diff(old, self.id));
+            } else {
+                const OFFSET: u32 = Ethernet::LEN + 4;
+                let old: u16 = packet.get(OFFSET)?;
+                packet.set(OFFSET, self.id as u16)?;
+                self.header_checksum(packet, checksum::diff(u32::from(old), self.id))?;
+            }
         }
         Some(())
     }
@@ -205,8 +226,9 @@ impl<A: Addr> Plan<A> {
     #[inline(always)]
     fn translate<P: Packet>(&self, packet: &mut P) -> Option<()> {
         let source = self.rewrite & Self::SOURCE != 0;
-        packet.set(if source { A::SOURCE } else { A::DESTINATION }, self.address)?;
-        let pseudo = self.old_address.checksum_diff(&self.address);
+        let at = if source { A::SOURCE } else { A::DESTINATION };
+        let pseudo = packet.get::<A>(at)?.checksum_diff(&self.address);
+        packet.set(at, self.address)?;
         self.header_checksum(packet, pseudo)?;
         if self.rewrite & Self::QUOTE != 0 {
             let edit = Edit {
@@ -215,7 +237,7 @@ impl<A: Addr> Plan<A> {
                 end: self.end,
                 protocol: u32::from(self.protocol),
                 outward: u32::from(source),
-                old_address: self.old_address,
+                diff: pseudo,
                 address: self.address,
                 old_port: self.old_port,
                 port: self.port,
@@ -223,6 +245,9 @@ impl<A: Addr> Plan<A> {
             return if related::translate(packet, &edit) == 0 { None } else { Some(()) };
         }
         if self.rewrite & Self::PLAIN != 0 {
+            if A::V6 {
+                packet.summed(pseudo);
+            }
             return Some(());
         }
         let data = if self.old_port == self.port {
@@ -230,11 +255,15 @@ impl<A: Addr> Plan<A> {
         } else {
             checksum::diff(u32::from(self.old_port.raw()), u32::from(self.port.raw()))
         };
-        if self.protocol == protocol::ICMP {
+        if self.protocol == protocol::ICMP && !A::V6 {
             // No pseudo-header, and no device leaves this one to be summed up later: the field is always the sum.
             packet.set(self.l4 + icmp::IDENTIFIER, self.port)?;
             let old: u16 = packet.get(self.l4 + icmp::CHECKSUM)?;
             return packet.set(self.l4 + icmp::CHECKSUM, checksum::update(old, data));
+        }
+        if self.protocol == protocol::ICMPV6 && A::V6 {
+            packet.set(self.l4 + icmp::IDENTIFIER, self.port)?;
+            return packet.l4_checksum(self.l4 + icmp::CHECKSUM, pseudo, data, false, true);
         }
         packet.set(self.l4 + if source { 0 } else { 2 }, self.port)?;
         let is_udp = self.protocol == protocol::UDP;
@@ -243,33 +272,40 @@ impl<A: Addr> Plan<A> {
     }
 }
 
-impl Plan<V4> {
-    /// Writes to the packet all that the plan says. `identification`: see [`overlay::encapsulate`]; asked for only there.
+impl<A: Addr> Default for Plan<A> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl<A: Addr> Plan<A> {
+    /// Writes to the packet all that the plan says.
     ///
     /// # Errors
     /// [`Drop::Rewrite`] where the packet cannot be written to.
     #[inline(always)]
-    pub fn carry_out<P: Packet>(
-        &self,
-        packet: &mut P,
-        identification: impl FnOnce(u32) -> u16,
-    ) -> Result<(), Drop> {
-        self.reshape(packet, identification).ok_or(Drop::Rewrite)
+    pub fn carry_out<P: Packet, T: Tables<A>>(&self, packet: &mut P, tables: &T) -> Result<(), Drop> {
+        self.reshape(packet, tables).ok_or(Drop::Rewrite)
     }
 
     #[inline(always)]
-    fn reshape<P: Packet>(&self, packet: &mut P, identification: impl FnOnce(u32) -> u16) -> Option<()> {
+    fn reshape<P: Packet, T: Tables<A>>(&self, packet: &mut P, tables: &T) -> Option<()> {
         if self.rewrite & Self::ENCAPSULATE != 0 {
-            return overlay::encapsulate(packet, self, identification);
+            return overlay::encapsulate(packet, tables, self);
         }
-        if self.rewrite & Self::DECAPSULATE != 0 {
-            packet.decapsulate()?;
+        let decapsulate = self.rewrite & (Self::DECAPSULATE | Self::DECAPSULATE6);
+        if decapsulate != 0 {
+            overlay::decapsulate::<A, P>(packet, decapsulate != Self::DECAPSULATE)?;
         }
 
         if self.rewrite & Self::MACS != 0 {
             packet.set(0, self.macs)?;
         }
-        if self.rewrite & Self::ARP != 0 {
+        if A::V6 {
+            if self.rewrite & Self::NEIGHBOUR != 0 {
+                return ndp::answer(packet, &self.macs, self.network != 0);
+            }
+        } else if self.rewrite & Self::ARP != 0 {
             return arp::answer(packet, &self.macs);
         }
         self.write(packet)

@@ -32,7 +32,7 @@ numbered! {
     Drop {
         /// A header is truncated or contradicts itself.
         Malformed = 1, "malformed";
-        /// The EtherType is neither IPv4 nor ARP.
+        /// The EtherType is neither IPv4 nor ARP, nor IPv6 where the endpoint's network has it.
         EtherType = 2, "ethertype";
         /// The frame carries a VLAN tag.
         Vlan = 3, "vlan";
@@ -84,6 +84,14 @@ numbered! {
         UnrelatedError = 26, "unrelated-error";
         /// A fragment made to hide a transport header: the first too short for it, or another that overlaps it.
         FragmentTiny = 27, "fragment-tiny";
+        /// The neighbour discovery message claims another sender than the endpoint.
+        SpoofedNdp = 28, "spoofed-ndp";
+        /// A neighbour discovery message that asks nothing that netd answers (every host sends some when it comes up).
+        Ndp = 29, "ndp";
+        /// An IPv6 packet to a group (every host sends some when it comes up).
+        Multicast = 30, "multicast";
+        /// IPv6 extension headers that are too many, in no order that makes sense, or would send the packet elsewhere.
+        ExtensionHeader = 31, "extension-header";
         /// From a source of the deny list, at the uplink (xdp_uplink).
         Denied = 40, "denied";
     }
@@ -120,6 +128,8 @@ numbered! {
         TooBigSent = 12, "too-big-sent";
         /// ICMP errors sent to containers about packets that were dropped, for which see there (from_container).
         ErrorSent = 13, "icmp-error-sent";
+        /// Neighbour solicitations answered (from_container, redirect_peer).
+        Ndp = 14, "ndp";
     }
 }
 

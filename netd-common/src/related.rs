@@ -5,24 +5,19 @@
 //! as netfilter's RELATED does not: it may come from anywhere.
 
 use crate::{
-    V4,
     abi::Tuple,
     addr::Addr,
     checksum,
     flow::State,
-    headers::{self, Headers},
+    headers::Headers,
     packet::Packet,
     reason::Drop,
     tables::Tables,
-    wire::{Be16, Ipv4, icmp, protocol, tcp, udp},
+    wire::{Be16, Ethernet, icmp, protocol, tcp, udp},
 };
 
-/// Offset of the source address in a quoted IPv4 header, of the destination, and of the checksum.
-const SOURCE: u32 = 12;
-const DESTINATION: u32 = 16;
-const CHECKSUM: u32 = 10;
-
-/// Most bytes of an error that are looked at, from its ICMP header on: quoted headers with all their options.
+/// Most bytes of an error that are looked at at once, from its ICMP header on: quoted headers with all of IPv4's options.
+/// (IPv6's extension headers are brought into reach one by one.)
 const REACH: u32 = icmp::LEN + 60 + tcp::LEN;
 
 /// Whether an error may come from `own`: a host that is no router complains only about what was sent to itself, so anything
@@ -31,20 +26,20 @@ const REACH: u32 = icmp::LEN + 60 + tcp::LEN;
 /// # Errors
 /// [`Drop::SpoofedError`] if not; [`Drop::Malformed`] if it does not say what it is about.
 #[inline(always)]
-pub fn check_sender<P: Packet>(packet: &P, ip: &Headers<V4>, own: V4) -> Result<(), Drop> {
+pub fn check_sender<A: Addr, P: Packet>(packet: &P, ip: &Headers<A>, own: A) -> Result<(), Drop> {
     if ip.is_later_fragment() {
         return Ok(());
     }
     let [kind, _]: [u8; 2] = packet.get(ip.l4).ok_or(Drop::Malformed)?;
-    if !icmp::is_error(kind) {
+    if !A::is_icmp_error(kind) {
         return Ok(());
     }
     packet.pull(ip.l4 + REACH);
     // All of it in the first fragment, if there are several: what would follow must not get past this.
-    if ip.end < ip.l4 + icmp::LEN + Ipv4::LEN {
+    if ip.end < ip.l4 + icmp::LEN + A::HEADER {
         return Err(Drop::Malformed);
     }
-    let about: V4 = packet.get(ip.l4 + icmp::LEN + DESTINATION).ok_or(Drop::Malformed)?;
+    let about: A = packet.get(ip.l4 + icmp::LEN + A::DESTINATION - Ethernet::LEN).ok_or(Drop::Malformed)?;
     if about == own { Ok(()) } else { Err(Drop::SpoofedError) }
 }
 
@@ -63,10 +58,10 @@ pub struct Found<A> {
     pub address: A,
 }
 
-impl Found<V4> {
+impl<A: Addr> Found<A> {
     /// For an error with this header.
     #[inline(always)]
-    pub const fn new(ip: &Headers<V4>) -> Self {
+    pub const fn new(ip: &Headers<A>) -> Self {
         Self { offset: ip.end, protocol: 0, old_port: Be16::ZERO, port: Be16::ZERO, address: ip.destination }
     }
 }
@@ -75,35 +70,35 @@ impl Found<V4> {
 /// what came back to it; [`Tuple::IN`] for one from the uplink, which quotes what the container sent. Returns 1 if there is
 /// one, else 0.
 ///
-/// Only types that say something about the quoted packet are looked at: unreachable, time exceeded, parameter problem.
+/// Only types that say something about the quoted packet are looked at: unreachable, too big, time exceeded, parameter problem.
 ///
 /// A subprogram of its own in BPF, so that packets which are no errors do not pay for it.
 #[inline(never)]
-pub fn find<P: Packet, T: Tables<V4>>(
+pub fn find<A: Addr, P: Packet, T: Tables<A>>(
     packet: &P,
     tables: &T,
     l4: u32,
     direction: u32,
-    found: &mut Found<V4>,
+    found: &mut Found<A>,
 ) -> u32 {
     u32::from(flow_of(packet, tables, l4, direction as u8, found).is_some())
 }
 
 #[inline(always)]
-fn flow_of<P: Packet, T: Tables<V4>>(
+fn flow_of<A: Addr, P: Packet, T: Tables<A>>(
     packet: &P,
     tables: &T,
     l4: u32,
     direction: u8,
-    found: &mut Found<V4>,
+    found: &mut Found<A>,
 ) -> Option<()> {
     let end = found.offset;
     packet.pull(l4 + REACH);
     let [kind, _]: [u8; 2] = packet.get(l4)?;
-    if !matches!(kind, icmp::UNREACHABLE | icmp::TIME_EXCEEDED | icmp::PARAMETER_PROBLEM) {
+    if !A::is_icmp_error_of_flow(kind) {
         return None;
     }
-    let quote = headers::quoted_ipv4(packet, l4 + icmp::LEN)?;
+    let quote = A::quoted(packet, l4 + icmp::LEN)?;
     // Eight bytes of the transport header are in every quote (RFC 792); without them nobody knows the flow.
     if quote.is_later_fragment() || quote.l4 + 8 > end {
         return None;
@@ -112,16 +107,18 @@ fn flow_of<P: Packet, T: Tables<V4>>(
     if quote.source != found.address {
         return None;
     }
-    let outward = direction == Tuple::<V4>::OUT;
+    let outward = direction == Tuple::<A>::OUT;
     let words: [u16; 4] = packet.get(quote.l4)?;
     let (source, destination) = match quote.protocol {
         protocol::TCP | protocol::UDP => (words[0], words[1]),
-        protocol::ICMP => {
+        other if other == A::ICMP.protocol => {
             let [kind, _] = words[0].to_ne_bytes();
-            match (outward, kind) {
-                (false, icmp::ECHO_REQUEST) => (words[2], 0),
-                (true, icmp::ECHO_REPLY) => (0, words[2]),
-                _ => return None,
+            if !outward && kind == A::ICMP.echo_request {
+                (words[2], 0)
+            } else if outward && kind == A::ICMP.echo_reply {
+                (0, words[2])
+            } else {
+                return None;
             }
         }
         _ => return None,
@@ -160,10 +157,10 @@ pub struct Edit<A> {
     pub protocol: u32,
     /// 1: the container sends it, and was the quoted packet's destination; 0: it gets it, and was the source.
     pub outward: u32,
-    /// The container's side in the quote as it is...
-    pub old_address: A,
-    /// ... and as it becomes.
+    /// The container's side in the quote as it becomes.
     pub address: A,
+    /// What that changes in a checksum.
+    pub diff: u32,
     /// Likewise its port (or echo identifier).
     pub old_port: Be16,
     /// As it becomes.
@@ -180,17 +177,23 @@ pub fn translate<P: Packet, A: Addr>(packet: &mut P, edit: &Edit<A>) -> u32 {
 
 #[inline(always)]
 fn rewrite<P: Packet, A: Addr>(packet: &mut P, edit: &Edit<A>) -> Option<()> {
-    let ip = edit.l4 + icmp::LEN;
+    // Where the quoted header is, as far from a whole packet's.
+    let ip = edit.l4 + icmp::LEN - Ethernet::LEN;
     let outward = edit.outward != 0;
-    packet.set(ip + if outward { DESTINATION } else { SOURCE }, edit.address)?;
-    let address = edit.old_address.checksum_diff(&edit.address);
+    packet.set(ip + if outward { A::DESTINATION } else { A::SOURCE }, edit.address)?;
+    let address = edit.diff;
     let mut sum = address;
-    // The quoted header's own checksum, and what its change means for the error's.
-    sum = checksum::add(sum, update(packet, ip + CHECKSUM, address)?);
+    if let Some(field) = A::CHECKSUM {
+        // The quoted header's own checksum, and what its change means for the error's.
+        sum = checksum::add(sum, update(packet, ip + field, address)?);
+    } else {
+        // ICMPv6's covers the pseudo-header (RFC 4443 section 2.3), in which the same address changes.
+        sum = checksum::add(sum, address);
+    }
     let port = checksum::diff(u32::from(edit.old_port.raw()), u32::from(edit.port.raw()));
     sum = checksum::add(sum, port);
     let (at, field) = match edit.protocol as u8 {
-        protocol::ICMP => (icmp::IDENTIFIER, icmp::CHECKSUM),
+        other if other == A::ICMP.protocol => (icmp::IDENTIFIER, icmp::CHECKSUM),
         protocol::UDP => (if outward { 2 } else { 0 }, udp::CHECKSUM),
         _ => (if outward { 2 } else { 0 }, tcp::CHECKSUM),
     };
@@ -199,7 +202,9 @@ fn rewrite<P: Packet, A: Addr>(packet: &mut P, edit: &Edit<A>) -> Option<()> {
     // TCP's is mostly beyond the eight bytes that a quote must have. A UDP checksum of zero means that there is none.
     if field + 2 <= edit.end {
         let is_udp = edit.protocol as u8 == protocol::UDP;
-        let change = if edit.protocol as u8 == protocol::ICMP { port } else { checksum::add(address, port) };
+        // Of all, IPv4's ICMP alone has no pseudo-header.
+        let plain = edit.protocol as u8 == protocol::ICMP;
+        let change = if plain { port } else { checksum::add(address, port) };
         let old: u16 = packet.get(field)?;
         if !is_udp || old != 0 {
             sum = checksum::add(sum, update(packet, field, change)?);

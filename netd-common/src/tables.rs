@@ -17,47 +17,16 @@ pub enum Add {
     Full,
 }
 
-/// The tables of one address family.
-pub trait Tables<A> {
-    /// An entry: a plain reference in BPF, where the kernel keeps a removed entry's memory readable until the program
-    /// ends, a counted one in tests.
-    type Ref<'a, V: 'a>: Deref<Target = V>
-    where
-        Self: 'a;
-
+/// What does not depend on the address family: the clock, chance, and what is counted.
+pub trait Common {
     /// The time. Reading it costs, so it is asked for only where a flow needs it.
     fn now(&self) -> Ticks;
     /// 32 random bits.
     fn random(&self) -> u32;
-    /// What the node is like.
-    fn config(&self) -> Option<Self::Ref<'_, Config<A>>>;
-    /// Who sends from an interface.
-    fn interface(&self, ifindex: u32) -> Option<Self::Ref<'_, Interface<A>>>;
-    /// Who has an address.
-    fn endpoint(&self, address: &A) -> Option<Self::Ref<'_, Endpoint>>;
-    /// Where an address is that no endpoint of the sender's subnet has: longest prefix.
-    fn route(&self, address: &A) -> Option<Self::Ref<'_, Route>>;
-    /// A flow.
-    fn flow(&self, tuple: &Tuple<A>) -> Option<Self::Ref<'_, Flow<A>>>;
-    /// Adds a flow where there is none: of several CPUs that try at once, one succeeds.
-    ///
-    /// # Errors
-    /// See [`Add`].
-    fn flow_add(&self, tuple: &Tuple<A>, flow: Flow<A>) -> Result<(), Add>;
-    /// Removes a flow, if it is there.
-    fn flow_remove(&self, tuple: &Tuple<A>);
     /// Changes the number of flows of an endpoint's slot and returns what it was.
     fn flows_of(&self, slot: u32, change: i32) -> u32;
-    /// What is known of a packet that comes in fragments.
-    fn fragment(&self, key: &FragmentKey<A>) -> Option<Self::Ref<'_, Fragment<A>>>;
-    /// Adds or replaces an entry.
-    fn fragment_set(&self, key: &FragmentKey<A>, fragment: &Fragment<A>);
-    /// Removes an entry, if it is there.
-    fn fragment_remove(&self, key: &FragmentKey<A>);
-    /// Counts the entries that a ring has got; what it was before.
+    /// Counts the entries that a ring of fragments has got; what it was before.
     fn fragment_turn(&self, ring: u32) -> u32;
-    /// Puts a key into a place; what was there before.
-    fn fragment_place(&self, place: u32, key: &FragmentKey<A>) -> FragmentKey<A>;
 
     /// Calls `step` with `state` until it returns other than 0, at most `times` times. In BPF this is `bpf_loop` (kernel
     /// 5.17): the verifier looks at the body once, not once a round.
@@ -76,6 +45,47 @@ pub trait Tables<A> {
     fn count_on_wire(&self, slot: u32, packets: u32) -> u16;
     /// Counts a packet that comes from another node.
     fn count_from_node(&self, slot: u32, bytes: u32);
-    /// Counts a packet that was dropped, against its sender too where that is known ([`crate::plan::NO_SLOT`] if not).
-    fn count_drop(&self, reason: Drop, slot: u32, bytes: u32);
+    /// Counts a packet that was dropped for a [`Drop`] reason, by its number; against its sender too where that is known
+    /// ([`crate::plan::NO_SLOT`] if not).
+    fn count_refused(&self, reason: u32, slot: u32, bytes: u32);
+    /// Likewise.
+    #[inline(always)]
+    fn count_drop(&self, reason: Drop, slot: u32, bytes: u32) {
+        self.count_refused(reason as u32, slot, bytes);
+    }
+}
+
+/// The tables of one address family.
+pub trait Tables<A>: Common {
+    /// An entry: a plain reference in BPF, where the kernel keeps a removed entry's memory readable until the program
+    /// ends, a counted one in tests.
+    type Ref<'a, V: 'a>: Deref<Target = V>
+    where
+        Self: 'a;
+
+    /// What the node is like.
+    fn config(&self) -> Option<Self::Ref<'_, Config<A>>>;
+    /// Who sends from an interface.
+    fn interface(&self, ifindex: u32) -> Option<Self::Ref<'_, Interface<A>>>;
+    /// Who has an address.
+    fn endpoint(&self, address: &A) -> Option<Self::Ref<'_, Endpoint>>;
+    /// Where an address is that no endpoint of the sender's subnet has: longest prefix.
+    fn route(&self, address: &A) -> Option<Self::Ref<'_, Route>>;
+    /// A flow.
+    fn flow(&self, tuple: &Tuple<A>) -> Option<Self::Ref<'_, Flow<A>>>;
+    /// Adds a flow where there is none: of several CPUs that try at once, one succeeds.
+    ///
+    /// # Errors
+    /// See [`Add`].
+    fn flow_add(&self, tuple: &Tuple<A>, flow: Flow<A>) -> Result<(), Add>;
+    /// Removes a flow, if it is there.
+    fn flow_remove(&self, tuple: &Tuple<A>);
+    /// What is known of a packet that comes in fragments.
+    fn fragment(&self, key: &FragmentKey<A>) -> Option<Self::Ref<'_, Fragment<A>>>;
+    /// Adds or replaces an entry.
+    fn fragment_set(&self, key: &FragmentKey<A>, fragment: &Fragment<A>);
+    /// Removes an entry, if it is there.
+    fn fragment_remove(&self, key: &FragmentKey<A>);
+    /// Puts a key into a place; what was there before.
+    fn fragment_place(&self, place: u32, key: &FragmentKey<A>) -> FragmentKey<A>;
 }

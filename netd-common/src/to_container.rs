@@ -12,7 +12,8 @@ use crate::{
 };
 
 /// Lets the host's own packets pass, and those that the host forwards only into networks without masquerade: a network
-/// behind masquerade is not to be entered from the outside by whoever has a route to it.
+/// behind masquerade is not to be entered from the outside by whoever has a route to it. For both families: an endpoint's entry for
+/// IPv4 says all that counts here, and is always there.
 #[inline(always)]
 pub fn to_container<P: Packet, T: Tables<V4>>(packet: &P, tables: &T, hook: Hook) -> Verdict {
     let bytes = packet.len();
@@ -20,7 +21,9 @@ pub fn to_container<P: Packet, T: Tables<V4>>(packet: &P, tables: &T, hook: Hook
         tables.count_drop(Drop::UnknownInterface, NO_SLOT, bytes);
         return Verdict::DROP;
     };
-    if packet.get::<Ethernet>(0).is_none_or(|ethernet| ethernet.ethertype != Ethernet::IPV4) {
+    let is_ip =
+        |ethernet: Ethernet| ethernet.ethertype == Ethernet::IPV4 || ethernet.ethertype == Ethernet::IPV6;
+    if !packet.get(0).is_some_and(is_ip) {
         // ARP, the answers of from_container among it, which are sent from here.
         return Verdict::STACK;
     }

@@ -179,14 +179,16 @@ impl Ethernet {
     pub const LEN: u32 = 14;
     /// EtherType of IPv4.
     pub const IPV4: Be16 = Be16::new(0x0800);
-    /// EtherType of IPv6.
-    pub const IPV6: Be16 = Be16::new(0x86dd);
     /// EtherType of a VLAN tag (IEEE 802.1Q).
     pub const VLAN: Be16 = Be16::new(0x8100);
     /// EtherType of a service provider's VLAN tag (IEEE 802.1ad).
     pub const SERVICE_VLAN: Be16 = Be16::new(0x88a8);
     /// EtherType of ARP.
     pub const ARP: Be16 = Be16::new(0x0806);
+    /// EtherType of IPv6.
+    pub const IPV6: Be16 = Be16::new(0x86dd);
+    /// Offset of the EtherType.
+    pub const ETHERTYPE: u32 = 12;
 }
 
 // SAFETY: seven 16-bit words, no padding (size asserted below).
@@ -297,6 +299,52 @@ impl Ipv4 {
 unsafe impl Wire for Ipv4 {}
 const _: () = assert!(size_of::<Ipv4>() == Ipv4::LEN as usize);
 
+/// IPv6 without extension headers (RFC 8200 section 3).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct Ipv6 {
+    /// Version (high four bits), traffic class, flow label.
+    pub version: Be32,
+    /// Length without this header, or 0 in a segmentation-offloaded packet above 65,535 bytes (BIG TCP).
+    pub payload_length: Be16,
+    /// Protocol, or the first extension header's type.
+    pub next: u8,
+    /// Hop limit.
+    pub hops: u8,
+    /// Source address.
+    pub source: crate::V6,
+    /// Destination address.
+    pub destination: crate::V6,
+}
+
+impl Ipv6 {
+    /// Length in bytes.
+    pub const LEN: u32 = 40;
+
+    /// A header for this length of payload.
+    #[inline(always)]
+    pub const fn simple(
+        payload_length: u16,
+        next: u8,
+        hops: u8,
+        source: crate::V6,
+        destination: crate::V6,
+    ) -> Self {
+        Self {
+            version: Be32::new(6 << 28),
+            payload_length: Be16::new(payload_length),
+            next,
+            hops,
+            source,
+            destination,
+        }
+    }
+}
+
+// SAFETY: fields in order of the RFC, no padding (size asserted below).
+unsafe impl Wire for Ipv6 {}
+const _: () = assert!(size_of::<Ipv6>() == Ipv6::LEN as usize);
+
 /// UDP (RFC 768).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
@@ -329,8 +377,16 @@ impl Vxlan {
     pub const VALID: u32 = 0x0800_0000;
     /// UDP port.
     pub const PORT: Be16 = Be16::new(4789);
-    /// What an encapsulation adds to a packet, bytes: IPv4, UDP, VXLAN, Ethernet.
+    /// What an encapsulation over IPv4 adds to a packet, bytes: IPv4, UDP, VXLAN, Ethernet.
     pub const OVERHEAD: u32 = Ipv4::LEN + udp::LEN + 8 + Ethernet::LEN;
+    /// What one over IPv6 adds.
+    pub const OVERHEAD6: u32 = Ipv6::LEN + udp::LEN + 8 + Ethernet::LEN;
+
+    /// What an encapsulation adds, bytes. `v6`: over IPv6.
+    #[inline(always)]
+    pub const fn overhead(v6: bool) -> u32 {
+        if v6 { Self::OVERHEAD6 } else { Self::OVERHEAD }
+    }
 }
 
 // SAFETY: two 32-bit words.
@@ -346,6 +402,15 @@ pub mod protocol {
     pub const UDP: u8 = 17;
     /// ICMPv6.
     pub const ICMPV6: u8 = 58;
+
+    /// IPv6's extension headers (RFC 8200 section 4): options for every hop.
+    pub const HOP_BY_HOP: u8 = 0;
+    /// The way that a packet is to take.
+    pub const ROUTING: u8 = 43;
+    /// What a fragment is of.
+    pub const FRAGMENT: u8 = 44;
+    /// Options for the destination.
+    pub const DESTINATION_OPTIONS: u8 = 60;
 }
 
 /// TCP's flags that a flow's state depends on (RFC 9293 section 3.1).
@@ -410,4 +475,34 @@ pub mod icmp {
     pub const fn is_error(kind: u8) -> bool {
         matches!(kind, UNREACHABLE | SOURCE_QUENCH | REDIRECT | TIME_EXCEEDED | PARAMETER_PROBLEM)
     }
+}
+
+/// ICMPv6 (RFC 4443). Checksum, identifier and header's length are as ICMP has them.
+pub mod icmpv6 {
+    /// Type of a destination unreachable.
+    pub const UNREACHABLE: u8 = 1;
+    /// Its code where there is no route.
+    pub const NO_ROUTE: u8 = 0;
+    /// Its code where a filter does not let a packet pass.
+    pub const PROHIBITED: u8 = 1;
+    /// Type of a packet too big.
+    pub const TOO_BIG: u8 = 2;
+    /// Type of a time exceeded: in transit (code 0) or in reassembly (1).
+    pub const TIME_EXCEEDED: u8 = 3;
+    /// Its code where a router has counted the hop limit down.
+    pub const IN_TRANSIT: u8 = 0;
+    /// Type of a parameter problem.
+    pub const PARAMETER_PROBLEM: u8 = 4;
+    /// Type of an echo request.
+    pub const ECHO_REQUEST: u8 = 128;
+    /// Type of an echo reply.
+    pub const ECHO_REPLY: u8 = 129;
+    /// First type of neighbour discovery (RFC 4861 section 4): a router solicitation.
+    pub const ROUTER_SOLICITATION: u8 = 133;
+    /// Type of a neighbour solicitation.
+    pub const NEIGHBOUR_SOLICITATION: u8 = 135;
+    /// Type of a neighbour advertisement.
+    pub const NEIGHBOUR_ADVERTISEMENT: u8 = 136;
+    /// Last type of neighbour discovery: a redirect.
+    pub const REDIRECT: u8 = 137;
 }

@@ -4,9 +4,9 @@
 //! else passes untouched and uncounted. Nothing is written.
 
 use crate::{
-    Tables, V4, V6,
+    Addr, Common, Tables, V4, V6,
     abi::Denied,
-    headers, overlay,
+    overlay,
     packet::Packet,
     plan::{NO_SLOT, Plan},
     reason::Drop,
@@ -23,14 +23,9 @@ pub trait DenyList {
     fn count_denied(&self, entry: Denied);
 }
 
-/// Offset of the source address in an IPv6 header.
-const SOURCE6: u32 = 8;
-/// Length of an IPv6 header.
-const LEN6: u32 = 40;
-
 /// Whether a frame may pass. One that may not is counted.
 #[inline(always)]
-pub fn xdp_uplink<P: Packet, T: Tables<V4> + DenyList>(frame: &P, tables: &T) -> bool {
+pub fn xdp_uplink<P: Packet, T: Tables<V4> + Tables<V6> + DenyList>(frame: &P, tables: &T) -> bool {
     match check(frame, tables) {
         Ok(()) => true,
         Err(reason) => {
@@ -43,7 +38,7 @@ pub fn xdp_uplink<P: Packet, T: Tables<V4> + DenyList>(frame: &P, tables: &T) ->
 /// # Errors
 /// Why it may not pass.
 #[inline(always)]
-fn check<P: Packet, T: Tables<V4> + DenyList>(frame: &P, tables: &T) -> Result<(), Drop> {
+fn check<P: Packet, T: Tables<V4> + Tables<V6> + DenyList>(frame: &P, tables: &T) -> Result<(), Drop> {
     let Some(ethernet) = frame.get::<Ethernet>(0) else { return Ok(()) };
     let mut ethertype = ethernet.ethertype;
     let mut ip = Ethernet::LEN;
@@ -54,42 +49,41 @@ fn check<P: Packet, T: Tables<V4> + DenyList>(frame: &P, tables: &T) -> Result<(
         ip += 4;
     }
     match ethertype {
-        Ethernet::IPV4 => ipv4(frame, tables, ip),
-        Ethernet::IPV6 => ipv6(frame, tables, ip),
+        V4::ETHERTYPE => self::ip::<V4, P, T>(frame, tables, ip, |source| tables.denied4(source)),
+        V6::ETHERTYPE => self::ip::<V6, P, T>(frame, tables, ip, |source| tables.denied6(source)),
         _ => Ok(()),
     }
 }
 
 #[inline(always)]
-fn ipv4<P: Packet, T: Tables<V4> + DenyList>(frame: &P, tables: &T, offset: u32) -> Result<(), Drop> {
-    let ip = headers::ipv4_at(frame, offset)?;
-    if let Some(entry) = tables.denied4(&ip.source) {
+fn ip<A: Addr, P: Packet, T: Tables<A> + Tables<V4> + Tables<V6> + DenyList>(
+    frame: &P,
+    tables: &T,
+    offset: u32,
+    denied: impl FnOnce(&A) -> Option<Denied>,
+) -> Result<(), Drop> {
+    let headers = A::headers(frame, offset);
+    if let Err(Drop::Malformed) = headers {
+        return Err(Drop::Malformed);
+    }
+    let source: A = frame.get(offset + A::SOURCE - Ethernet::LEN).ok_or(Drop::Malformed)?;
+    if let Some(entry) = denied(&source) {
         tables.count_denied(entry);
         return Err(Drop::Denied);
     }
+    // What else is odd about it is for others to say.
+    let Ok(ip) = headers else { return Ok(()) };
     if ip.protocol != protocol::UDP || ip.is_fragment() || offset != Ethernet::LEN {
         return Ok(());
     }
     let to_overlay = frame.get::<Udp>(ip.l4).is_some_and(|udp| udp.destination == Vxlan::PORT);
-    if !to_overlay || tables.config().is_none_or(|config| config.address != ip.destination) {
+    let config: Option<_> = Tables::<A>::config(tables);
+    if !to_overlay || config.is_none_or(|config| config.address != ip.destination) {
         return Ok(());
     }
-    let mut plan = Plan::new(V4(0));
-    overlay::decide(frame, tables, &ip, &mut plan).map(drop)
-}
-
-#[inline(always)]
-fn ipv6<P: Packet, T: DenyList>(frame: &P, tables: &T, offset: u32) -> Result<(), Drop> {
-    let head: [u16; 4] = frame.get(offset).ok_or(Drop::Malformed)?;
-    let [version, _] = head[0].to_ne_bytes();
-    let length = u32::from(u16::from_be(head[2]));
-    if version >> 4 != 6 || offset + LEN6 + length > frame.len() {
-        return Err(Drop::Malformed);
+    match overlay::inner_type(frame, &ip) {
+        Some(V6::ETHERTYPE) => overlay::decide::<A, V6, P, T>(frame, tables, &ip, &mut Plan::new()).map(drop),
+        Some(_) => overlay::decide::<A, V4, P, T>(frame, tables, &ip, &mut Plan::new()).map(drop),
+        None => Ok(()),
     }
-    let source: V6 = frame.get(offset + SOURCE6).ok_or(Drop::Malformed)?;
-    if let Some(entry) = tables.denied6(&source) {
-        tables.count_denied(entry);
-        return Err(Drop::Denied);
-    }
-    Ok(())
 }

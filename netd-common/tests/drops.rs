@@ -141,11 +141,11 @@ impl Packet for ReadOnly {
         0
     }
 
-    fn encapsulate(&mut self) -> Option<()> {
+    fn encapsulate(&mut self, _: bool) -> Option<()> {
         None
     }
 
-    fn decapsulate(&mut self) -> Option<()> {
+    fn decapsulate(&mut self, _: bool, _: bool) -> Option<()> {
         None
     }
 

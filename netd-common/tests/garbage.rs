@@ -2,7 +2,7 @@
 //! goes on is the container's own.
 
 use netd_common::{
-    Packet, To, V4,
+    Addr as _, Packet, To, V6,
     host::{
         Frame,
         build::{Body, Ip, frame},
@@ -65,7 +65,7 @@ proptest! {
                         prop_assert_eq!(&bytes[26..30], &own.address, "another's address got through");
                     }
                     // By a next hop of its own: to another node, untranslated.
-                    if to == To::Neighbour && own.network.masquerade && verdict.via == V4(0) {
+                    if to == To::Neighbour && own.network.masquerade && verdict.via == V6::ZERO {
                         prop_assert_eq!(&packet.bytes[26..30], &NODE, "an inner address on the uplink");
                     }
                 }

@@ -2,7 +2,7 @@
 //! revive the flow, or a new one may own the port. Here the decision and the deletion are one step.
 
 use netd_common::{
-    Packet, Tables, V4,
+    Addr, Common as _, Packet, Tables, V4, V6,
     abi::{FlowList, Tuple},
     flow::{When, remove},
 };
@@ -13,15 +13,27 @@ use crate::{maps::Maps, skb::Skb};
 #[inline(always)]
 pub(crate) fn run(list: &Skb) -> u32 {
     let Some(head) = list.get::<FlowList>(0) else { return 0 };
-    let now = Tables::<V4>::now(&Maps);
+    match head.family {
+        FlowList::IPV4 => all::<V4>(list, &head),
+        FlowList::IPV6 => all::<V6>(list, &head),
+        _ => 0,
+    }
+}
+
+#[inline(always)]
+fn all<A: Addr>(list: &Skb, head: &FlowList) -> u32
+where
+    Maps: Tables<A>,
+{
+    let now = Maps.now();
     let mut removed = 0;
     let mut index = 0;
     while index < FlowList::MAX as u32 {
-        let offset = (size_of::<FlowList>() + index as usize * size_of::<Tuple<V4>>()) as u32;
+        let offset = (size_of::<FlowList>() + index as usize * size_of::<Tuple<A>>()) as u32;
         if index >= head.count {
             break;
         }
-        let Some(tuple) = list.get::<Tuple<V4>>(offset) else { break };
+        let Some(tuple) = list.get::<Tuple<A>>(offset) else { break };
         removed += remove_one(&tuple, now, head.what);
         index += 1;
     }
@@ -30,7 +42,10 @@ pub(crate) fn run(list: &Skb) -> u32 {
 
 /// A subprogram, so that the loop's body is verified with little state.
 #[inline(never)]
-fn remove_one(tuple: &Tuple<V4>, now: u32, what: u32) -> u32 {
+fn remove_one<A: Addr>(tuple: &Tuple<A>, now: u32, what: u32) -> u32
+where
+    Maps: Tables<A>,
+{
     let when = match what {
         FlowList::EXPIRE => When::TimedOut,
         FlowList::RECLAIM => When::Reusable,
@@ -38,7 +53,7 @@ fn remove_one(tuple: &Tuple<V4>, now: u32, what: u32) -> u32 {
         _ => return 0,
     };
     match Maps.flow(tuple) {
-        Some(flow) => u32::from(remove(&Maps, tuple, flow, now, when)),
+        Some(flow) => u32::from(remove(&Maps, tuple, &flow, now, when)),
         None => 0,
     }
 }

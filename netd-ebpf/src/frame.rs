@@ -58,12 +58,12 @@ impl Packet for Frame {
     }
 
     #[inline(always)]
-    fn encapsulate(&mut self) -> Option<()> {
+    fn encapsulate(&mut self, _: bool) -> Option<()> {
         None
     }
 
     #[inline(always)]
-    fn decapsulate(&mut self) -> Option<()> {
+    fn decapsulate(&mut self, _: bool, _: bool) -> Option<()> {
         None
     }
 

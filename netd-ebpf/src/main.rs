@@ -16,7 +16,7 @@ use aya_ebpf::{
     macros::{classifier, xdp},
     programs::{TcContext, XdpContext},
 };
-use netd_common::{To, V4, Verdict};
+use netd_common::{Addr as _, To, V6, Verdict};
 
 use crate::{frame::Frame, maps::Maps, skb::Skb};
 
@@ -79,18 +79,31 @@ fn verdict(verdict: Verdict, ifindex: u32) -> i32 {
             // Not TC_ACT_OK: other programs on the hook are to have their say (TCX_NEXT; clsact goes on likewise).
             To::Stack => TC_ACT_UNSPEC,
             To::Peer => bpf_redirect_peer(verdict.ifindex, 0) as i32,
-            To::Neighbour if verdict.via == V4(0) => {
+            To::Neighbour if verdict.via == V6::ZERO => {
                 bpf_redirect_neigh(verdict.ifindex, core::ptr::null_mut(), 0, 0) as i32
             }
-            To::Neighbour => {
-                let mut next: bpf_redir_neigh = core::mem::zeroed();
-                next.nh_family = AF_INET;
-                next.__bindgen_anon_1.ipv4_nh = verdict.via.0;
-                bpf_redirect_neigh(verdict.ifindex, &mut next, size_of_val(&next) as i32, 0) as i32
-            }
+            To::Neighbour => redirect_via(verdict.ifindex, &verdict.via) as i32,
             To::Reflect => bpf_redirect(ifindex, 0) as i32,
         }
     }
+}
+
+/// Out of an interface by a next hop.
+///
+/// A subprogram: what it needs of stack, all would pay for.
+#[inline(never)]
+fn redirect_via(ifindex: u32, via: &V6) -> i64 {
+    // SAFETY: plain data, for which zero is valid.
+    let mut next: bpf_redir_neigh = unsafe { core::mem::zeroed() };
+    if let Some(via) = via.unmapped() {
+        next.nh_family = AF_INET;
+        next.__bindgen_anon_1.ipv4_nh = via.0;
+    } else {
+        next.nh_family = AF_INET6;
+        next.__bindgen_anon_1.ipv6_nh = via.0;
+    }
+    // SAFETY: a helper without preconditions; the parameters are as long as we say.
+    unsafe { bpf_redirect_neigh(ifindex, &mut next, size_of_val(&next) as i32, 0) }
 }
 
 /// The licence that the kernel sees: some helpers are for GPL-compatible programs only.
@@ -105,8 +118,9 @@ fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
     loop {}
 }
 
-/// Address family of IPv4.
+/// Address families of IPv4 and IPv6.
 const AF_INET: u32 = 2;
+const AF_INET6: u32 = 10;
 
 /// The raw context of a program.
 type Context = *mut __sk_buff;

@@ -9,7 +9,7 @@ use aya_ebpf::{
     macros::btf_map,
 };
 use netd_common::{
-    Addr, Drop, Tables, V4, Way,
+    Common, Tables, V4, V6, Way,
     abi::{
         Config, Counter, Endpoint, EndpointCounters, Flow, Fragment, FragmentKey, FragmentRing, Interface,
         NodeCounters, Route, Tuple,
@@ -55,6 +55,22 @@ static ROUTES4: LpmTrie<V4, Route, SIZED, { BPF_F_NO_PREALLOC as usize }> = LpmT
 #[btf_map]
 static FLOWS4: HashMap<Tuple<V4>, Flow<V4>, SIZED> = HashMap::new();
 
+/// The same for IPv6: the node.
+#[btf_map]
+static CONFIG6: Array<Config<V6>, 1> = Array::new();
+/// Who sends from an interface.
+#[btf_map]
+static INTERFACES6: HashMap<u32, Interface<V6>, SIZED> = HashMap::new();
+/// Who has an address.
+#[btf_map]
+static ENDPOINTS6: HashMap<V6, Endpoint, SIZED> = HashMap::new();
+/// Where prefixes are.
+#[btf_map]
+static ROUTES6: LpmTrie<V6, Route, SIZED, { BPF_F_NO_PREALLOC as usize }> = LpmTrie::new();
+/// Translated flows.
+#[btf_map]
+static FLOWS6: HashMap<Tuple<V6>, Flow<V6>, SIZED> = HashMap::new();
+
 /// Packets that come in fragments.
 #[btf_map]
 static FRAGMENTS4: HashMap<FragmentKey<V4>, Fragment<V4>, { FragmentRing::ENTRIES as usize }> =
@@ -62,6 +78,13 @@ static FRAGMENTS4: HashMap<FragmentKey<V4>, Fragment<V4>, { FragmentRing::ENTRIE
 /// Rings of keys of that map, one after the other.
 #[btf_map]
 static FRAGMENT_PLACES4: Array<FragmentKey<V4>, { FragmentRing::ENTRIES as usize }> = Array::new();
+/// The same for IPv6.
+#[btf_map]
+static FRAGMENTS6: HashMap<FragmentKey<V6>, Fragment<V6>, { FragmentRing::ENTRIES as usize }> =
+    HashMap::new();
+/// Its rings: an endpoint has one of either family, and both turn together.
+#[btf_map]
+static FRAGMENT_PLACES6: Array<FragmentKey<V6>, { FragmentRing::ENTRIES as usize }> = Array::new();
 /// How many entries each ring has got.
 #[btf_map]
 static FRAGMENT_TURNS: Array<u32, { FragmentRing::RINGS as usize }> = Array::new();
@@ -88,6 +111,99 @@ fn count(index: u32, bytes: u32) {
     });
 }
 
+impl Common for Maps {
+    #[inline(always)]
+    fn now(&self) -> Ticks {
+        // SAFETY: a helper without arguments. Coarse: the time of the last timer tick, at a tenth of the cost.
+        (unsafe { bpf_ktime_get_coarse_ns() } >> TICK_SHIFT) as Ticks
+    }
+
+    #[inline(always)]
+    fn random(&self) -> u32 {
+        // SAFETY: a helper without arguments.
+        unsafe { bpf_get_prandom_u32() }
+    }
+
+    #[inline(always)]
+    fn flows_of(&self, slot: u32, change: i32) -> u32 {
+        let Some(count) = FLOW_COUNTS.get_ptr(slot) else { return u32::MAX };
+        // SAFETY: Shared is transparent over the word, which programs change by compare-and-swap only.
+        let count = unsafe { &*count.cast::<Shared>() };
+        add(count, change)
+    }
+
+    #[inline(always)]
+    fn fragment_turn(&self, ring: u32) -> u32 {
+        let Some(turn) = FRAGMENT_TURNS.get_ptr(ring) else { return 0 };
+        // SAFETY: as in `flows_of`.
+        add(unsafe { &*turn.cast::<Shared>() }, 1)
+    }
+
+    #[inline(always)]
+    fn repeat<S>(times: u32, step: extern "C" fn(u32, &mut S) -> i64, state: &mut S) {
+        // SAFETY: the kernel calls `step` with the number of the round and `state`, and returns before this does.
+        unsafe { bpf_loop(times, step as *mut c_void, (&raw mut *state).cast(), 0) };
+    }
+
+    #[inline(always)]
+    fn count_way(&self, way: Way, bytes: u32) {
+        count(reason::WAYS + way as u32, bytes);
+    }
+
+    #[inline(always)]
+    fn count_sent(&self, slot: u32, bytes: u32) {
+        count!(ENDPOINT_COUNTERS, slot, |counter| {
+            counter.tx_packets += 1;
+            counter.tx_bytes += u64::from(bytes);
+        });
+    }
+
+    #[inline(always)]
+    fn count_received(&self, slot: u32, bytes: u32) {
+        count!(ENDPOINT_COUNTERS, slot, |counter| {
+            counter.rx_packets += 1;
+            counter.rx_bytes += u64::from(bytes);
+        });
+    }
+
+    #[inline(always)]
+    fn count_to_node(&self, slot: u32, bytes: u32) {
+        count!(NODE_COUNTERS, slot, |counter| {
+            counter.tx_packets += 1;
+            counter.tx_bytes += u64::from(bytes);
+        });
+    }
+
+    #[inline(always)]
+    fn count_on_wire(&self, slot: u32, packets: u32) -> u16 {
+        let mut first = 0;
+        count!(NODE_COUNTERS, slot, |counter| {
+            first = counter.tx_wire as u32;
+            counter.tx_wire += u64::from(packets);
+        });
+        // CPUs count for themselves, far from each other.
+        // SAFETY: a helper without arguments.
+        let cpu = unsafe { bpf_get_smp_processor_id() };
+        first.wrapping_add(cpu << 13) as u16
+    }
+
+    #[inline(always)]
+    fn count_from_node(&self, slot: u32, bytes: u32) {
+        count!(NODE_COUNTERS, slot, |counter| {
+            counter.rx_packets += 1;
+            counter.rx_bytes += u64::from(bytes);
+        });
+    }
+
+    #[inline(always)]
+    fn count_refused(&self, reason: u32, slot: u32, bytes: u32) {
+        count(reason, bytes);
+        if slot != NO_SLOT {
+            count!(ENDPOINT_COUNTERS, slot, |counter| { counter.dropped += 1 });
+        }
+    }
+}
+
 /// One family's tables over its maps.
 macro_rules! tables {
     ($address:ty, $bits:literal, $config:ident, $interfaces:ident, $endpoints:ident, $routes:ident, $flows:ident, $fragments:ident, $places:ident) => {
@@ -96,18 +212,6 @@ macro_rules! tables {
         // belongs to one entry, for all but a removal and an insertion within those few nanoseconds.
         impl Tables<$address> for Maps {
             type Ref<'a, V: 'a> = &'a V;
-
-            #[inline(always)]
-            fn now(&self) -> Ticks {
-                // SAFETY: a helper without arguments. Coarse: the time of the last timer tick, at a tenth of the cost.
-                (unsafe { bpf_ktime_get_coarse_ns() } >> TICK_SHIFT) as Ticks
-            }
-
-            #[inline(always)]
-            fn random(&self) -> u32 {
-                // SAFETY: a helper without arguments.
-                unsafe { bpf_get_prandom_u32() }
-            }
 
             #[inline(always)]
             fn config(&self) -> Option<&Config<$address>> {
@@ -152,14 +256,6 @@ macro_rules! tables {
             }
 
             #[inline(always)]
-            fn flows_of(&self, slot: u32, change: i32) -> u32 {
-                let Some(count) = FLOW_COUNTS.get_ptr(slot) else { return u32::MAX };
-                // SAFETY: Shared is transparent over the word, which programs change by compare-and-swap only.
-                let count = unsafe { &*count.cast::<Shared>() };
-                add(count, change)
-            }
-
-            #[inline(always)]
             fn fragment(&self, key: &FragmentKey<$address>) -> Option<&Fragment<$address>> {
                 // SAFETY: see above.
                 unsafe { $fragments.get(key) }
@@ -177,13 +273,6 @@ macro_rules! tables {
             }
 
             #[inline(always)]
-            fn fragment_turn(&self, ring: u32) -> u32 {
-                let Some(turn) = FRAGMENT_TURNS.get_ptr(ring) else { return 0 };
-                // SAFETY: as in `flows_of`.
-                add(unsafe { &*turn.cast::<Shared>() }, 1)
-            }
-
-            #[inline(always)]
             fn fragment_place(&self, place: u32, key: &FragmentKey<$address>) -> FragmentKey<$address> {
                 let Some(pointer) = $places.get_ptr_mut(place) else { return *key };
                 // SAFETY: the entry is there as long as the map. Another CPU comes to the same place only after a whole round of
@@ -192,70 +281,6 @@ macro_rules! tables {
                     let old = *pointer;
                     *pointer = *key;
                     old
-                }
-            }
-
-            #[inline(always)]
-            fn repeat<S>(times: u32, step: extern "C" fn(u32, &mut S) -> i64, state: &mut S) {
-                // SAFETY: the kernel calls `step` with the number of the round and `state`, and returns before this does.
-                unsafe { bpf_loop(times, step as *mut c_void, (&raw mut *state).cast(), 0) };
-            }
-
-            #[inline(always)]
-            fn count_way(&self, way: Way, bytes: u32) {
-                count(reason::WAYS + way as u32, bytes);
-            }
-
-            #[inline(always)]
-            fn count_sent(&self, slot: u32, bytes: u32) {
-                count!(ENDPOINT_COUNTERS, slot, |counter| {
-                    counter.tx_packets += 1;
-                    counter.tx_bytes += u64::from(bytes);
-                });
-            }
-
-            #[inline(always)]
-            fn count_received(&self, slot: u32, bytes: u32) {
-                count!(ENDPOINT_COUNTERS, slot, |counter| {
-                    counter.rx_packets += 1;
-                    counter.rx_bytes += u64::from(bytes);
-                });
-            }
-
-            #[inline(always)]
-            fn count_to_node(&self, slot: u32, bytes: u32) {
-                count!(NODE_COUNTERS, slot, |counter| {
-                    counter.tx_packets += 1;
-                    counter.tx_bytes += u64::from(bytes);
-                });
-            }
-
-            #[inline(always)]
-            fn count_on_wire(&self, slot: u32, packets: u32) -> u16 {
-                let mut first = 0;
-                count!(NODE_COUNTERS, slot, |counter| {
-                    first = counter.tx_wire as u32;
-                    counter.tx_wire += u64::from(packets);
-                });
-                // CPUs count for themselves, far from each other.
-                // SAFETY: a helper without arguments.
-                let cpu = unsafe { bpf_get_smp_processor_id() };
-                first.wrapping_add(cpu << 13) as u16
-            }
-
-            #[inline(always)]
-            fn count_from_node(&self, slot: u32, bytes: u32) {
-                count!(NODE_COUNTERS, slot, |counter| {
-                    counter.rx_packets += 1;
-                    counter.rx_bytes += u64::from(bytes);
-                });
-            }
-
-            #[inline(always)]
-            fn count_drop(&self, reason: Drop, slot: u32, bytes: u32) {
-                count(reason as u32, bytes);
-                if slot != NO_SLOT {
-                    count!(ENDPOINT_COUNTERS, slot, |counter| { counter.dropped += 1 });
                 }
             }
         }
@@ -280,4 +305,4 @@ fn add(count: &Shared, change: i32) -> u32 {
 }
 
 tables!(V4, 32, CONFIG4, INTERFACES4, ENDPOINTS4, ROUTES4, FLOWS4, FRAGMENTS4, FRAGMENT_PLACES4);
-const _: () = assert!(!V4::V6);
+tables!(V6, 128, CONFIG6, INTERFACES6, ENDPOINTS6, ROUTES6, FLOWS6, FRAGMENTS6, FRAGMENT_PLACES6);

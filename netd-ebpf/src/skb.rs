@@ -3,25 +3,28 @@
 use aya_ebpf::{
     bindings::{
         BPF_ADJ_ROOM_ENCAP_L2_SHIFT, BPF_CSUM_LEVEL_DEC, BPF_F_ADJ_ROOM_ENCAP_L2_ETH,
-        BPF_F_ADJ_ROOM_ENCAP_L3_IPV4, BPF_F_ADJ_ROOM_ENCAP_L4_UDP, BPF_F_ADJ_ROOM_FIXED_GSO,
-        BPF_F_ADJ_ROOM_NO_CSUM_RESET, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR,
-        bpf_adj_room_mode::BPF_ADJ_ROOM_MAC, bpf_tunnel_key,
+        BPF_F_ADJ_ROOM_ENCAP_L3_IPV4, BPF_F_ADJ_ROOM_ENCAP_L3_IPV6, BPF_F_ADJ_ROOM_ENCAP_L4_UDP,
+        BPF_F_ADJ_ROOM_FIXED_GSO, BPF_F_ADJ_ROOM_NO_CSUM_RESET, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR,
+        BPF_F_TUNINFO_IPV6, bpf_adj_room_mode::BPF_ADJ_ROOM_MAC, bpf_tunnel_key,
     },
     helpers::generated::{
-        bpf_csum_level, bpf_get_hash_recalc, bpf_l4_csum_replace, bpf_skb_adjust_room, bpf_skb_change_tail,
-        bpf_skb_get_tunnel_key, bpf_skb_pull_data,
+        bpf_csum_level, bpf_csum_update, bpf_get_hash_recalc, bpf_l4_csum_replace, bpf_skb_adjust_room,
+        bpf_skb_change_tail, bpf_skb_get_tunnel_key, bpf_skb_pull_data,
     },
     programs::TcContext,
 };
 use netd_common::{
-    Hook, Packet, V4,
+    Addr as _, Hook, Packet, V4, V6,
     wire::{Ethernet, Ipv4, Vxlan, Wire, tcp},
 };
 
 use crate::Context;
 
-/// `BPF_F_IPV6` (kernel 6.18): the pseudo-header is IPv6's. Older kernels refuse it, and do without.
+/// `BPF_F_IPV6` (kernel 6.16): the pseudo-header is IPv6's. Older kernels refuse it.
 const BPF_F_IPV6: u64 = 1 << 7;
+/// `BPF_F_ADJ_ROOM_DECAP_L3_IPV4` and `..._IPV6` (kernel 6.3): what is left is of that family.
+const ADJ_ROOM_DECAP_L3_IPV4: u64 = 1 << 7;
+const ADJ_ROOM_DECAP_L3_IPV6: u64 = 1 << 8;
 
 /// Highest offset that a header is read at: lets the verifier bound pointer arithmetic with variable offsets.
 pub(crate) const MAX_OFFSET: u32 = 0x3fff;
@@ -80,10 +83,17 @@ impl Skb {
         let mut key: bpf_tunnel_key = unsafe { core::mem::zeroed() };
         // The part of it that kernels since 4.3 know, up to the label.
         const SIZE: u32 = 28;
-        // SAFETY: the key is larger than that. Without tunnel metadata, or where it is IPv6's, it stays zero: no node's.
-        unsafe { bpf_skb_get_tunnel_key(self.ctx, &mut key, SIZE, 0) };
-        // SAFETY: any bits are an address. The helper gives it in host byte order.
-        let node = V4(unsafe { key.__bindgen_anon_1.remote_ipv4 }.to_be());
+        // SAFETY: the key is larger than that. Without tunnel metadata, or where it is IPv6's and not asked for as that, it stays
+        // zero or becomes so.
+        let node = if unsafe { bpf_skb_get_tunnel_key(self.ctx, &mut key, SIZE, 0) } == 0 {
+            // SAFETY: any bits are an address. The helper gives it in host byte order.
+            V4(unsafe { key.__bindgen_anon_1.remote_ipv4 }.to_be()).mapped()
+        } else {
+            // SAFETY: as above.
+            unsafe { bpf_skb_get_tunnel_key(self.ctx, &mut key, SIZE, u64::from(BPF_F_TUNINFO_IPV6)) };
+            // SAFETY: any bits are an address; IPv6's are in network byte order.
+            V6(unsafe { key.__bindgen_anon_1.remote_ipv6 })
+        };
         Hook { node, vni: key.tunnel_id, ..self.hook() }
     }
 
@@ -165,25 +175,40 @@ impl Packet for Skb {
     }
 
     #[inline(always)]
-    fn encapsulate(&mut self) -> Option<()> {
+    fn summed(&mut self, diff: u32) {
+        // SAFETY: a helper that takes the context and a number. Where the device has not summed up the packet it refuses,
+        // which is fine.
+        unsafe { bpf_csum_update(self.ctx, diff) };
+    }
+
+    #[inline(always)]
+    fn encapsulate(&mut self, v6: bool) -> Option<()> {
         // Segments keep their size (FIXED_GSO): the container's MTU leaves room for the headers. Without the ENCAP flags the
         // kernel would not know where the inner packet begins, and TCP segments would never be cut right.
         const FLAGS: u64 = BPF_F_ADJ_ROOM_FIXED_GSO as u64
-            | BPF_F_ADJ_ROOM_ENCAP_L3_IPV4 as u64
             | BPF_F_ADJ_ROOM_ENCAP_L4_UDP as u64
             | BPF_F_ADJ_ROOM_ENCAP_L2_ETH as u64
             | (Ethernet::LEN as u64) << BPF_ADJ_ROOM_ENCAP_L2_SHIFT;
+        let family = if v6 { BPF_F_ADJ_ROOM_ENCAP_L3_IPV6 } else { BPF_F_ADJ_ROOM_ENCAP_L3_IPV4 };
+        let flags = FLAGS | u64::from(family);
         // SAFETY: the helper checks what it is given against the packet.
-        let done = unsafe { bpf_skb_adjust_room(self.ctx, Vxlan::OVERHEAD as i32, BPF_ADJ_ROOM_MAC, FLAGS) };
+        let done =
+            unsafe { bpf_skb_adjust_room(self.ctx, Vxlan::overhead(v6) as i32, BPF_ADJ_ROOM_MAC, flags) };
         if done == 0 { Some(()) } else { None }
     }
 
     #[inline(always)]
-    fn decapsulate(&mut self) -> Option<()> {
+    fn decapsulate(&mut self, v6: bool, inner_v6: bool) -> Option<()> {
         const FLAGS: u64 = BPF_F_ADJ_ROOM_FIXED_GSO as u64 | BPF_F_ADJ_ROOM_NO_CSUM_RESET as u64;
+        // Only where the family changes: older kernels know no such flag, and need none where it stays.
+        let family = match (v6, inner_v6) {
+            (true, false) => ADJ_ROOM_DECAP_L3_IPV4,
+            (false, true) => ADJ_ROOM_DECAP_L3_IPV6,
+            _ => 0,
+        };
+        let room = -(Vxlan::overhead(v6) as i32);
         // SAFETY: as above.
-        let done =
-            unsafe { bpf_skb_adjust_room(self.ctx, -(Vxlan::OVERHEAD as i32), BPF_ADJ_ROOM_MAC, FLAGS) };
+        let done = unsafe { bpf_skb_adjust_room(self.ctx, room, BPF_ADJ_ROOM_MAC, FLAGS | family) };
         if done != 0 {
             return None;
         }
@@ -207,16 +232,25 @@ impl Packet for Skb {
         }
         // A UDP checksum of zero means that there is none, and stays.
         let udp = if udp { u64::from(BPF_F_MARK_MANGLED_0) } else { 0 };
-        let v6 = if v6 { BPF_F_IPV6 } else { 0 };
+        let flags = u64::from(BPF_F_PSEUDO_HDR) | udp;
+        let ctx = self.ctx;
         // SAFETY: the helper checks the offset against the packet. Size 0 in the flags: `to` is a difference.
-        unsafe {
-            let flags = u64::from(BPF_F_PSEUDO_HDR) | udp | v6;
-            if bpf_l4_csum_replace(self.ctx, offset, 0, u64::from(pseudo), flags) < 0 {
+        let replace =
+            |diff: u32, flags: u64| unsafe { bpf_l4_csum_replace(ctx, offset, 0, u64::from(diff), flags) };
+        if !v6 {
+            if replace(pseudo, flags) < 0 {
                 return None;
             }
-            if data != 0 && bpf_l4_csum_replace(self.ctx, offset, 0, u64::from(data), udp) < 0 {
+        } else if replace(pseudo, flags | BPF_F_IPV6) < 0 {
+            // An older kernel, or a packet that is too short. The device's sum of the packet stays, as the header that holds
+            // the addresses has no checksum that would make up for them: what the helper does to it is undone.
+            if replace(pseudo, flags) < 0 {
                 return None;
             }
+            self.summed(pseudo);
+        }
+        if data != 0 && replace(data, udp) < 0 {
+            return None;
         }
         Some(())
     }

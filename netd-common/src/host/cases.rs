@@ -9,7 +9,7 @@ use super::{
     icmp_cases::{PROHIBITED, answered},
 };
 use crate::{
-    Drop, Hook, To, V4, Verdict, Way,
+    Addr as _, Drop, Hook, To, V4, V6, Verdict, Way,
     abi::{Config, Endpoint, Interface, Route},
     wire::{Mac, MacPair, Vxlan, tcp},
 };
@@ -126,6 +126,8 @@ impl World {
             config: Some(Rc::new(Config {
                 uplink: self.uplink,
                 address: V4::new(NODE),
+                underlay4: V4::new(NODE),
+                underlay6: V6::ZERO,
                 first_port: PORTS.0,
                 last_port: PORTS.1,
                 quota: QUOTA,
@@ -143,6 +145,7 @@ impl World {
                     subnet: V4::new(network.subnet),
                     mask: mask(network.prefix),
                     gateway: V4::new(network.gateway),
+                    subnet4: V4::new(network.subnet),
                     mac: Mac::new(member.mac),
                     flags: if network.masquerade { Interface::<V4>::MASQUERADE } else { 0 },
                     macs,
@@ -169,10 +172,10 @@ impl World {
     /// The routes, longest first: prefix, bits, route.
     pub fn routes(&self) -> [([u8; 4], u8, Route); 8] {
         let (one, two) = (self.a.network, self.c.network);
-        let route = |kind, network: u32| Route { kind, mtu: 0, network, node: V4(0), slot: 0 };
+        let route = |kind, network: u32| Route { kind, mtu: 0, network, node: V6::ZERO, slot: 0 };
         let node = |kind, network: u32, node, slot| {
             let overhead = if kind == Route::VXLAN { Vxlan::OVERHEAD } else { 0 };
-            Route { kind, mtu: (MTU - overhead) as u16, network, node: V4::new(node), slot }
+            Route { kind, mtu: (MTU - overhead) as u16, network, node: V4::new(node).mapped(), slot }
         };
         [
             (NODE, 32, route(Route::HOST, 0)),
@@ -262,7 +265,7 @@ pub fn run(world: &World, tables: &Memory<V4>, at: At, frame: &mut Frame) -> Ver
         At::FromUplink => crate::from_uplink(frame, tables, hook(world.uplink, false)),
         At::ToContainer(ifindex, from) => crate::to_container(frame, tables, hook(ifindex, from != 0)),
         At::FromOverlay(node, vni) => {
-            crate::from_overlay(frame, tables, Hook { node: V4::new(node), vni, ..hook(0, false) })
+            crate::from_overlay(frame, tables, Hook { node: V4::new(node).mapped(), vni, ..hook(0, false) })
         }
     }
 }

@@ -50,14 +50,14 @@ impl Packet for Frame {
         self.bytes.iter().skip(26).take(12).fold(0, |hash: u32, byte| hash.rotate_left(5) ^ u32::from(*byte))
     }
 
-    fn encapsulate(&mut self) -> Option<()> {
-        let room = std::iter::repeat_n(0xee, Vxlan::OVERHEAD as usize);
+    fn encapsulate(&mut self, v6: bool) -> Option<()> {
+        let room = std::iter::repeat_n(0xee, Vxlan::overhead(v6) as usize);
         self.bytes.splice(14..14, room).for_each(drop);
         Some(())
     }
 
-    fn decapsulate(&mut self) -> Option<()> {
-        let end = (Ethernet::LEN + Vxlan::OVERHEAD) as usize;
+    fn decapsulate(&mut self, v6: bool, _inner_v6: bool) -> Option<()> {
+        let end = (Ethernet::LEN + Vxlan::overhead(v6)) as usize;
         (self.bytes.len() >= end).then(|| drop(self.bytes.drain(14..end)))
     }
 

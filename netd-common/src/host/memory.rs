@@ -8,7 +8,7 @@ use std::{
 };
 
 use crate::{
-    Addr, Drop, Tables, V4, V6, Way,
+    Addr, Common, Drop, Tables, V4, V6, Way,
     abi::{
         Config, Counter, Denied, Endpoint, EndpointCounters, Flow, Fragment, FragmentKey, Interface,
         NodeCounters, Route, Tuple,
@@ -19,9 +19,11 @@ use crate::{
     xdp_uplink::DenyList,
 };
 
-/// Tables of one family.
+/// Tables of one family, and of the other in them.
 #[derive(Debug)]
 pub struct Memory<A> {
+    /// Tables of IPv6 that belong to these of IPv4; their clock and counters are not used.
+    pub v6: Option<Box<Memory<V6>>>,
     /// The node.
     pub config: Option<Rc<Config<A>>>,
     /// Who sends from an interface.
@@ -65,6 +67,7 @@ pub struct Memory<A> {
 impl<A> Default for Memory<A> {
     fn default() -> Self {
         Self {
+            v6: None,
             config: None,
             interfaces: HashMap::new(),
             endpoints: HashMap::new(),
@@ -91,11 +94,19 @@ impl<A> Default for Memory<A> {
 impl<A: Addr + Hash> Memory<A> {
     /// What the daemon does every few seconds: removes the flows that may go. Returns how many.
     pub fn collect(&self, when: When) -> usize {
-        let inward: Vec<_> = self
+        self.collect_from(self, when)
+    }
+
+    /// The same with the flows of a family's tables.
+    fn collect_from<B: Addr + Hash>(&self, tables: &Memory<B>, when: When) -> usize
+    where
+        Self: Tables<B>,
+    {
+        let inward: Vec<_> = tables
             .flows
             .borrow()
             .iter()
-            .filter(|(tuple, _)| tuple.direction == Tuple::<A>::IN)
+            .filter(|(tuple, _)| tuple.direction == Tuple::<B>::IN)
             .map(|(tuple, flow)| (*tuple, flow.clone()))
             .collect();
         inward.iter().filter(|(tuple, flow)| flow::remove(self, tuple, flow, self.time.get(), when)).count()
@@ -112,12 +123,7 @@ impl<A: Addr + Hash> Memory<A> {
     }
 }
 
-impl<A: Addr + Hash> Tables<A> for Memory<A> {
-    type Ref<'a, V: 'a>
-        = Rc<V>
-    where
-        A: 'a;
-
+impl<A: Addr + Hash> Common for Memory<A> {
     fn now(&self) -> Ticks {
         self.time.get()
     }
@@ -132,43 +138,6 @@ impl<A: Addr + Hash> Tables<A> for Memory<A> {
         (x >> 32) as u32
     }
 
-    fn config(&self) -> Option<Rc<Config<A>>> {
-        self.config.clone()
-    }
-
-    fn interface(&self, ifindex: u32) -> Option<Rc<Interface<A>>> {
-        self.interfaces.get(&ifindex).cloned()
-    }
-
-    fn endpoint(&self, address: &A) -> Option<Rc<Endpoint>> {
-        self.endpoints.get(address).cloned()
-    }
-
-    fn route(&self, address: &A) -> Option<Rc<Route>> {
-        let found = self.routes.iter().find(|(network, mask, _)| address.within(network, mask));
-        found.map(|(_, _, route)| route.clone())
-    }
-
-    fn flow(&self, tuple: &Tuple<A>) -> Option<Rc<Flow<A>>> {
-        self.flows.borrow().get(tuple).cloned()
-    }
-
-    fn flow_add(&self, tuple: &Tuple<A>, flow: Flow<A>) -> Result<(), Add> {
-        let mut flows = self.flows.borrow_mut();
-        if flows.contains_key(tuple) {
-            return Err(Add::Exists);
-        }
-        if flows.len() >= self.max_flows {
-            return Err(Add::Full);
-        }
-        flows.insert(*tuple, Rc::new(flow));
-        Ok(())
-    }
-
-    fn flow_remove(&self, tuple: &Tuple<A>) {
-        self.flows.borrow_mut().remove(tuple);
-    }
-
     fn flows_of(&self, slot: u32, change: i32) -> u32 {
         let mut counts = self.flow_counts.borrow_mut();
         let count = counts.entry(slot).or_default();
@@ -177,28 +146,11 @@ impl<A: Addr + Hash> Tables<A> for Memory<A> {
         old
     }
 
-    fn fragment(&self, key: &FragmentKey<A>) -> Option<Rc<Fragment<A>>> {
-        self.fragments.borrow().get(key).cloned()
-    }
-
-    fn fragment_set(&self, key: &FragmentKey<A>, fragment: &Fragment<A>) {
-        self.fragments.borrow_mut().insert(*key, Rc::new(*fragment));
-    }
-
-    fn fragment_remove(&self, key: &FragmentKey<A>) {
-        self.fragments.borrow_mut().remove(key);
-    }
-
     fn fragment_turn(&self, ring: u32) -> u32 {
         let mut turns = self.fragment_turns.borrow_mut();
         let turn = turns.entry(ring).or_default();
         *turn = turn.wrapping_add(1);
         turn.wrapping_sub(1)
-    }
-
-    fn fragment_place(&self, place: u32, key: &FragmentKey<A>) -> FragmentKey<A> {
-        // An empty place is a key that no packet has; here, one that is removed and added again.
-        self.fragment_places.borrow_mut().insert(place, *key).unwrap_or(*key)
     }
 
     fn repeat<S>(times: u32, step: extern "C" fn(u32, &mut S) -> i64, state: &mut S) {
@@ -245,11 +197,128 @@ impl<A: Addr + Hash> Tables<A> for Memory<A> {
         counters.rx_bytes += u64::from(bytes);
     }
 
-    fn count_drop(&self, reason: Drop, slot: u32, bytes: u32) {
-        count(&mut self.drops.borrow_mut(), reason as u32, bytes);
+    fn count_refused(&self, reason: u32, slot: u32, bytes: u32) {
+        count(&mut self.drops.borrow_mut(), reason, bytes);
         if slot != NO_SLOT {
             self.slots.borrow_mut().entry(slot).or_default().dropped += 1;
         }
+    }
+}
+
+impl<A: Addr + Hash> Tables<A> for Memory<A> {
+    type Ref<'a, V: 'a>
+        = Rc<V>
+    where
+        A: 'a;
+
+    fn config(&self) -> Option<Rc<Config<A>>> {
+        self.config.clone()
+    }
+
+    fn interface(&self, ifindex: u32) -> Option<Rc<Interface<A>>> {
+        self.interfaces.get(&ifindex).cloned()
+    }
+
+    fn endpoint(&self, address: &A) -> Option<Rc<Endpoint>> {
+        self.endpoints.get(address).cloned()
+    }
+
+    fn route(&self, address: &A) -> Option<Rc<Route>> {
+        let found = self.routes.iter().find(|(network, mask, _)| address.within(network, mask));
+        found.map(|(_, _, route)| route.clone())
+    }
+
+    fn flow(&self, tuple: &Tuple<A>) -> Option<Rc<Flow<A>>> {
+        self.flows.borrow().get(tuple).cloned()
+    }
+
+    fn flow_add(&self, tuple: &Tuple<A>, flow: Flow<A>) -> Result<(), Add> {
+        let mut flows = self.flows.borrow_mut();
+        if flows.contains_key(tuple) {
+            return Err(Add::Exists);
+        }
+        if flows.len() >= self.max_flows {
+            return Err(Add::Full);
+        }
+        flows.insert(*tuple, Rc::new(flow));
+        Ok(())
+    }
+
+    fn flow_remove(&self, tuple: &Tuple<A>) {
+        self.flows.borrow_mut().remove(tuple);
+    }
+
+    fn fragment(&self, key: &FragmentKey<A>) -> Option<Rc<Fragment<A>>> {
+        self.fragments.borrow().get(key).cloned()
+    }
+
+    fn fragment_set(&self, key: &FragmentKey<A>, fragment: &Fragment<A>) {
+        self.fragments.borrow_mut().insert(*key, Rc::new(*fragment));
+    }
+
+    fn fragment_remove(&self, key: &FragmentKey<A>) {
+        self.fragments.borrow_mut().remove(key);
+    }
+
+    fn fragment_place(&self, place: u32, key: &FragmentKey<A>) -> FragmentKey<A> {
+        // An empty place is a key that no packet has; here, one that is removed and added again.
+        self.fragment_places.borrow_mut().insert(place, *key).unwrap_or(*key)
+    }
+}
+
+impl Memory<V4> {
+    /// As [`Memory::collect`], for IPv6.
+    pub fn collect6(&self, when: When) -> usize {
+        self.v6.as_ref().map_or(0, |v6| self.collect_from(v6, when))
+    }
+}
+
+/// Those of IPv6 that belong to these of IPv4.
+impl Tables<V6> for Memory<V4> {
+    type Ref<'a, V: 'a> = Rc<V>;
+
+    fn config(&self) -> Option<Rc<Config<V6>>> {
+        self.v6.as_ref()?.config()
+    }
+
+    fn interface(&self, ifindex: u32) -> Option<Rc<Interface<V6>>> {
+        self.v6.as_ref()?.interface(ifindex)
+    }
+
+    fn endpoint(&self, address: &V6) -> Option<Rc<Endpoint>> {
+        self.v6.as_ref()?.endpoint(address)
+    }
+
+    fn route(&self, address: &V6) -> Option<Rc<Route>> {
+        self.v6.as_ref()?.route(address)
+    }
+
+    fn flow(&self, tuple: &Tuple<V6>) -> Option<Rc<Flow<V6>>> {
+        self.v6.as_ref()?.flow(tuple)
+    }
+
+    fn flow_add(&self, tuple: &Tuple<V6>, flow: Flow<V6>) -> Result<(), Add> {
+        self.v6.as_ref().map_or(Err(Add::Full), |v6| v6.flow_add(tuple, flow))
+    }
+
+    fn flow_remove(&self, tuple: &Tuple<V6>) {
+        self.v6.iter().for_each(|v6| v6.flow_remove(tuple));
+    }
+
+    fn fragment(&self, key: &FragmentKey<V6>) -> Option<Rc<Fragment<V6>>> {
+        self.v6.as_ref()?.fragment(key)
+    }
+
+    fn fragment_set(&self, key: &FragmentKey<V6>, fragment: &Fragment<V6>) {
+        self.v6.iter().for_each(|v6| v6.fragment_set(key, fragment));
+    }
+
+    fn fragment_remove(&self, key: &FragmentKey<V6>) {
+        self.v6.iter().for_each(|v6| v6.fragment_remove(key));
+    }
+
+    fn fragment_place(&self, place: u32, key: &FragmentKey<V6>) -> FragmentKey<V6> {
+        self.v6.as_ref().map_or(*key, |v6| v6.fragment_place(place, key))
     }
 }
 

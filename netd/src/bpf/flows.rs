@@ -135,7 +135,7 @@ impl Datapath {
         let mut removed = 0;
         for chunk in tuples.chunks(FlowList::MAX) {
             let mut list = Vec::with_capacity(size_of::<FlowList>() + size_of_val(chunk));
-            for word in [what, chunk.len() as u32, 0, 0] {
+            for word in [what, chunk.len() as u32, FlowList::IPV4, 0] {
                 list.extend_from_slice(&word.to_ne_bytes());
             }
             for tuple in chunk {

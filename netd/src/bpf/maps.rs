@@ -9,7 +9,7 @@ use aya::{
     util::nr_cpus,
 };
 use netd_common::{
-    V4,
+    V4, V6,
     abi::{
         Config, Counter, Denied, Endpoint, EndpointCounters, Flow, Fragment, FragmentKey, Interface,
         NodeCounters, Route, Tuple,
@@ -33,13 +33,14 @@ struct Shape {
 }
 
 /// All maps, with the sizes that the options ask for.
-fn shapes(options: &Options) -> [Shape; 15] {
+fn shapes(options: &Options) -> [Shape; 22] {
     const fn shape<K, V>(name: &'static str, kind: MapType, entries: Option<u32>) -> Shape {
         Shape { name, kind, key: size_of::<K>(), value: size_of::<V>(), entries }
     }
     let endpoints = Some(options.max_endpoints);
     // A key of an LPM trie begins with the prefix's length.
     type Prefix = [u32; 2];
+    type Prefix6 = [u32; 5];
     [
         shape::<u32, Counter>("COUNTERS", MapType::PerCpuArray, None),
         shape::<u32, EndpointCounters>("ENDPOINT_COUNTERS", MapType::PerCpuArray, endpoints),
@@ -54,6 +55,13 @@ fn shapes(options: &Options) -> [Shape; 15] {
         shape::<FragmentKey<V4>, Fragment<V4>>("FRAGMENTS4", MapType::Hash, None),
         shape::<u32, FragmentKey<V4>>("FRAGMENT_PLACES4", MapType::Array, None),
         shape::<u32, u32>("FRAGMENT_TURNS", MapType::Array, None),
+        shape::<u32, Config<V6>>("CONFIG6", MapType::Array, None),
+        shape::<u32, Interface<V6>>("INTERFACES6", MapType::Hash, endpoints),
+        shape::<V6, Endpoint>("ENDPOINTS6", MapType::Hash, endpoints),
+        shape::<Prefix6, Route>("ROUTES6", MapType::LpmTrie, Some(MAX_ROUTES)),
+        shape::<Tuple<V6>, Flow<V6>>("FLOWS6", MapType::Hash, Some(options.max_flows * 2)),
+        shape::<FragmentKey<V6>, Fragment<V6>>("FRAGMENTS6", MapType::Hash, None),
+        shape::<u32, FragmentKey<V6>>("FRAGMENT_PLACES6", MapType::Array, None),
         shape::<[u32; 2], Denied>("DENIED4", MapType::LpmTrie, None),
         shape::<[u32; 5], Denied>("DENIED6", MapType::LpmTrie, None),
         shape::<u32, u64>("DENIED_COUNTERS", MapType::PerCpuArray, None),

@@ -21,7 +21,7 @@ use aya::{
 };
 use ipnet::Ipv4Net;
 use netd_common::{
-    V4, abi,
+    V4, V6, abi,
     wire::{Mac as WireMac, MacPair},
 };
 
@@ -112,6 +112,8 @@ impl Datapath {
         let value = abi::Config {
             uplink: uplink.map_or(0, |uplink| uplink.ifindex),
             address: uplink.map_or(V4(0), |uplink| v4(uplink.address)),
+            underlay4: uplink.map_or(V4(0), |uplink| v4(uplink.address)),
+            underlay6: V6([0; 4]),
             first_port: config.ports.0,
             last_port: config.ports.1,
             quota: config.max_flows_per_endpoint,
@@ -160,6 +162,7 @@ impl Datapath {
             subnet: v4(endpoint.subnet.network()),
             mask: v4(endpoint.subnet.netmask()),
             gateway: v4(endpoint.gateway),
+            subnet4: v4(endpoint.subnet.network()),
             mac: WireMac::new(endpoint.mac.0),
             flags: if endpoint.masquerade { abi::Interface::<V4>::MASQUERADE } else { 0 },
             macs,

@@ -5,7 +5,7 @@ use std::{collections::HashMap, net::Ipv4Addr, path::Path};
 use anyhow::{Context as _, Result};
 use aya::maps::{LpmTrie, Map, MapData, MapError, lpm_trie::Key};
 use ipnet::Ipv4Net;
-use netd_common::{V4, abi};
+use netd_common::{Addr as _, V4, V6, abi};
 
 use super::{Route, gone, keys, v4};
 
@@ -44,15 +44,15 @@ impl Routes {
 
 /// A route as the programs read it.
 pub(super) fn entry(route: &Route) -> abi::Route {
-    let plain = |kind, network| abi::Route { kind, mtu: 0, network, node: V4(0), slot: 0 };
+    let plain = |kind, network| abi::Route { kind, mtu: 0, network, node: V6::ZERO, slot: 0 };
     match *route {
         Route::Host => plain(abi::Route::HOST, 0),
         Route::Network(number) => plain(abi::Route::NETWORK, number),
         Route::Uplink => plain(abi::Route::UPLINK, 0),
-        Route::Peer(node) => abi::Route { node: v4(node), ..plain(abi::Route::UPLINK, 0) },
+        Route::Peer(node) => abi::Route { node: v4(node).mapped(), ..plain(abi::Route::UPLINK, 0) },
         Route::Node { network, address, slot, vxlan, mtu } => {
             let kind = if vxlan { abi::Route::VXLAN } else { abi::Route::DIRECT };
-            abi::Route { kind, mtu, network, node: v4(address), slot }
+            abi::Route { kind, mtu, network, node: v4(address).mapped(), slot }
         }
     }
 }
@@ -67,8 +67,8 @@ pub fn node_behind(directory: &Path, address: Ipv4Addr) -> Result<Option<Ipv4Add
     let map: LpmTrie<MapData, V4, abi::Route> = Map::LpmTrie(pinned).try_into()?;
     match map.get(&key(address.into()), 0) {
         Ok(route) => {
-            Ok(matches!(route.kind, abi::Route::DIRECT | abi::Route::VXLAN)
-                .then(|| route.node.bytes().into()))
+            let is_node = matches!(route.kind, abi::Route::DIRECT | abi::Route::VXLAN);
+            Ok(route.node.unmapped().filter(|_| is_node).map(|node| node.bytes().into()))
         }
         Err(MapError::KeyNotFound) => Ok(None),
         Err(error) => Err(error).context("reading map ROUTES4"),

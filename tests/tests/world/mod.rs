@@ -116,13 +116,12 @@ fn load(world: World, directory: &Path) -> Loaded {
                 abi::Route::NETWORK => Route::Network(route.network),
                 abi::Route::DIRECT | abi::Route::VXLAN => Route::Node {
                     network: route.network,
-                    address: route.node.bytes().into(),
+                    address: route.node.unmapped().expect("an IPv4 node").bytes().into(),
                     slot: route.slot,
                     vxlan: route.kind == abi::Route::VXLAN,
                     mtu: route.mtu,
                 },
-                _ if route.node.bytes() != [0; 4] => Route::Peer(route.node.bytes().into()),
-                _ => Route::Uplink,
+                _ => route.node.unmapped().map_or(Route::Uplink, |node| Route::Peer(node.bytes().into())),
             };
             (ipnet::Ipv4Net::new(prefix.into(), bits).expect("a prefix"), route)
         })
