@@ -4,7 +4,7 @@
 //! else passes untouched and uncounted. Nothing is written.
 
 use crate::{
-    Addr, Common, Tables, V4, V6,
+    Addr, Tables, V4, V6,
     abi::Denied,
     overlay,
     packet::Packet,
@@ -62,17 +62,17 @@ fn ip<A: Addr, P: Packet, T: Tables<A> + Tables<V4> + Tables<V6> + DenyList>(
     offset: u32,
     denied: impl FnOnce(&A) -> Option<Denied>,
 ) -> Result<(), Drop> {
-    let headers = A::headers(frame, offset);
-    if let Err(Drop::Malformed) = headers {
-        return Err(Drop::Malformed);
-    }
     let source: A = frame.get(offset + A::SOURCE - Ethernet::LEN).ok_or(Drop::Malformed)?;
     if let Some(entry) = denied(&source) {
         tables.count_denied(entry);
         return Err(Drop::Denied);
     }
-    // What else is odd about it is for others to say.
-    let Ok(ip) = headers else { return Ok(()) };
+    let ip = match A::headers(frame, offset) {
+        Ok(ip) => ip,
+        Err(Drop::Malformed) => return Err(Drop::Malformed),
+        // What else is odd about it is for others to say.
+        Err(_) => return Ok(()),
+    };
     if ip.protocol != protocol::UDP || ip.is_fragment() || offset != Ethernet::LEN {
         return Ok(());
     }

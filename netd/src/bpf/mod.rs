@@ -349,7 +349,12 @@ fn full(error: &dyn std::error::Error) -> String {
 fn refusal(error: &ProgramError) -> String {
     if let ProgramError::LoadError { io_error, verifier_log } = error {
         let log = verifier_log.to_string();
-        let words: Vec<&str> = log.lines().rev().filter(|line| !line.is_empty()).take(3).collect();
+        // What it counted comes after what it has to say.
+        let says = |line: &&str| {
+            !line.is_empty()
+                && !["processed ", "verification time ", "stack depth "].iter().any(|s| line.starts_with(s))
+        };
+        let words: Vec<&str> = log.lines().rev().filter(says).take(3).collect();
         return format!("{io_error}: {}", words.into_iter().rev().collect::<Vec<_>>().join("; "));
     }
     full(error)
