@@ -273,6 +273,19 @@ pub struct Counter {
     pub bytes: u64,
 }
 
+/// An entry of the list of denied sources: what a prefix is mapped to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct Denied {
+    /// Index of its counter.
+    pub slot: u32,
+}
+
+impl Denied {
+    /// Prefixes that the list can hold.
+    pub const ENTRIES: u32 = 65_536;
+}
+
 /// The list that the `flow_gc` program is run on: this head, then `count` tuples.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
@@ -329,6 +342,7 @@ no_padding! {
     Fragment<V6> = 24;
     EndpointCounters = 40;
     Counter = 16;
+    Denied = 4;
     FlowList = 16;
 }
 
@@ -352,6 +366,8 @@ mod pod {
     unsafe impl aya::Pod for NodeCounters {}
     // SAFETY: as above.
     unsafe impl aya::Pod for Counter {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for Denied {}
     // SAFETY: as above.
     unsafe impl aya::Pod for V4 {}
     // SAFETY: as above.

@@ -34,6 +34,7 @@ pub mod tables;
 pub mod to_container;
 
 pub mod wire;
+pub mod xdp_uplink;
 
 pub use addr::{Addr, V4, V6};
 pub use from_container::from_container;
@@ -44,3 +45,4 @@ pub use plan::{Plan, To, Verdict};
 pub use reason::{Drop, Way};
 pub use tables::{Common, Tables};
 pub use to_container::to_container;
+pub use xdp_uplink::xdp_uplink;

@@ -92,6 +92,8 @@ numbered! {
         Multicast = 30, "multicast";
         /// IPv6 extension headers that are too many, in no order that makes sense, or would send the packet elsewhere.
         ExtensionHeader = 31, "extension-header";
+        /// From a source of the deny list, at the uplink (xdp_uplink).
+        Denied = 40, "denied";
     }
 }
 

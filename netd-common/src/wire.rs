@@ -179,6 +179,10 @@ impl Ethernet {
     pub const LEN: u32 = 14;
     /// EtherType of IPv4.
     pub const IPV4: Be16 = Be16::new(0x0800);
+    /// EtherType of a VLAN tag (IEEE 802.1Q).
+    pub const VLAN: Be16 = Be16::new(0x8100);
+    /// EtherType of a service provider's VLAN tag (IEEE 802.1ad).
+    pub const SERVICE_VLAN: Be16 = Be16::new(0x88a8);
     /// EtherType of ARP.
     pub const ARP: Be16 = Be16::new(0x0806);
     /// EtherType of IPv6.

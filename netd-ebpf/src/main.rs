@@ -4,19 +4,21 @@
 #![no_main]
 #![expect(clippy::needless_pass_by_value, reason = "the classifier macro passes the context by value")]
 
+mod deny;
 mod flow_gc;
+mod frame;
 mod maps;
 mod skb;
 
 use aya_ebpf::{
-    bindings::{__sk_buff, TC_ACT_SHOT, TC_ACT_UNSPEC, bpf_redir_neigh},
+    bindings::{__sk_buff, TC_ACT_SHOT, TC_ACT_UNSPEC, bpf_redir_neigh, xdp_action},
     helpers::generated::{bpf_redirect, bpf_redirect_neigh, bpf_redirect_peer},
-    macros::classifier,
-    programs::TcContext,
+    macros::{classifier, xdp},
+    programs::{TcContext, XdpContext},
 };
 use netd_common::{Addr as _, To, V6, Verdict};
 
-use crate::{maps::Maps, skb::Skb};
+use crate::{frame::Frame, maps::Maps, skb::Skb};
 
 /// The host side of a container's link, ingress: what the container sends.
 #[classifier]
@@ -32,6 +34,16 @@ fn from_uplink(ctx: TcContext) -> i32 {
     let mut skb = Skb::new(&ctx);
     let hook = skb.uplink_hook();
     verdict(netd_common::from_uplink(&mut skb, &Maps, hook), hook.ifindex)
+}
+
+/// The uplink before all else, while there is something to deny.
+#[xdp(frags)]
+fn xdp_uplink(ctx: XdpContext) -> u32 {
+    if netd_common::xdp_uplink(&Frame::new(&ctx), &Maps) {
+        xdp_action::XDP_PASS
+    } else {
+        xdp_action::XDP_DROP
+    }
 }
 
 /// The host side of a container's link, egress: what the host's own stack sends to the container.

@@ -27,7 +27,7 @@ const ADJ_ROOM_DECAP_L3_IPV4: u64 = 1 << 7;
 const ADJ_ROOM_DECAP_L3_IPV6: u64 = 1 << 8;
 
 /// Highest offset that a header is read at: lets the verifier bound pointer arithmetic with variable offsets.
-const MAX_OFFSET: u32 = 0x3fff;
+pub(crate) const MAX_OFFSET: u32 = 0x3fff;
 
 /// A socket buffer.
 pub(crate) struct Skb {

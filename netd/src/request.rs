@@ -284,6 +284,49 @@ pub struct FlowView {
     pub expires_in: u64,
 }
 
+/// Asks for sources to be denied, or to be let through again.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DenyRequest {
+    /// Addresses or prefixes.
+    pub sources: Vec<String>,
+}
+
+/// The denied sources.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeniedList {
+    /// Each of them.
+    pub denied: Vec<DeniedView>,
+}
+
+/// A denied source, as it is shown.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeniedView {
+    /// The prefix.
+    pub source: IpNet,
+    /// Packets that it has dropped, since it was added or netd's tables were made.
+    pub packets: u64,
+}
+
+/// Reads a source to be denied: an address or a prefix.
+///
+/// # Errors
+/// It is none, or one that nobody means.
+pub fn parse_source(text: &str) -> Result<IpNet, String> {
+    let no_prefix = |_| format!("`{text}` is no address and no prefix such as 203.0.113.0/24");
+    let net = match text.parse::<IpAddr>() {
+        Ok(address) => IpNet::from(address),
+        Err(_) => text.parse::<IpNet>().map_err(no_prefix)?,
+    };
+    if net != net.trunc() {
+        return Err(format!("{net} has host bits set: did you mean {}?", net.trunc()));
+    }
+    if net.prefix_len() == 0 {
+        return Err(format!("{net} is everybody: that would cut this host off"));
+    }
+    Ok(net)
+}
+
 /// Why the daemon does not do what it was asked for: one line that names the thing and the mend.
 #[derive(Debug, thiserror::Error)]
 pub enum Refusal {

@@ -10,12 +10,13 @@ use std::{
 use crate::{
     Addr, Common, Drop, Tables, V4, V6, Way,
     abi::{
-        Config, Counter, Endpoint, EndpointCounters, Flow, Fragment, FragmentKey, Interface, NodeCounters,
-        Route, Tuple,
+        Config, Counter, Denied, Endpoint, EndpointCounters, Flow, Fragment, FragmentKey, Interface,
+        NodeCounters, Route, Tuple,
     },
     flow::{self, Ticks, When},
     plan::NO_SLOT,
     tables::Add,
+    xdp_uplink::DenyList,
 };
 
 /// Tables of one family, and of the other in them.
@@ -55,6 +56,12 @@ pub struct Memory<A> {
     pub slots: RefCell<BTreeMap<u32, EndpointCounters>>,
     /// Counters of the other nodes.
     pub nodes: RefCell<BTreeMap<u32, NodeCounters>>,
+    /// Denied IPv4 sources: prefix, mask, entry; the first that matches counts.
+    pub denied4: Vec<(V4, V4, Denied)>,
+    /// The same of IPv6.
+    pub denied6: Vec<(V6, V6, Denied)>,
+    /// Packets that each of their entries has dropped.
+    pub denied: RefCell<BTreeMap<u32, u64>>,
 }
 
 impl<A> Default for Memory<A> {
@@ -77,6 +84,9 @@ impl<A> Default for Memory<A> {
             drops: RefCell::default(),
             slots: RefCell::default(),
             nodes: RefCell::default(),
+            denied4: Vec::new(),
+            denied6: Vec::new(),
+            denied: RefCell::default(),
         }
     }
 }
@@ -316,4 +326,22 @@ fn count(counters: &mut BTreeMap<u32, Counter>, number: u32, bytes: u32) {
     let counter = counters.entry(number).or_default();
     counter.packets += 1;
     counter.bytes += u64::from(bytes);
+}
+
+fn find<A: Addr>(list: &[(A, A, Denied)], source: &A) -> Option<Denied> {
+    list.iter().find(|(prefix, mask, _)| source.within(prefix, mask)).map(|(.., entry)| *entry)
+}
+
+impl<A> DenyList for Memory<A> {
+    fn denied4(&self, source: &V4) -> Option<Denied> {
+        find(&self.denied4, source)
+    }
+
+    fn denied6(&self, source: &V6) -> Option<Denied> {
+        find(&self.denied6, source)
+    }
+
+    fn count_denied(&self, entry: Denied) {
+        *self.denied.borrow_mut().entry(entry.slot).or_default() += 1;
+    }
 }

@@ -17,8 +17,8 @@ use super::ErrorBody;
 use crate::{
     names,
     request::{
-        AttachRequest, EndpointList, EndpointView, FlowList, FlowQuery, Flushed, NetworkList, NetworkRequest,
-        NetworkView, NodeList, Status,
+        AttachRequest, DeniedList, DenyRequest, EndpointList, EndpointView, FlowList, FlowQuery, Flushed,
+        NetworkList, NetworkRequest, NetworkView, NodeList, Status,
     },
 };
 
@@ -97,6 +97,30 @@ impl Client {
     /// As [`Client::flows`].
     pub async fn flush_flows(&self, query: &FlowQuery) -> Result<Flushed> {
         self.json(Method::DELETE, &format!("/v1/flows{}", text(query)?), None::<&()>).await
+    }
+
+    /// Denies sources.
+    ///
+    /// # Errors
+    /// The daemon refuses.
+    pub async fn deny(&self, request: &DenyRequest) -> Result<()> {
+        self.request(Method::POST, "/v1/deny", Some(request)).await.map(drop)
+    }
+
+    /// Lets denied sources pass again.
+    ///
+    /// # Errors
+    /// The daemon refuses: one is not denied.
+    pub async fn allow(&self, request: &DenyRequest) -> Result<()> {
+        self.request(Method::DELETE, "/v1/deny", Some(request)).await.map(drop)
+    }
+
+    /// The denied sources.
+    ///
+    /// # Errors
+    /// No daemon answers, or not so.
+    pub async fn denied(&self) -> Result<DeniedList> {
+        self.json(Method::GET, "/v1/deny", None::<&()>).await
     }
 
     /// All networks.

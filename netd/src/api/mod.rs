@@ -12,6 +12,9 @@
 //! | `DELETE` | `/v1/nodes/{name}` | forgets one that is no more |
 //! | `GET` | `/v1/flows?…` | the translated flows ([`FlowList`]) that a question ([`FlowQuery`]) is about |
 //! | `DELETE` | `/v1/flows?…` | removes them ([`Flushed`]) |
+//! | `GET` | `/v1/deny` | the sources that are denied ([`DeniedList`]) |
+//! | `POST` | `/v1/deny` | denies some ([`DenyRequest`]) |
+//! | `DELETE` | `/v1/deny` | lets some pass again ([`DenyRequest`]) |
 //! | `GET` | `/v1/status` | how things are ([`Status`]) |
 //!
 //! Errors are `{"error": "one line"}` with status 400, 404, 405, 409, 413 or 500.
@@ -35,8 +38,8 @@ use tokio::net::UnixListener;
 use crate::{
     daemon::Handle,
     request::{
-        AttachRequest, EndpointList, EndpointView, FlowList, FlowQuery, Flushed, NetworkList, NetworkRequest,
-        NetworkView, NodeList, Refusal, Status,
+        AttachRequest, DeniedList, DenyRequest, EndpointList, EndpointView, FlowList, FlowQuery, Flushed,
+        NetworkList, NetworkRequest, NetworkView, NodeList, Refusal, Status,
     },
 };
 
@@ -125,6 +128,7 @@ fn router(daemon: Handle) -> Router {
         .route("/v1/nodes", get(nodes))
         .route("/v1/nodes/{name}", delete(remove_node))
         .route("/v1/flows", get(flows).delete(flush_flows))
+        .route("/v1/deny", get(denied).post(deny).delete(allow))
         .route("/v1/status", get(status))
         .fallback(async |uri: Uri| Failure(StatusCode::NOT_FOUND, format!("no such path: {}", uri.path())))
         .method_not_allowed_fallback(async |method: Method, uri: Uri| {
@@ -197,6 +201,23 @@ async fn flush_flows(
     query: Result<Query<FlowQuery>, QueryRejection>,
 ) -> Result<Json<Flushed>, Failure> {
     Ok(Json(daemon.flush_flows(in_query(query)?).await?))
+}
+
+async fn denied(State(daemon): State<Handle>) -> Result<Json<DeniedList>, Failure> {
+    Ok(Json(daemon.denied().await?))
+}
+
+async fn deny(State(daemon): State<Handle>, Body(request): Body<DenyRequest>) -> Result<StatusCode, Failure> {
+    daemon.deny(request).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+async fn allow(
+    State(daemon): State<Handle>,
+    Body(request): Body<DenyRequest>,
+) -> Result<StatusCode, Failure> {
+    daemon.allow(request).await?;
+    Ok(StatusCode::NO_CONTENT)
 }
 
 async fn status(State(daemon): State<Handle>) -> Result<Json<Status>, Failure> {

@@ -34,10 +34,15 @@ pub(super) enum Hook {
     Uplink,
     /// Ingress of the VXLAN device.
     Overlay,
+    /// XDP of the uplink.
+    Xdp,
 }
 
+/// The program of [`Hook::Xdp`], as it is called in the object.
+pub(super) const XDP_UPLINK: &str = "xdp_uplink";
+
 impl Hook {
-    pub(super) const ALL: [Self; 4] = [Self::Ingress, Self::Egress, Self::Uplink, Self::Overlay];
+    pub(super) const ALL: [Self; 5] = [Self::Ingress, Self::Egress, Self::Uplink, Self::Overlay, Self::Xdp];
 
     /// Its name in a pin's path.
     pub(super) const fn label(self) -> &'static str {
@@ -46,6 +51,7 @@ impl Hook {
             Self::Egress => "egress",
             Self::Uplink => "uplink",
             Self::Overlay => "overlay",
+            Self::Xdp => "xdp",
         }
     }
 
@@ -66,12 +72,13 @@ impl Hook {
             Self::Egress => TO_CONTAINER,
             Self::Uplink => FROM_UPLINK,
             Self::Overlay => FROM_OVERLAY,
+            Self::Xdp => XDP_UPLINK,
         }
     }
 
     const fn kind(self) -> TcAttachType {
         match self {
-            Self::Ingress | Self::Uplink | Self::Overlay => TcAttachType::Ingress,
+            Self::Ingress | Self::Uplink | Self::Overlay | Self::Xdp => TcAttachType::Ingress,
             Self::Egress => TcAttachType::Egress,
         }
     }
@@ -198,13 +205,13 @@ pub(super) fn detach_filter(ifindex: u32, hook: Hook) {
     }
 }
 
-fn device(ifindex: u32) -> Result<String> {
+pub(super) fn device(ifindex: u32) -> Result<String> {
     let name = nix::net::if_::if_indextoname(ifindex)
         .with_context(|| format!("no interface has index {ifindex}"))?;
     Ok(name.to_string_lossy().into_owned())
 }
 
-fn os_error(error: &ProgramError) -> Option<i32> {
+pub(super) fn os_error(error: &ProgramError) -> Option<i32> {
     match error {
         ProgramError::SyscallError(error) => error.io_error.raw_os_error(),
         _ => None,

@@ -14,8 +14,8 @@ use aya::{
 use netd_common::{
     V4, V6,
     abi::{
-        Config, Counter, Endpoint, EndpointCounters, Flow, Fragment, FragmentKey, Interface, NodeCounters,
-        Route, Tuple,
+        Config, Counter, Denied, Endpoint, EndpointCounters, Flow, Fragment, FragmentKey, Interface,
+        NodeCounters, Route, Tuple,
     },
     reason,
 };
@@ -44,6 +44,9 @@ fn shapes(options: &Options) -> Vec<Shape> {
         shape::<u32, NodeCounters>("NODE_COUNTERS", MapType::PerCpuArray, Some(MAX_NODES)),
         shape::<u32, u32>("FLOW_COUNTS", MapType::Array, endpoints),
         shape::<u32, u32>("FRAGMENT_TURNS", MapType::Array, None),
+        shape::<Key<V4>, Denied>("DENIED4", MapType::LpmTrie, None),
+        shape::<Key<V6>, Denied>("DENIED6", MapType::LpmTrie, None),
+        shape::<u32, u64>("DENIED_COUNTERS", MapType::PerCpuArray, None),
     ];
     all.extend(shapes_of::<V4>(options));
     all.extend(shapes_of::<V6>(options));

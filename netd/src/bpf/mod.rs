@@ -1,6 +1,7 @@
 //! The datapath as the daemon sees it: programs, maps and links, all pinned, so that they outlive the daemon.
 
 mod counters;
+mod deny;
 mod family;
 mod flow_list;
 mod flows;
@@ -24,6 +25,7 @@ use netd_common::{
     wire::{Mac as WireMac, MacPair},
 };
 
+pub use self::deny::MAX_DENIED;
 pub use self::flow_list::{FlowEntry, FlowFilter, FlowReader, Phase, Protocol};
 pub use self::links::Attachment;
 pub use self::routes::node_behind;
@@ -31,7 +33,15 @@ pub use self::types::{
     Counter, Endpoint, EndpointCounters, EndpointV6, Expired, MAX_NODES, Mac, MapFill, NodeConfig,
     NodeCounters, Options, ProgramStatus, Route, TestRun, Uplink,
 };
-use self::{family::v6, flows::Expiry, links::Hook, maps::Maps, pins::Pins, routes::Routes};
+use self::{
+    deny::DenyMaps,
+    family::v6,
+    flows::Expiry,
+    links::{Hook, XDP_UPLINK},
+    maps::Maps,
+    pins::Pins,
+    routes::Routes,
+};
 
 /// The programs, as they are called in the object.
 const PROGRAMS: [&str; 5] = [FROM_CONTAINER, TO_CONTAINER, FROM_UPLINK, FROM_OVERLAY, FLOW_GC];
@@ -48,6 +58,7 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/ne
 pub struct Datapath {
     programs: Ebpf,
     maps: Maps,
+    deny: DenyMaps,
     pins: Pins,
     config: Option<NodeConfig>,
     routes: [Routes; 2],
@@ -80,10 +91,13 @@ impl Datapath {
                 .load()
                 .map_err(|error| anyhow!("the kernel refuses program {name}: {}", refusal(&error)))?;
         }
+        deny::load(&mut programs)
+            .map_err(|error| anyhow!("the kernel refuses program {XDP_UPLINK}: {}", refusal(&error)))?;
         let maps = Maps::take(&mut programs)?;
+        let deny = DenyMaps::take(&mut programs)?;
         pins.adopt_links()?;
         let routes = Default::default();
-        Ok(Self { programs, maps, pins, config: None, routes, expiry: Expiry::default() })
+        Ok(Self { programs, maps, deny, pins, config: None, routes, expiry: Expiry::default() })
     }
 
     /// Tells the programs about the node.
@@ -258,13 +272,18 @@ impl Datapath {
         let mut all = Vec::new();
         for hook in Hook::ALL {
             let name = hook.program();
+            let attached = links.iter().filter(|(_, at)| *at == hook).count() as u32;
+            if hook == Hook::Xdp {
+                all.push(self.xdp_status(attached)?);
+                continue;
+            }
             let program: &SchedClassifier =
                 self.programs.program(name).context("a program is missing")?.try_into()?;
             all.push(ProgramStatus {
                 name: name.to_owned(),
                 hook: self.pins.attachment(hook).label().to_owned(),
                 id: program.info().with_context(|| format!("asking for program {name}"))?.id(),
-                attached: links.iter().filter(|(_, at)| *at == hook).count() as u32,
+                attached,
             });
         }
         Ok(all)
@@ -334,7 +353,12 @@ fn full(error: &dyn std::error::Error) -> String {
 fn refusal(error: &ProgramError) -> String {
     if let ProgramError::LoadError { io_error, verifier_log } = error {
         let log = verifier_log.to_string();
-        let words: Vec<&str> = log.lines().rev().filter(|line| !line.is_empty()).take(3).collect();
+        // What it counted comes after what it has to say.
+        let says = |line: &&str| {
+            !line.is_empty()
+                && !["processed ", "verification time ", "stack depth "].iter().any(|s| line.starts_with(s))
+        };
+        let words: Vec<&str> = log.lines().rev().filter(says).take(3).collect();
         return format!("{io_error}: {}", words.into_iter().rev().collect::<Vec<_>>().join("; "));
     }
     full(error)

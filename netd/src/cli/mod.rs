@@ -7,6 +7,7 @@ mod attach;
 mod bench;
 mod completions;
 pub mod demo;
+mod deny;
 mod detach;
 mod flows;
 mod ls;
@@ -73,6 +74,8 @@ enum Command {
     #[command(subcommand)]
     Network(network::Command),
     Nodes(nodes::Nodes),
+    #[command(subcommand)]
+    Deny(deny::Command),
     Flows(flows::Flows),
     Status(status::Status),
     /// Show the configurations that netd is for, with real traffic, in networks made for the purpose
@@ -107,6 +110,7 @@ impl Cli {
             Command::Detach(detach) => block_on(detach.run(&client))?,
             Command::Ls(ls) => block_on(ls.run(&client))?,
             Command::Network(network) => block_on(network.run(&client))?,
+            Command::Deny(deny) => block_on(deny.run(&client))?,
             Command::Nodes(nodes) => block_on(nodes.run(&client))?,
             Command::Flows(flows) => block_on(flows.run(&client))?,
             Command::Status(status) => return block_on(status.run(&client)),

@@ -3,8 +3,8 @@
 use tokio::sync::{mpsc, oneshot};
 
 use crate::request::{
-    AttachRequest, EndpointList, EndpointView, FlowList, FlowQuery, Flushed, NetworkList, NetworkRequest,
-    NetworkView, NodeList, Refusal, Status,
+    AttachRequest, DeniedList, DenyRequest, EndpointList, EndpointView, FlowList, FlowQuery, Flushed,
+    NetworkList, NetworkRequest, NetworkView, NodeList, Refusal, Status,
 };
 
 /// Where the answer to a request goes.
@@ -23,6 +23,9 @@ pub(super) enum Request {
     RemoveNode(String, Reply<()>),
     Flows(FlowQuery, Reply<FlowList>),
     FlushFlows(FlowQuery, Reply<Flushed>),
+    Deny(DenyRequest, Reply<()>),
+    Allow(DenyRequest, Reply<()>),
+    Denied(Reply<DeniedList>),
     Status(Reply<Status>),
 }
 
@@ -94,6 +97,21 @@ impl Handle {
     /// Removes translated flows.
     pub async fn flush_flows(&self, query: FlowQuery) -> Result<Flushed, Refusal> {
         self.ask(|reply| Request::FlushFlows(query, reply)).await
+    }
+
+    /// Denies sources.
+    pub async fn deny(&self, request: DenyRequest) -> Result<(), Refusal> {
+        self.ask(|reply| Request::Deny(request, reply)).await
+    }
+
+    /// Lets denied sources pass again.
+    pub async fn allow(&self, request: DenyRequest) -> Result<(), Refusal> {
+        self.ask(|reply| Request::Allow(request, reply)).await
+    }
+
+    /// The denied sources.
+    pub async fn denied(&self) -> Result<DeniedList, Refusal> {
+        self.ask(Request::Denied).await
     }
 
     /// How things are.

@@ -1,6 +1,7 @@
 //! The daemon: start-up, serving, and the end.
 
 mod bpffs;
+mod deny;
 mod flows;
 mod handle;
 mod lock;

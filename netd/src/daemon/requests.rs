@@ -50,6 +50,9 @@ impl Owner {
             Request::Nodes(reply) => answer(reply, self.nodes()),
             Request::Flows(query, reply) => self.list_flows(&query, reply),
             Request::FlushFlows(query, reply) => answer(reply, self.flush_flows(&query)),
+            Request::Deny(request, reply) => answer(reply, self.deny(&request).await),
+            Request::Allow(request, reply) => answer(reply, self.allow(&request).await),
+            Request::Denied(reply) => answer(reply, self.denied()),
             Request::Status(reply) => answer(reply, self.status()),
         }
     }

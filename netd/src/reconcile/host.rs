@@ -72,7 +72,8 @@ impl Reconciler {
         } else {
             self.datapath.detach_uplink()?;
         }
-        self.set_routes(state, view).await
+        self.set_routes(state, view).await?;
+        self.apply_denied(state, view)
     }
 
     /// Makes the VXLAN device, or removes it where no node is reached by it. No packet is sent through it: it is there so

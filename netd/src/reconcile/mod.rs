@@ -4,6 +4,7 @@
 //! completes one that a crash left half done, and rebuilds one whose link was deleted.
 
 mod carrier;
+mod deny;
 mod host;
 mod nodes;
 

@@ -3,6 +3,7 @@
 //! Nothing in here talks to the kernel or the store. Whatever changes the state also says what to commit, so that the
 //! owner can commit first and carry out then.
 
+mod denied;
 mod endpoints;
 mod networks;
 mod shared;
@@ -15,6 +16,7 @@ use serde::{Deserialize, Serialize};
 
 pub use self::shared::Synchronised;
 use crate::{
+    bpf::MAX_DENIED,
     endpoint::{Endpoint, NetnsRef},
     ipam::Pool,
     network::Network,
@@ -103,6 +105,8 @@ pub struct State {
     endpoints: BTreeMap<String, Endpoint>,
     host_interfaces: HashSet<String>,
     slots: Slots,
+    denied: BTreeMap<IpNet, u32>,
+    denied_slots: Slots,
 }
 
 /// What an attachment needs besides what was asked for.
@@ -129,6 +133,8 @@ impl State {
             endpoints: BTreeMap::new(),
             host_interfaces: HashSet::new(),
             slots: Slots::new(MAX_ENDPOINTS),
+            denied: BTreeMap::new(),
+            denied_slots: Slots::new(MAX_DENIED),
         }
     }
 
@@ -164,6 +170,7 @@ impl State {
                 network.pool.set_cursor(record.read()?);
             }
         }
+        state.load_denied(records)?;
         let mut changes = Vec::new();
         for record in records.iter().filter(|record| record.kind == Kind::Endpoint) {
             let endpoint: Endpoint = record.read()?;

@@ -26,10 +26,13 @@ pub enum Kind {
     Node,
     /// Another node as it was last known, by its name.
     Peer,
+    /// A source that is denied, by its prefix: the number of its counter.
+    Denied,
 }
 
 impl Kind {
-    const ALL: [Self; 5] = [Self::Network, Self::Endpoint, Self::Cursor, Self::Node, Self::Peer];
+    const ALL: [Self; 6] =
+        [Self::Network, Self::Endpoint, Self::Cursor, Self::Node, Self::Peer, Self::Denied];
 
     /// The text that stands for it in the store.
     #[must_use]
@@ -40,6 +43,7 @@ impl Kind {
             Self::Cursor => "cursor",
             Self::Node => "node",
             Self::Peer => "peer",
+            Self::Denied => "denied",
         }
     }
 

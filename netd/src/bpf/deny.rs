@@ -1,0 +1,208 @@
+//! The list of denied sources, and the XDP program that goes by it.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context as _, Result};
+use aya::{
+    Ebpf,
+    maps::{LpmTrie, Map, MapData, PerCpuArray, PerCpuValues},
+    programs::{
+        ProgramError, Xdp, XdpMode,
+        links::{FdLink, LinkError, PinnedLink},
+    },
+};
+use ipnet::IpNet;
+use netd_common::{V4, V6, abi::Denied};
+
+use super::{
+    Datapath, ProgramStatus,
+    family::Family,
+    full,
+    links::{self, Hook, XDP_UPLINK},
+    maps::{cpus, gone, keys},
+    pins::Pins,
+};
+
+/// Prefixes that the list can hold.
+pub const MAX_DENIED: u32 = Denied::ENTRIES;
+
+/// The maps of the list.
+pub(super) struct DenyMaps {
+    v4: LpmTrie<MapData, V4, Denied>,
+    v6: LpmTrie<MapData, V6, Denied>,
+    counters: PerCpuArray<MapData, u64>,
+}
+
+impl DenyMaps {
+    /// Takes them out of the loaded object.
+    pub(super) fn take(programs: &mut Ebpf) -> Result<Self> {
+        let mut take = |name: &str| -> Result<Map> {
+            programs.take_map(name).with_context(|| format!("the eBPF object has no map {name}"))
+        };
+        Ok(Self {
+            v4: take("DENIED4")?.try_into()?,
+            v6: take("DENIED6")?.try_into()?,
+            counters: take("DENIED_COUNTERS")?.try_into()?,
+        })
+    }
+
+    fn insert(&mut self, source: IpNet, entry: Denied) -> Result<()> {
+        let inserted = match (V4::prefix(source), V6::prefix(source)) {
+            (Some(key), _) => self.v4.insert(&key, entry, 0),
+            (_, Some(key)) => self.v6.insert(&key, entry, 0),
+            (None, None) => Ok(()),
+        };
+        inserted.with_context(|| format!("writing {source} to the list of denied sources (is it full?)"))
+    }
+
+    /// Removes an entry; one that is not there is fine.
+    fn remove(&mut self, source: IpNet) -> Result<()> {
+        const WHAT: &str = "removing from the list of denied sources";
+        match (V4::prefix(source), V6::prefix(source)) {
+            (Some(key), _) => gone(self.v4.remove(&key), WHAT),
+            (_, Some(key)) => gone(self.v6.remove(&key), WHAT),
+            (None, None) => Ok(()),
+        }
+    }
+
+    /// What is in the maps.
+    fn read(&self) -> Result<BTreeMap<IpNet, u32>> {
+        let mut found = BTreeMap::new();
+        read(&self.v4, &mut found)?;
+        read(&self.v6, &mut found)?;
+        Ok(found)
+    }
+}
+
+fn read<A: Family>(map: &LpmTrie<MapData, A, Denied>, found: &mut BTreeMap<IpNet, u32>) -> Result<()> {
+    const WHAT: &str = "reading the list of denied sources";
+    for key in keys(map.keys(), WHAT)? {
+        let source = IpNet::new(key.data().ip(), u8::try_from(key.prefix_len())?).context(WHAT)?;
+        found.insert(source, map.get(&key, 0).context(WHAT)?.slot);
+    }
+    Ok(())
+}
+
+impl Datapath {
+    /// Makes the list hold exactly these sources, with the numbers of their counters. A counter that gets a new owner is
+    /// zeroed.
+    ///
+    /// # Errors
+    /// The kernel refuses an entry.
+    pub fn set_denied(&mut self, wanted: &BTreeMap<IpNet, u32>) -> Result<()> {
+        let known = self.deny.read()?;
+        for (source, slot) in wanted.iter().filter(|(source, slot)| known.get(*source) != Some(*slot)) {
+            let zero = PerCpuValues::try_from(vec![0; cpus()?])?;
+            self.deny
+                .counters
+                .set(*slot, zero, 0)
+                .with_context(|| format!("zeroing the counter of {source}"))?;
+            self.deny.insert(*source, Denied { slot: *slot })?;
+        }
+        for source in known.keys().filter(|source| !wanted.contains_key(*source)) {
+            self.deny.remove(*source)?;
+        }
+        Ok(())
+    }
+
+    /// Packets that an entry of the list has dropped.
+    ///
+    /// # Errors
+    /// There is no such counter.
+    pub fn denied_packets(&self, slot: u32) -> Result<u64> {
+        let values = self.deny.counters.get(&slot, 0).with_context(|| format!("reading counter {slot}"))?;
+        Ok(values.iter().sum())
+    }
+
+    /// Makes an interface run the XDP program, in its driver where that can (native), else in the kernel's receive path
+    /// (generic); in the place of the one of ours that it runs, if it does. Detaches from any other interface.
+    ///
+    /// # Errors
+    /// Another XDP program is there, or the kernel has none.
+    pub fn attach_xdp(&mut self, ifindex: u32) -> Result<()> {
+        for (other, hook) in self.pins.links()? {
+            if hook == Hook::Xdp && other != ifindex {
+                self.pins.remove_link(other, hook)?;
+            }
+        }
+        attach(program(&mut self.programs)?, &self.pins, ifindex)
+    }
+
+    /// Detaches the XDP program, wherever it is attached. Nothing there is not an error.
+    ///
+    /// # Errors
+    /// A pin cannot be removed.
+    pub fn detach_xdp(&mut self) -> Result<()> {
+        for (ifindex, hook) in self.pins.links()? {
+            if hook == Hook::Xdp {
+                self.pins.remove_link(ifindex, hook)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The XDP program, for the list of programs.
+    pub(super) fn xdp_status(&self, attached: u32) -> Result<ProgramStatus> {
+        let program: &Xdp = self.programs.program(XDP_UPLINK).context("a program is missing")?.try_into()?;
+        let info = program.info().with_context(|| format!("asking for program {XDP_UPLINK}"))?;
+        Ok(ProgramStatus { name: XDP_UPLINK.to_owned(), hook: "xdp".to_owned(), id: info.id(), attached })
+    }
+}
+
+/// Loads the program.
+pub(super) fn load(programs: &mut Ebpf) -> Result<(), ProgramError> {
+    match program(programs) {
+        Ok(program) => program.load(),
+        Err(_) => Err(ProgramError::UnexpectedProgramType),
+    }
+}
+
+fn program(programs: &mut Ebpf) -> Result<&mut Xdp> {
+    let what = || format!("the eBPF object has no program {XDP_UPLINK}");
+    Ok(programs.program_mut(XDP_UPLINK).with_context(what)?.try_into()?)
+}
+
+fn attach(program: &mut Xdp, pins: &Pins, ifindex: u32) -> Result<()> {
+    let path = pins.link(ifindex, Hook::Xdp);
+    match PinnedLink::from_pin(&path) {
+        Ok(pinned) => {
+            let link = FdLink::from(pinned).try_into().context("the pin of the XDP program")?;
+            match program.attach_to_link(link) {
+                // Taken and dropped: the pin holds the link.
+                Ok(id) => return program.take_link(id).map(drop).context("keeping the XDP program"),
+                // The device of the link is gone, and its index has come to be another's.
+                Err(error) if links::os_error(&error) == Some(libc::ENOLINK) => {
+                    pins.remove_link(ifindex, Hook::Xdp)?;
+                }
+                Err(error) => {
+                    return Err(error)
+                        .with_context(|| format!("replacing the program of {}", path.display()));
+                }
+            }
+        }
+        Err(LinkError::SyscallError(error)) if error.io_error.kind() == std::io::ErrorKind::NotFound => {}
+        Err(error) => return Err(error).with_context(|| format!("opening {}", path.display())),
+    }
+    let device = links::device(ifindex).context("attaching the XDP program")?;
+    let busy = |error: &ProgramError| matches!(links::os_error(error), Some(libc::EBUSY | libc::EEXIST));
+    let native = program.attach_to_if_index(ifindex, XdpMode::Driver);
+    let (mode, id) = match native {
+        Ok(id) => ("native", id),
+        Err(error) if busy(&error) => {
+            anyhow::bail!(
+                "another XDP program is attached to {device}: remove it, e.g. `ip link set {device} xdp off`"
+            )
+        }
+        Err(error) => {
+            tracing::info!("{device}: no native XDP ({}), generic instead", full(&error));
+            let id = program
+                .attach_to_if_index(ifindex, XdpMode::Skb)
+                .with_context(|| format!("attaching an XDP program to {device}"))?;
+            ("generic", id)
+        }
+    };
+    let link: FdLink = program.take_link(id)?.try_into().context("an XDP link is a file descriptor")?;
+    link.pin(&path).with_context(|| format!("pinning {}", path.display()))?;
+    tracing::info!("{device}: denied sources are dropped by XDP ({mode})");
+    Ok(())
+}
