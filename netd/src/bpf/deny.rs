@@ -58,11 +58,12 @@ impl DenyMaps {
     /// Removes an entry; one that is not there is fine.
     fn remove(&mut self, source: IpNet) -> Result<()> {
         const WHAT: &str = "removing from the list of denied sources";
-        match (V4::prefix(source), V6::prefix(source)) {
-            (Some(key), _) => gone(self.v4.remove(&key), WHAT),
-            (_, Some(key)) => gone(self.v6.remove(&key), WHAT),
+        let removed = match (V4::prefix(source), V6::prefix(source)) {
+            (Some(key), _) => self.v4.remove(&key),
+            (_, Some(key)) => self.v6.remove(&key),
             (None, None) => Ok(()),
-        }
+        };
+        gone(removed).context(WHAT)
     }
 
     /// What is in the maps.
@@ -76,7 +77,7 @@ impl DenyMaps {
 
 fn read<A: Family>(map: &LpmTrie<MapData, A, Denied>, found: &mut BTreeMap<IpNet, u32>) -> Result<()> {
     const WHAT: &str = "reading the list of denied sources";
-    for key in keys(map.keys(), WHAT)? {
+    for key in keys(map.keys()).context(WHAT)? {
         let source = IpNet::new(key.data().ip(), u8::try_from(key.prefix_len())?).context(WHAT)?;
         found.insert(source, map.get(&key, 0).context(WHAT)?.slot);
     }
