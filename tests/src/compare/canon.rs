@@ -22,6 +22,13 @@ impl Names {
         self.ports.get(flow).copied()
     }
 
+    /// Somebody sends to the port of a flow from this port: answers that quote it speak of that flow's, whosever flow it is.
+    pub(super) fn spoken_to(&mut self, flow: &Flow, from: Party, source: u16) {
+        if let Some(port) = self.port(flow) {
+            self.owners.insert((flow.protocol, from.address(), source, port), *flow);
+        }
+    }
+
     /// Whose port of the host's this is. `seen`: by the server itself, in a packet of its own.
     fn owner(&mut self, protocol: u8, remote: ([u8; 4], u16), port: u16, seen: bool) -> Option<Flow> {
         let key = (protocol, remote.0, remote.1, port);

@@ -15,7 +15,7 @@ use super::{
     GATEWAY, NARROW_MTU, NODE, PORTS, Party,
     canon::{self, Names},
     fragments::Reassembly,
-    story::Step,
+    story::{Step, To},
     tap::Tap,
 };
 
@@ -168,9 +168,13 @@ impl Copy {
     pub(super) fn act(&mut self, step: &Step, number: u16) -> Result<bool> {
         self.names.sent = None;
         let (from, packets) = match step {
-            Step::Expire => return self.expire().map(|()| true),
+            // Ports may have other owners from now on.
+            Step::Expire => return self.forget().map(|()| true),
             Step::Packet(packet) => {
                 self.names.sent = packet.flow();
+                if let To::Flow(flow) = packet.to {
+                    self.names.spoken_to(&flow, packet.from, packet.body.source());
+                }
                 (packet.from, packet.bytes(&self.names, number))
             }
             Step::Error(error) => {

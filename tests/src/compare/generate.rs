@@ -68,17 +68,23 @@ enum State {
     Answered,
     Open,
     Reset,
+    /// Reset before anything else.
+    Refused,
 }
 
 /// The story of a seed.
 #[must_use]
 pub fn story(seed: u64) -> Vec<Step> {
-    let mut teller = Teller { random: Random(seed), connections: Vec::new(), datagrams: Vec::new() };
+    let mut random = Random(seed);
+    let odd = random.once_in(3);
+    let mut teller = Teller { random, odd, connections: Vec::new(), datagrams: Vec::new() };
     (0..LENGTH).map(|_| teller.step()).collect()
 }
 
 struct Teller {
     random: Random,
+    /// Whether it has things that are known to end differently: most stories are to go to their end.
+    odd: bool,
     connections: Vec<Connection>,
     /// UDP and echo.
     datagrams: Vec<Flow>,
@@ -94,7 +100,7 @@ impl Teller {
             72..84 => return self.error(),
             84..90 => self.host(),
             90..95 => self.neighbour(),
-            95..97 => self.odd(),
+            95..97 if self.odd => self.odd(),
             97 => return Step::Expire,
             _ => self.datagram(),
         };
@@ -127,7 +133,7 @@ impl Teller {
         let index = match self.connections.iter().position(same) {
             Some(index) => {
                 let old = &mut self.connections[index];
-                if old.state == State::Reset || old.finished == [true; 2] {
+                if matches!(old.state, State::Reset | State::Refused) || old.finished == [true; 2] {
                     *old = connection;
                 } else if old.state == State::Open {
                     return self.segment(index, 0, ACK, 0);
@@ -183,6 +189,7 @@ impl Teller {
             (State::Open, 1..4) => (self.random.below(2) as usize, FIN | ACK, length),
             (State::Open, _) => (self.random.below(2) as usize, PSH | ACK, length),
             (State::Reset, _) => (self.random.below(2) as usize, ACK, 0),
+            (State::Refused, _) => (if self.odd { self.random.below(2) as usize } else { 0 }, ACK, 0),
         };
         // After its FIN a side only acknowledges.
         let (flags, length) = if connection.finished[side] && flags & RST == 0 { (ACK, 0) } else { (flags, length) };
@@ -192,6 +199,8 @@ impl Teller {
         connection.next[side] = connection.next[side].wrapping_add(u32::from(length) + ends);
         connection.finished[side] |= flags & FIN != 0;
         connection.state = match connection.state {
+            State::Opening if flags & RST != 0 => State::Refused,
+            State::Refused => State::Refused,
             _ if flags & RST != 0 => State::Reset,
             State::Opening => State::Answered,
             State::Answered => State::Open,
@@ -223,14 +232,16 @@ impl Teller {
     fn answer(&mut self) -> Packet {
         let flow = self.random.pick(&self.datagrams.clone());
         let length = self.random.pick(&[0, 1, 64, 512, 1100]);
+        // Not always by whom and from the port that was asked: that is no answer. (Nor another flow's: a port may be that of one
+        // flow in one copy and of two in the other.)
+        let asked = flow.protocol == 1 || !self.random.once_in(6);
+        let from = if asked { flow.remote } else { self.remote() };
         let body = if flow.protocol == 1 {
             Body::Echo { reply: true, identifier: 0, length }
         } else {
-            // Not always from the port that was asked: that is no answer.
-            let source = if self.random.once_in(6) { 81 } else { flow.remote_port };
+            let source = if asked { flow.remote_port } else { 81 };
             Body::Udp { source, destination: 0, length, unchecked: self.random.once_in(5) }
         };
-        let from = if self.random.once_in(10) { self.remote() } else { flow.remote };
         let packet = self.varied(Packet::new(from, To::Flow(flow), body));
         self.cut(packet, length)
     }
@@ -240,7 +251,9 @@ impl Teller {
         if length >= 512 && !packet.options && self.random.once_in(2) {
             packet.cut = self.random.pick(&[256, 512, 104]);
             packet.df = false;
-            packet.reversed = self.random.once_in(12);
+            // An error about it would quote the whole packet in one copy, its first fragment in the other.
+            packet.ttl = packet.ttl.max(4);
+            packet.reversed = self.odd && self.random.once_in(6);
         }
         packet
     }
@@ -251,14 +264,15 @@ impl Teller {
         let from = match about {
             // Routers on the way have other addresses than the server.
             Party::Server | Party::Narrow if self.random.once_in(4) => self.remote(),
-            Party::A | Party::B if self.random.once_in(30) => self.container(),
+            Party::A | Party::B if self.odd && self.random.once_in(8) => self.container(),
             _ => about,
         };
         let mtu = self.random.pick(&[576, 1000, 1400]);
         let kinds = [(3, 0, 0), (3, 1, 0), (3, 3, 0), (3, 4, mtu), (3, 13, 0), (11, 0, 0), (11, 1, 0), (12, 0, 0x0900_0000)];
-        let kind = if self.random.once_in(40) { (4, 0, 0) } else { self.random.pick(&kinds) };
+        let kind = if self.odd && self.random.once_in(12) { (4, 0, 0) } else { self.random.pick(&kinds) };
         let quoted = self.random.pick(&[28, 28, 40, 64, 548]);
-        Step::Error(Error { from, about, kind, quoted, other_port: self.random.once_in(12) })
+        let other_port = self.random.once_in(12) && (self.odd || !from.is_container());
+        Step::Error(Error { from, about, kind, quoted, other_port })
     }
 
     /// The host is asked itself.
@@ -320,7 +334,9 @@ impl Teller {
         packet.df = self.random.once_in(2);
         packet.options = self.random.once_in(25);
         if self.random.once_in(15) {
-            packet.ttl = self.random.pick(&[1, 2, 3, 4, 255]);
+            // An answer's time is up at the host with two hops.
+            let two = if self.odd || packet.from.is_container() { 2 } else { 3 };
+            packet.ttl = self.random.pick(&[1, two, 3, 4, 255]);
         }
         packet
     }

@@ -1,10 +1,14 @@
 //! The differences that are meant, each with the line of docs/nat.md that says why.
 
-use super::story::{Body, Packet, Step, To};
+use netd_common::wire::tcp::RST;
+
+use super::story::{Body, Error, Packet, Step, To};
 
 /// What a step had the parties get, behind netd and behind netfilter.
 #[derive(Clone, Copy, Debug)]
 pub struct Difference<'a> {
+    /// What was before.
+    pub before: &'a [Step],
     /// The step.
     pub step: &'a Step,
     /// Behind netd.
@@ -23,14 +27,15 @@ pub struct Known {
 }
 
 /// All of them.
-pub const KNOWN: [Known; 8] = [
+pub const KNOWN: [Known; 9] = [
     Known { heading: "fragments", is: fragments },
     Known { heading: "protocols without ports", is: protocols },
     Known { heading: "ICMP errors of containers", is: spoofed_errors },
     Known { heading: "an answer whose time is up at the host", is: expired_answers },
     Known { heading: "ICMP other than echo, unreachable, time exceeded, parameter problem", is: other_icmp },
     Known { heading: "a packet with a wrong checksum", is: spoiled },
-    Known { heading: "what its TCP takes for invalid", is: invalid_tcp },
+    Known { heading: "what its TCP takes for invalid, or has forgotten", is: invalid_tcp },
+    Known { heading: "the host's errors about packets with options", is: options },
     Known { heading: "an echo reply that answers nothing", is: stray_replies },
 ];
 
@@ -75,7 +80,11 @@ fn protocols(difference: &Difference<'_>) -> bool {
 
 fn spoofed_errors(difference: &Difference<'_>) -> bool {
     let Step::Error(error) = difference.step else { return false };
-    error.from.is_container() && (error.from != error.about || error.other_port) && difference.netd.is_empty()
+    let inner = format!(" {:?} →", error.from);
+    let leaks = matches!(difference.netfilter, [one] if one.contains(&inner));
+    error.from.is_container()
+        && difference.netd.is_empty()
+        && (error.from != error.about || error.other_port || leaks)
 }
 
 fn expired_answers(difference: &Difference<'_>) -> bool {
@@ -98,17 +107,48 @@ fn spoiled(difference: &Difference<'_>) -> bool {
         && matches!(difference.netd, [one] if one.contains("node for") && one.contains("WRONG CHECKSUM"))
 }
 
-/// From a container: with the inner address; to it: to the host itself, which resets it.
+/// From a container: with the inner address; to it: to the host itself, which resets it. A SYN that is followed by a reset
+/// is forgotten.
 fn invalid_tcp(difference: &Difference<'_>) -> bool {
+    if let Step::Error(error) = difference.step {
+        return about_forgotten(difference, error);
+    }
     let Some(packet) = packet(difference) else { return false };
     let Body::Tcp { .. } = packet.body else { return false };
-    let passes = matches!(difference.netd, [one] if one.contains("node for") || matches!(packet.to, To::Flow(_)) && one.contains(" → "));
-    let reset = match difference.netfilter {
-        [] => true,
-        [one] => one.starts_with(&format!("{:?} ← TCP node", packet.from)) && one.contains(" R"),
+    let inward = matches!(packet.to, To::Flow(_));
+    // Those whose time is up on the way tell the same by what comes back.
+    let passes = match difference.netd {
+        [] => inward && packet.ttl == 2,
+        [one] => inward || one.contains("node for") || packet.ttl == 2 && one.contains("error 11/0"),
         _ => false,
     };
-    passes && (untranslated(difference) || matches!(packet.to, To::Flow(_)) && reset)
+    let refused = match difference.netfilter {
+        [] => inward || packet.ttl == 2,
+        [one] if inward => one.starts_with(&format!("{:?} ← TCP node", packet.from)) && one.contains(" R"),
+        _ => untranslated(difference),
+    };
+    passes && refused
+}
+
+/// An error about a packet of a connection that a reset has ended before it began.
+fn about_forgotten(difference: &Difference<'_>, error: &Error) -> bool {
+    let was_reset = difference.before.iter().any(|step| match step {
+        Step::Packet(Packet { body: Body::Tcp { flags, .. }, .. }) => flags & RST != 0,
+        _ => false,
+    });
+    let inner = format!(" {:?} →", error.from);
+    let gone = match difference.netfilter {
+        [] => !error.from.is_container(),
+        [one] => error.from.is_container() && one.contains(&inner),
+        _ => false,
+    };
+    was_reset && gone && matches!(difference.netd, [one] if one.contains("quoting [TCP"))
+}
+
+fn options(difference: &Difference<'_>) -> bool {
+    packet(difference).is_some_and(|packet| packet.options && packet.ttl == 1)
+        && difference.netd.is_empty()
+        && matches!(difference.netfilter, [one] if one.contains("gateway →") && one.contains("error 11/0"))
 }
 
 fn stray_replies(difference: &Difference<'_>) -> bool {

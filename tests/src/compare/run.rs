@@ -105,7 +105,9 @@ impl Twins {
         for (number, step) in steps.iter().enumerate() {
             self.steps += 1;
             let _ = writeln!(text, "{number}. {step:?}");
-            let sent = [self.netd.act(step, number as u16 + 1)?, self.netfilter.act(step, number as u16 + 1)?];
+            // Makes the identification: not soon the same again, or fragments of two stories would be mixed up.
+            let identification = (self.steps % 0x7fff) as u16 + 1;
+            let sent = [self.netd.act(step, identification)?, self.netfilter.act(step, identification)?];
             let [netd, netfilter] = self.receive()?;
             if sent == [true; 2] && netd == netfilter {
                 netd.iter().for_each(|line| text.push_str(&format!("     {line}\n")));
@@ -121,7 +123,7 @@ impl Twins {
                     let _ = writeln!(text, "   {name} nobody has got anything");
                 }
             }
-            let difference = Difference { step, netd: &netd, netfilter: &netfilter };
+            let difference = Difference { before: &steps[..number], step, netd: &netd, netfilter: &netfilter };
             return Ok(match Known::find(&difference).filter(|_| sent == [true; 2]) {
                 Some(known) => Outcome::Known(known),
                 None => Outcome::Different(number, text),

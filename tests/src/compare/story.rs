@@ -138,6 +138,17 @@ pub struct Error {
     pub other_port: bool,
 }
 
+impl Body {
+    /// The source port, where there is one; else 0.
+    #[must_use]
+    pub const fn source(&self) -> u16 {
+        match self {
+            Self::Tcp { source, .. } | Self::Udp { source, .. } => *source,
+            _ => 0,
+        }
+    }
+}
+
 impl Packet {
     /// A whole packet, 64 hops.
     #[must_use]
@@ -161,8 +172,8 @@ impl Packet {
         Some(Flow { protocol, owner: self.from, port, remote, remote_port })
     }
 
-    /// Its bytes, or those of its fragments, in the order in which they are sent; none if a flow has no port (yet). `number` makes
-    /// its identification.
+    /// Its bytes, or those of its fragments, in the order in which they are sent; none if a flow has no port (yet). `number`, of 15
+    /// bits, makes its identification.
     #[must_use]
     pub(super) fn bytes(&self, names: &Names, number: u16) -> Option<Vec<Vec<u8>>> {
         let (address, translated) = match self.to {
