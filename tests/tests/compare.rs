@@ -9,7 +9,12 @@ use std::{
 
 use anyhow::{Context as _, Result, bail, ensure};
 use netd_tests::{
-    compare::{Outcome, Twins, generate::story, known::KNOWN},
+    compare::{
+        Outcome, Twins,
+        generate::story,
+        known::KNOWN,
+        sockets::{self, SocketTwins},
+    },
     site::skipped,
 };
 
@@ -47,9 +52,13 @@ fn check(twins: &mut Twins, seed: u64) -> Result<Option<&'static str>> {
     match twins.play(&steps).with_context(|| format!("the story of seed {seed:#x}"))? {
         Outcome::Same => Ok(None),
         Outcome::Known(known) => Ok(Some(known.heading)),
-        Outcome::Different(at, text) => {
-            let (_, text) = twins.shrink(&steps, at, text)?;
-            bail!("netd and netfilter differ; NETD_COMPARE_SEED={seed:#x} plays it again. The story, shortened, and what everybody got:\n{text}");
+        Outcome::Different(at) => {
+            twins.shrink(&steps, at)?;
+            bail!(
+                "netd and netfilter differ; NETD_COMPARE_SEED={seed:#x} plays it again. The story, shortened, and what everybody \
+                 got:\n{}",
+                twins.transcript
+            );
         }
     }
 }
@@ -75,13 +84,15 @@ fn netd_and_netfilter_do_the_same() {
 
 fn play(twins: &mut Twins) -> Result<u64> {
     if let Some(seed) = number("NETD_COMPARE_SEED")? {
-        println!("the story of seed {seed:#x} shows {:?}", check(twins, seed)?);
+        let known = check(twins, seed)?;
+        println!("{}the story of seed {seed:#x} ends by {}", twins.transcript, known.unwrap_or("itself"));
         return Ok(1);
     }
     let mut same = 0;
     for seed in SEEDS {
         same += u64::from(check(twins, seed)?.is_none());
     }
+    ensure!(!twins.seen.is_empty(), "not even the known differences are seen");
     ensure!(same > SEEDS.count() as u64 / 4, "hardly a story goes to its end: {same}");
     let time = Duration::from_secs(number("NETD_COMPARE_SECONDS")?.unwrap_or(SECONDS));
     let (start, first) = (Instant::now(), fresh());
@@ -92,6 +103,48 @@ fn play(twins: &mut Twins) -> Result<u64> {
         stories += 1;
     }
     Ok(stories + SEEDS.count() as u64)
+}
+
+/// The same for programs: what they see of their connections and datagrams.
+#[test]
+fn programs_see_the_same_behind_netd_and_netfilter() {
+    const TEST: &str = "programs_see_the_same_behind_netd_and_netfilter";
+    if skipped(TEST) {
+        return;
+    }
+    if let Some(program) = missing() {
+        eprintln!("SKIP {TEST}: there is no {program}");
+        return;
+    }
+    let mut twins = SocketTwins::new().expect("two copies of a small internet");
+    match play_sockets(&mut twins) {
+        Ok(stories) => println!("{stories} stories of {} operations", sockets::story(1).len()),
+        Err(error) => panic!("{TEST}: {error:#}; the daemon's log:\n{}", twins.log()),
+    }
+}
+
+fn play_sockets(twins: &mut SocketTwins) -> Result<u64> {
+    let mut check = |seed: u64| {
+        let same = twins.play(&sockets::story(seed)).with_context(|| format!("the story of seed {seed:#x}"))?;
+        let text = &twins.transcript;
+        ensure!(same, "programs see different things; NETD_COMPARE_SEED={seed:#x} plays it again:\n{text}");
+        Ok(())
+    };
+    if let Some(seed) = number("NETD_COMPARE_SEED")? {
+        check(seed)?;
+        println!("{}", twins.transcript);
+        return Ok(1);
+    }
+    SEEDS.take(5).try_for_each(&mut check)?;
+    // As long as the stories of packets, where that was asked for.
+    let time = Duration::from_secs(number("NETD_COMPARE_SECONDS")?.unwrap_or(SECONDS / 2));
+    let (start, first) = (Instant::now(), fresh());
+    let mut stories = 0;
+    while start.elapsed() < time {
+        check(first.wrapping_add(stories))?;
+        stories += 1;
+    }
+    Ok(stories + 5)
 }
 
 /// No difference is let pass that the documentation does not give a reason for.

@@ -10,6 +10,7 @@ mod fragments;
 pub mod generate;
 pub mod known;
 mod run;
+pub mod sockets;
 pub mod story;
 mod tap;
 

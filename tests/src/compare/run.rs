@@ -28,6 +28,8 @@ pub struct Twins {
     pub seen: Vec<(&'static str, u64)>,
     /// Steps that were played.
     pub steps: u64,
+    /// The last story that was played, and what everybody got.
+    pub transcript: String,
 }
 
 /// What came of a story.
@@ -37,8 +39,8 @@ pub enum Outcome {
     Same,
     /// A known difference ended it.
     Known(&'static Known),
-    /// Another one, in the step of this number; and what everybody has got so far.
-    Different(usize, String),
+    /// Another one, in the step of this number.
+    Different(usize),
 }
 
 impl Twins {
@@ -50,7 +52,7 @@ impl Twins {
         let (netd, netfilter) = (Copy::new(Kind::Netd)?, Copy::new(Kind::Netfilter)?);
         netd.mute()?;
         netfilter.mute()?;
-        Ok(Self { netd, netfilter, seen: Vec::new(), steps: 0 })
+        Ok(Self { netd, netfilter, seen: Vec::new(), steps: 0, transcript: String::new() })
     }
 
     /// What netd's daemon has printed.
@@ -66,7 +68,7 @@ impl Twins {
     pub fn play(&mut self, steps: &[Step]) -> Result<Outcome> {
         let outcome = self.once(steps)?;
         match outcome {
-            Outcome::Different(..) => self.once(steps),
+            Outcome::Different(_) => self.once(steps),
             Outcome::Known(known) => {
                 match self.seen.iter_mut().find(|(heading, _)| *heading == known.heading) {
                     Some((_, count)) => *count += 1,
@@ -78,55 +80,56 @@ impl Twins {
         }
     }
 
-    /// A shorter story that shows a difference, too, and what it shows.
+    /// A shorter story that shows a difference, too; it is the last that is played.
     ///
     /// # Errors
     /// A copy does not work.
-    pub fn shrink(&mut self, steps: &[Step], at: usize, text: String) -> Result<(Vec<Step>, String)> {
-        let (mut steps, mut text) = (steps[..=at].to_vec(), text);
+    pub fn shrink(&mut self, steps: &[Step], at: usize) -> Result<Vec<Step>> {
+        let mut steps = steps[..=at].to_vec();
         let mut index = steps.len() - 1;
         while index > 0 {
             index -= 1;
             let mut fewer = steps.clone();
             fewer.remove(index);
-            if let Outcome::Different(at, shown) = self.once(&fewer)? {
+            if let Outcome::Different(at) = self.once(&fewer)? {
                 fewer.truncate(at + 1);
-                (steps, text) = (fewer, shown);
+                steps = fewer;
                 index = index.min(steps.len() - 1);
             }
         }
-        Ok((steps, text))
+        self.once(&steps)?;
+        Ok(steps)
     }
 
     fn once(&mut self, steps: &[Step]) -> Result<Outcome> {
         self.netd.forget()?;
         self.netfilter.forget()?;
-        let mut text = String::new();
+        self.transcript.clear();
         for (number, step) in steps.iter().enumerate() {
             self.steps += 1;
-            let _ = writeln!(text, "{number}. {step:?}");
+            let _ = writeln!(self.transcript, "{number}. {step:?}");
             // Makes the identification: not soon the same again, or fragments of two stories would be mixed up.
             let identification = (self.steps % 0x7fff) as u16 + 1;
             let sent = [self.netd.act(step, identification)?, self.netfilter.act(step, identification)?];
             let [netd, netfilter] = self.receive()?;
             if sent == [true; 2] && netd == netfilter {
-                netd.iter().for_each(|line| text.push_str(&format!("     {line}\n")));
+                netd.iter().for_each(|line| self.transcript.push_str(&format!("     {line}\n")));
                 continue;
             }
             if sent == [false; 2] && netd == netfilter {
-                let _ = writeln!(text, "     (nothing to be done)");
+                let _ = writeln!(self.transcript, "     (nothing to be done)");
                 continue;
             }
             for (name, lines) in [("netd     ", &netd), ("netfilter", &netfilter)] {
-                lines.iter().for_each(|line| text.push_str(&format!("   {name} {line}\n")));
+                lines.iter().for_each(|line| self.transcript.push_str(&format!("   {name} {line}\n")));
                 if lines.is_empty() {
-                    let _ = writeln!(text, "   {name} nobody has got anything");
+                    let _ = writeln!(self.transcript, "   {name} nobody has got anything");
                 }
             }
             let difference = Difference { before: &steps[..number], step, netd: &netd, netfilter: &netfilter };
             return Ok(match Known::find(&difference).filter(|_| sent == [true; 2]) {
                 Some(known) => Outcome::Known(known),
-                None => Outcome::Different(number, text),
+                None => Outcome::Different(number),
             });
         }
         Ok(Outcome::Same)
