@@ -6,6 +6,7 @@
 
 pub mod certificates;
 pub mod cluster;
+pub mod compare;
 pub mod error_queue;
 pub mod frames;
 pub mod segments;

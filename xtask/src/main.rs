@@ -12,6 +12,7 @@ use clap::{Parser, Subcommand};
 use crate::tools::Goal;
 
 mod apt;
+mod compare;
 mod ebpf;
 mod fuzz;
 mod linker;
@@ -79,6 +80,11 @@ enum Command {
     /// New stories go to target/fuzz/corpus, one that breaks something to target/fuzz. At the end libFuzzer prints how many it
     /// played, and how many a second.
     Fuzz(fuzz::Options),
+    /// Play generated stories through netd and through a bridge with Docker's rules, and compare what everybody gets.
+    ///
+    /// `test` does the same for some seconds. The stories of packets come first, then those of real sockets. A difference is a
+    /// failure unless docs/nat.md has it; it is shown with the seed that plays it again.
+    Compare(compare::Options),
     /// Install what is missing: the eBPF toolchain, bpf-linker, and the tools that tests and benchmarks use.
     ///
     /// The other commands do this for themselves. NETD_EBPF_TOOLCHAIN=debian|nightly picks the toolchain for the eBPF
@@ -110,6 +116,7 @@ fn dispatch(command: Command) -> Result<ExitCode> {
         Command::Lint => lint::lint(),
         Command::Bench { args } => run::bench(&args),
         Command::Fuzz(options) => fuzz::fuzz(&options),
+        Command::Compare(options) => compare::compare(&options),
         Command::Setup { goal } => setup::setup(goal),
         Command::BuildEbpf => {
             ebpf::build(&setup::prepare(Goal::Build)?)?;

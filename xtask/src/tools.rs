@@ -73,7 +73,7 @@ const BENCH: &[Goal] = &[Goal::Bench];
 const FUZZ: &[Goal] = &[Goal::Fuzz];
 const TEST_AND_BENCH: &[Goal] = &[Goal::Test, Goal::Bench];
 
-const TOOLS: [Tool; 18] = [
+const TOOLS: [Tool; 25] = [
     Tool::new("protobuf-compiler", &["protoc"], EVERY_BUILD, "generates the client of the etcd store"),
     Tool::new(
         "libprotobuf-dev",
@@ -100,8 +100,20 @@ const TOOLS: [Tool; 18] = [
     ),
     Tool::new("etcd-server", &["etcd"], TEST_AND_BENCH, "the cluster's shared store").with_service("etcd"),
     Tool::new("busybox-static", &["busybox"], TEST, "the root file system of test containers"),
-    Tool::new("nginx", &["nginx"], BENCH, "the web server of the request benchmark").with_service("nginx"),
-    Tool::new("wrk", &["wrk"], BENCH, "the client of the request benchmark"),
+    Tool::new("conntrack", &["conntrack"], TEST, "removes the flows of the netfilter that netd is compared with"),
+    Tool::new("curl", &["curl"], TEST, "fetches over HTTP and FTP through netd"),
+    Tool::new("bind9-dnsutils", &["dig"], TEST, "asks for names through netd"),
+    Tool::new("traceroute", &["traceroute"], TEST, "finds the routers on the way"),
+    Tool::new("openssh-server", &["/usr/sbin/sshd"], TEST, "holds a session over a restart").with_service("ssh"),
+    Tool::new("openssh-client", &["ssh"], TEST, "the client of that session"),
+    Tool::new(
+        "python3-pyftpdlib",
+        &["/usr/lib/python3/dist-packages/pyftpdlib/__init__.py"],
+        TEST,
+        "serves FTP through netd",
+    ),
+    Tool::new("nginx", &["nginx"], TEST_AND_BENCH, "the web server of tests and benchmarks").with_service("nginx"),
+    Tool::new("wrk", &["wrk"], TEST_AND_BENCH, "the client of the request benchmark, and of a test"),
     Tool::new("iperf3", &["iperf3"], BENCH, "measures throughput"),
     Tool::new("sockperf", &["sockperf"], BENCH, "measures latency"),
     Tool::new("g++", &["c++"], FUZZ, "compiles libFuzzer"),

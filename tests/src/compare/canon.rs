@@ -1,0 +1,229 @@
+//! Packets as text that is the same in both copies: what a translation may choose has the name of whom it was chosen for.
+
+use std::{collections::HashMap, fmt::Write as _, net::Ipv4Addr};
+
+use netd_common::{host::build::internet_checksum, wire::protocol};
+
+use super::{GATEWAY, NODE, Party, story::Flow};
+
+/// The ports that flows have on the host, as the servers have seen them.
+#[derive(Debug, Default)]
+pub(super) struct Names {
+    ports: HashMap<Flow, u16>,
+    /// By protocol, server, its port, and the host's.
+    owners: HashMap<(u8, [u8; 4], u16, u16), Flow>,
+    /// The flow of which a container has just sent a packet: what comes from an unknown port now is that.
+    pub(super) sent: Option<Flow>,
+}
+
+impl Names {
+    /// The port that a flow has.
+    pub(super) fn port(&self, flow: &Flow) -> Option<u16> {
+        self.ports.get(flow).copied()
+    }
+
+    /// Somebody sends to the port of a flow from this port: answers that quote it speak of that flow's, whosever flow it is.
+    pub(super) fn spoken_to(&mut self, flow: &Flow, from: Party, source: u16) {
+        if let Some(port) = self.port(flow) {
+            self.owners.insert((flow.protocol, from.address(), source, port), *flow);
+        }
+    }
+
+    /// Whose port of the host's this is. `seen`: by the server itself, in a packet of its own.
+    fn owner(&mut self, protocol: u8, remote: ([u8; 4], u16), port: u16, seen: bool) -> Option<Flow> {
+        let key = (protocol, remote.0, remote.1, port);
+        let sent = self.sent.filter(|flow| {
+            seen && (flow.protocol, flow.remote.address(), flow.remote_port) == (protocol, remote.0, remote.1)
+        });
+        if let Some(flow) = sent {
+            self.ports.insert(flow, port);
+            self.owners.insert(key, flow);
+        }
+        self.owners.get(&key).copied()
+    }
+}
+
+/// The parts of an IPv4 packet, or of the beginning of one.
+struct Parts<'a> {
+    ttl: u8,
+    df: bool,
+    id: u16,
+    protocol: u8,
+    source: [u8; 4],
+    destination: [u8; 4],
+    total: usize,
+    options: &'a [u8],
+    sound: bool,
+    l4: &'a [u8],
+}
+
+fn parts(packet: &[u8]) -> Option<Parts<'_>> {
+    let header = usize::from(packet.first()? & 15) * 4;
+    if packet[0] >> 4 != 4 || header < 20 || packet.len() < header {
+        return None;
+    }
+    let total = usize::from(u16::from_be_bytes([packet[2], packet[3]]));
+    Some(Parts {
+        ttl: packet[8],
+        df: packet[6] & 0x40 != 0,
+        id: u16::from_be_bytes([packet[4], packet[5]]),
+        protocol: packet[9],
+        source: packet[12..16].try_into().ok()?,
+        destination: packet[16..20].try_into().ok()?,
+        total,
+        options: &packet[20..header],
+        sound: internet_checksum(&[&packet[..header]]) == 0,
+        l4: &packet[header..packet.len().min(total.max(header))],
+    })
+}
+
+/// What a party has got.
+pub(super) fn describe(packet: &[u8], at: Party, names: &mut Names) -> String {
+    let Some(ip) = parts(packet) else { return format!("{at:?}: no IPv4 packet: {packet:02x?}") };
+    let mut text = format!("{at:?} ← ");
+    let whole = ip.total == packet.len();
+    transport(&mut text, &ip, names, at, true);
+    let _ = write!(text, " ttl {}{}", ip.ttl, if ip.df { " DF" } else { "" });
+    if ip.protocol != protocol::ICMP && ip.id != 0 && ip.id & 0x8000 == 0 {
+        let _ = write!(text, " id {:x}", ip.id);
+    }
+    if !ip.options.is_empty() {
+        let _ = write!(text, " options {:02x?}", ip.options);
+    }
+    if !ip.sound {
+        text.push_str(" WRONG HEADER CHECKSUM");
+    }
+    if !whole {
+        let _ = write!(text, " LENGTH {} OF {}", packet.len(), ip.total);
+    }
+    match sum(&ip) {
+        Some(false) => text.push_str(" WRONG CHECKSUM"),
+        None => text.push_str(" no checksum"),
+        Some(true) => {}
+    }
+    text
+}
+
+/// Addresses, ports, and what is in the transport header. `outer`: not in a quote.
+fn transport(text: &mut String, ip: &Parts<'_>, names: &mut Names, at: Party, outer: bool) {
+    let half = |offset: usize| Some(u16::from_be_bytes([*ip.l4.get(offset)?, *ip.l4.get(offset + 1)?]));
+    let word = |offset: usize| Some(u32::from(half(offset)?) << 16 | u32::from(half(offset + 2)?));
+    let is_error = ip.protocol == protocol::ICMP && matches!(ip.l4.first(), Some(3 | 4 | 5 | 11 | 12));
+    let (name, ports) = match (ip.protocol, ip.l4.first()) {
+        (protocol::TCP, _) => ("TCP", half(0).zip(half(2))),
+        (protocol::UDP, _) => ("UDP", half(0).zip(half(2))),
+        (protocol::ICMP, Some(8)) => ("echo request", half(4).map(|id| (id, 0))),
+        (protocol::ICMP, Some(0)) => ("echo reply", half(4).map(|id| (0, id))),
+        (protocol::ICMP, _) => ("ICMP", None),
+        _ => ("protocol", None),
+    };
+    let _ = write!(text, "{name} ");
+    match ports {
+        Some((source, destination)) => {
+            let mut side = |address, port, remote, seen| {
+                let flow = if address == NODE { names.owner(ip.protocol, remote, port, seen) } else { None };
+                match flow {
+                    Some(flow) => format!("node for {:?}:{}", flow.owner, flow.port),
+                    None => format!("{}:{port}", host(address)),
+                }
+            };
+            let from = side(ip.source, source, (ip.destination, destination), outer && !at.is_container());
+            let to = side(ip.destination, destination, (ip.source, source), false);
+            let _ = write!(text, "{from} → {to}");
+        }
+        None => {
+            let _ = write!(text, "{} → {}", host(ip.source), host(ip.destination));
+        }
+    }
+    if is_error {
+        let _ = write!(text, " error {}/{} {:x?}", ip.l4[0], ip.l4.get(1).unwrap_or(&0), word(4));
+        let quoted = ip.l4.get(8..).unwrap_or_default();
+        // A host's own errors quote as much as it likes; netd's the least that there is.
+        let own = [NODE, GATEWAY].contains(&ip.source);
+        quote(text, if own { &quoted[..quoted.len().min(28)] } else { quoted }, names, at);
+        return;
+    }
+    // In a quote, ports are all that there is for certain.
+    if ip.protocol == protocol::TCP
+        && let (Some(seq), Some(ack), Some(flags), Some(window)) = (word(4), word(8), half(12), half(14))
+    {
+        let _ = write!(text, " {} seq {seq} ack {ack} window {window}", flag_names(flags as u8));
+    }
+    let payload = match ip.protocol {
+        protocol::TCP => ip.l4.get(20..),
+        protocol::UDP | protocol::ICMP => ip.l4.get(8..),
+        _ => Some(ip.l4),
+    };
+    if let Some(payload) = payload {
+        let _ = write!(text, " {} bytes #{:x}", payload.len(), hash(payload));
+    }
+    if ip.protocol == protocol::ICMP {
+        let _ = write!(text, " {}/{}", ip.l4.first().unwrap_or(&255), ip.l4.get(1).unwrap_or(&0));
+    } else if !matches!(ip.protocol, protocol::TCP | protocol::UDP) {
+        let _ = write!(text, " number {}", ip.protocol);
+    }
+}
+
+/// What an error quotes.
+fn quote(text: &mut String, quote: &[u8], names: &mut Names, at: Party) {
+    text.push_str(" quoting [");
+    match parts(quote) {
+        Some(ip) => {
+            transport(text, &ip, names, at, false);
+            let _ = write!(text, " ttl {} length {}{}", ip.ttl, ip.total, if ip.df { " DF" } else { "" });
+            if !ip.sound {
+                text.push_str(" WRONG HEADER CHECKSUM");
+            }
+            let field = match ip.protocol {
+                protocol::TCP => 16,
+                protocol::UDP => 6,
+                _ => 2,
+            };
+            // A container is to get back just what it has sent.
+            if at.is_container() && ip.source == at.address()
+                && let Some(sum) = ip.l4.get(field..field + 2)
+            {
+                let _ = write!(text, " sum {sum:02x?}");
+            }
+            if quote.len() == ip.total && sum(&ip) == Some(false) {
+                text.push_str(" WRONG CHECKSUM");
+            }
+        }
+        None => {
+            let _ = write!(text, "{} bytes", quote.len());
+        }
+    }
+    text.push(']');
+}
+
+/// Whether the transport checksum is right; none: there is none.
+fn sum(ip: &Parts<'_>) -> Option<bool> {
+    let length = (ip.l4.len() as u16).to_be_bytes();
+    let pseudo = [&ip.source[..], &ip.destination, &[0, ip.protocol], &length].concat();
+    match ip.protocol {
+        protocol::UDP if ip.l4.get(6..8) == Some(&[0, 0]) => None,
+        protocol::TCP | protocol::UDP => Some(internet_checksum(&[&pseudo, ip.l4]) == 0),
+        protocol::ICMP => Some(internet_checksum(&[ip.l4]) == 0),
+        _ => Some(true),
+    }
+}
+
+fn host(address: [u8; 4]) -> String {
+    match Party::ALL.into_iter().find(|party| party.address() == address) {
+        Some(party) => format!("{party:?}"),
+        None if address == NODE => "node".into(),
+        None if address == GATEWAY => "gateway".into(),
+        None => Ipv4Addr::from(address).to_string(),
+    }
+}
+
+/// TCP's flags, by their first letters.
+pub(super) fn flag_names(flags: u8) -> String {
+    let all = "FSRPAUEC".chars().enumerate();
+    all.filter(|(bit, _)| flags & 1 << bit != 0).map(|(_, name)| name).collect()
+}
+
+/// FNV-1a: to see that bytes are the same.
+fn hash(bytes: &[u8]) -> u32 {
+    bytes.iter().fold(0x811c_9dc5, |hash, byte| (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193))
+}

@@ -1,0 +1,161 @@
+//! netd and netfilter side by side, by generated stories: see `netd_tests::compare`.
+//!
+//! `NETD_COMPARE_SECONDS` says for how long new stories are played, `NETD_COMPARE_SEED` plays the story of one seed.
+
+use std::{
+    env,
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use netd_tests::{
+    compare::{
+        Outcome, Twins,
+        generate::story,
+        known::KNOWN,
+        sockets::{self, SocketTwins},
+    },
+    site::skipped,
+};
+
+/// Seeds that are always played.
+const SEEDS: std::ops::Range<u64> = 1..21;
+/// For how long new ones are, where nothing else is said.
+const SECONDS: u64 = 8;
+
+/// A number in the environment.
+fn number(name: &str) -> Result<Option<u64>> {
+    let Some(text) = env::var_os(name) else { return Ok(None) };
+    let text = text.to_string_lossy().into_owned();
+    let number = match text.strip_prefix("0x") {
+        Some(digits) => u64::from_str_radix(digits, 16),
+        None => text.parse(),
+    };
+    number.map(Some).with_context(|| format!("{name}={text} is no number"))
+}
+
+/// A seed that no run before had.
+fn fresh() -> u64 {
+    let time = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    (time.as_nanos() as u64) << 16 | u64::from(std::process::id()) & 0xffff
+}
+
+/// Why there is nothing to compare with here, if there is not.
+fn missing() -> Option<&'static str> {
+    let runs = |program: &str| std::process::Command::new(program).arg("--version").output().is_ok();
+    ["iptables-restore", "conntrack"].into_iter().find(|program| !runs(program))
+}
+
+/// Plays the story of a seed, and shows where it goes two ways.
+fn check(twins: &mut Twins, seed: u64) -> Result<Option<&'static str>> {
+    let steps = story(seed);
+    match twins.play(&steps).with_context(|| format!("the story of seed {seed:#x}"))? {
+        Outcome::Same => Ok(None),
+        Outcome::Known(known) => Ok(Some(known.heading)),
+        Outcome::Different(at) => {
+            twins.shrink(&steps, at)?;
+            bail!(
+                "netd and netfilter differ; NETD_COMPARE_SEED={seed:#x} plays it again. The story, shortened, and what everybody \
+                 got:\n{}",
+                twins.transcript
+            );
+        }
+    }
+}
+
+#[test]
+fn netd_and_netfilter_do_the_same() {
+    const TEST: &str = "netd_and_netfilter_do_the_same";
+    if skipped(TEST) {
+        return;
+    }
+    if let Some(program) = missing() {
+        eprintln!("SKIP {TEST}: there is no {program}");
+        return;
+    }
+    let mut twins = Twins::new().expect("two copies of a small internet");
+    let played = play(&mut twins);
+    if played.is_err() {
+        eprintln!("{TEST}: the daemon's log:\n{}", twins.log());
+    }
+    let stories = played.unwrap_or_else(|error| panic!("{TEST}: {error:#}"));
+    println!("{stories} stories, {} steps; ended by a known difference: {:?}", twins.steps, twins.seen);
+}
+
+fn play(twins: &mut Twins) -> Result<u64> {
+    if let Some(seed) = number("NETD_COMPARE_SEED")? {
+        let known = check(twins, seed)?;
+        println!("{}the story of seed {seed:#x} ends by {}", twins.transcript, known.unwrap_or("itself"));
+        return Ok(1);
+    }
+    let mut same = 0;
+    for seed in SEEDS {
+        same += u64::from(check(twins, seed)?.is_none());
+    }
+    ensure!(!twins.seen.is_empty(), "not even the known differences are seen");
+    ensure!(same > SEEDS.count() as u64 / 4, "hardly a story goes to its end: {same}");
+    let time = Duration::from_secs(number("NETD_COMPARE_SECONDS")?.unwrap_or(SECONDS));
+    let (start, first) = (Instant::now(), fresh());
+    println!("the first new seed is {first:#x}");
+    let mut stories = 0;
+    while start.elapsed() < time {
+        check(twins, first.wrapping_add(stories))?;
+        stories += 1;
+    }
+    Ok(stories + SEEDS.count() as u64)
+}
+
+/// The same for programs: what they see of their connections and datagrams.
+#[test]
+fn programs_see_the_same_behind_netd_and_netfilter() {
+    const TEST: &str = "programs_see_the_same_behind_netd_and_netfilter";
+    if skipped(TEST) {
+        return;
+    }
+    if let Some(program) = missing() {
+        eprintln!("SKIP {TEST}: there is no {program}");
+        return;
+    }
+    let mut twins = SocketTwins::new().expect("two copies of a small internet");
+    match play_sockets(&mut twins) {
+        Ok(stories) => println!("{stories} stories of {} operations", sockets::story(1).len()),
+        Err(error) => panic!("{TEST}: {error:#}; the daemon's log:\n{}", twins.log()),
+    }
+}
+
+fn play_sockets(twins: &mut SocketTwins) -> Result<u64> {
+    let mut check = |seed: u64| {
+        let same = twins.play(&sockets::story(seed)).with_context(|| format!("the story of seed {seed:#x}"))?;
+        let text = &twins.transcript;
+        ensure!(same, "programs see different things; NETD_COMPARE_SEED={seed:#x} plays it again:\n{text}");
+        Ok(())
+    };
+    if let Some(seed) = number("NETD_COMPARE_SEED")? {
+        check(seed)?;
+        println!("{}", twins.transcript);
+        return Ok(1);
+    }
+    SEEDS.take(5).try_for_each(&mut check)?;
+    // As long as the stories of packets, where that was asked for.
+    let time = Duration::from_secs(number("NETD_COMPARE_SECONDS")?.unwrap_or(SECONDS / 2));
+    let (start, first) = (Instant::now(), fresh());
+    let mut stories = 0;
+    while start.elapsed() < time {
+        check(first.wrapping_add(stories))?;
+        stories += 1;
+    }
+    Ok(stories + 5)
+}
+
+/// No difference is let pass that the documentation does not give a reason for.
+#[test]
+fn every_known_difference_is_documented() {
+    let text = include_str!("../../docs/nat.md");
+    let (_, table) = text.split_once("## What netfilter does otherwise").expect("the heading");
+    for known in &KNOWN {
+        let line = table.lines().find(|line| line.starts_with(&format!("| {} |", known.heading)));
+        let line = line.unwrap_or_else(|| panic!("docs/nat.md does not list: {}", known.heading));
+        let cells: Vec<_> = line.split('|').map(str::trim).collect();
+        assert!(cells.len() == 6 && cells[4].len() > 5, "no reason is given: {line}");
+    }
+}
