@@ -95,8 +95,8 @@ const TOOLS: [Tool; 18] = [
     Tool::new(
         "containernetworking-plugins",
         &["/usr/lib/cni/bridge", "/opt/cni/bin/bridge"],
-        TEST,
-        "the CNI plugins that netd is chained with",
+        TEST_AND_BENCH,
+        "the CNI plugins that netd is chained with, and compared with",
     ),
     Tool::new("etcd-server", &["etcd"], TEST_AND_BENCH, "the cluster's shared store").with_service("etcd"),
     Tool::new("busybox-static", &["busybox"], TEST, "the root file system of test containers"),

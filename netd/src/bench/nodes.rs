@@ -78,6 +78,8 @@ pub(super) fn measure(
         what,
         unit,
         cpus: super::cpus::allowed().map_or(1, |cpus| cpus.len()),
+        operation: "start",
+        count: None,
         series: vec![Series::new(OURS), Series::new(FEW_NAME)],
     };
     let mut start =
@@ -95,12 +97,12 @@ pub(super) fn measure(
             progress.step(format!("round {} of {rounds}: {} nodes", round + 1, all[index].others));
             let node = &mut all[index];
             let text = |error: anyhow::Error| format!("{error:#}");
-            start.series[index].samples.push(node.start().map_err(text));
+            start.series[index].samples.push(node.start().map(Into::into).map_err(text));
             match node.changes(&etcd) {
-                Ok(times) => change.series[index].samples.extend(times.into_iter().map(Ok)),
+                Ok(times) => change.series[index].samples.extend(times.into_iter().map(|time| Ok(time.into()))),
                 Err(error) => change.series[index].samples.push(Err(text(error))),
             }
-            memory.series[index].samples.push(node.memory().map_err(text));
+            memory.series[index].samples.push(node.memory().map(Into::into).map_err(text));
             interruption.wait_if_happened();
             progress.count();
         }

@@ -70,6 +70,8 @@ pub(super) fn compare(count: usize, interruption: &Interruption, progress: &mut 
         what,
         unit: Unit::Milliseconds,
         cpus,
+        operation: "command",
+        count: None,
         series: built.iter().map(|(name, _)| Series::new(name)).collect(),
     };
     let mut attach = outcome("attach", "from the command's start to its end: the container has its network");
@@ -86,8 +88,8 @@ pub(super) fn compare(count: usize, interruption: &Interruption, progress: &mut 
                 Err(error) => (Err(format!("{error:#}")), Err(format!("{error:#}"))),
             };
             interruption.wait_if_happened();
-            attach.series[index].samples.push(attached);
-            detach.series[index].samples.push(detached);
+            attach.series[index].samples.push(attached.map(Into::into));
+            detach.series[index].samples.push(detached.map(Into::into));
             progress.count();
         }
     }

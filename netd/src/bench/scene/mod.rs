@@ -1,6 +1,7 @@
 //! What is compared: networks between the same two ends, each built in another way.
 
 mod bridge;
+mod cni;
 mod docker;
 mod flannel;
 mod hosts;
@@ -60,6 +61,46 @@ pub const VARIANTS: &[Variant] = &[
         one_host: Some(bridge::build),
         direct: Some(flannel::direct),
         vxlan: Some(flannel::vxlan),
+        if_named: false,
+    },
+    Variant {
+        name: "cni-bridge",
+        what: "containers that the CNI plugins bridge and host-local made, with the plugin's masquerade",
+        one_host: Some(cni::build),
+        direct: None,
+        vxlan: None,
+        if_named: false,
+    },
+    Variant {
+        name: "bridge-plain",
+        what: "two namespaces on a Linux bridge, without any rule",
+        one_host: Some(plain::bridge),
+        direct: None,
+        vxlan: None,
+        if_named: false,
+    },
+    Variant {
+        name: "macvlan",
+        what: "two macvlan links in bridge mode",
+        one_host: Some(plain::macvlan),
+        direct: None,
+        vxlan: None,
+        if_named: false,
+    },
+    Variant {
+        name: "ipvlan",
+        what: "two ipvlan links in mode L2",
+        one_host: Some(plain::ipvlan),
+        direct: None,
+        vxlan: None,
+        if_named: false,
+    },
+    Variant {
+        name: "netkit",
+        what: "two namespaces and a pair of netkit devices, without a program",
+        one_host: Some(plain::netkit),
+        direct: None,
+        vxlan: None,
         if_named: false,
     },
     Variant {
