@@ -199,7 +199,7 @@ impl Plan {
 }
 
 /// A fifth of the time that is measured: neighbours are resolved, caches are warm, TCP's window has grown.
-fn warmup(time: Duration) -> Duration {
+pub(super) fn warmup(time: Duration) -> Duration {
     (time / 5).clamp(Duration::from_millis(20), Duration::from_millis(500))
 }
 

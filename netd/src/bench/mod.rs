@@ -23,6 +23,7 @@ mod plot;
 mod progress;
 mod report;
 mod sample;
+mod scale;
 mod scene;
 mod schedule;
 mod stats;
@@ -36,6 +37,7 @@ use anyhow::{Context, Result, ensure};
 pub use self::{
     case::{Better, CASES, Case, Frames, Link, Route, Traffic, Transport, Unit},
     cpus::Cpus,
+    scale::{Scale, What},
     scene::{OURS, VARIANTS, Variant},
     worker::{Order, run as work},
 };
@@ -120,6 +122,20 @@ pub fn run_nodes(nodes: u32, rounds: usize, output: &Output) -> Result<ExitCode>
             println!("netd bench nodes ({rounds} rounds):\n{}", nodes::legend(nodes));
         }
         nodes::measure(nodes, rounds, interruption, progress)
+    })
+}
+
+/// Measures costs against how much there is of something, and prints the report.
+///
+/// # Errors
+/// The lab cannot be made: not root, or the kernel lacks something.
+pub fn run_scale(scale: &Scale) -> Result<ExitCode> {
+    ensure!(scale.rounds > 0, "--rounds must be at least 1");
+    finish(&scale.output, |interruption, progress| {
+        if !scale.output.json {
+            println!("netd bench scale ({} rounds):\n{}", scale.rounds, scale::LEGEND);
+        }
+        scale::measure(scale, interruption, progress)
     })
 }
 

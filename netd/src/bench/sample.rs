@@ -2,7 +2,7 @@
 
 use std::{
     io::{BufRead as _, BufReader, Read as _},
-    net::SocketAddrV4,
+    net::{Ipv4Addr, SocketAddrV4},
     process::{Child, ChildStdout, Stdio},
     time::{Duration, Instant},
 };
@@ -79,20 +79,26 @@ pub(super) fn take(case: &Case, path: &Path, placement: &Placement, timing: Timi
 
 /// Makes traffic on a path.
 pub(super) fn run(traffic: Traffic, path: &Path, placement: &Placement, timing: Timing) -> Result<Load> {
-    let order = |role, port, cpus: &[usize], peer| Order {
+    let order = |role, address, cpus: &[usize], peer| Order {
         role,
         traffic,
-        address: SocketAddrV4::new(path.address, port),
+        address,
         cpus: cpus.to_vec(),
         warmup: timing.warmup,
         time: timing.time,
         peer,
     };
-    let mut server = Worker::start(&path.server, &order(Role::Server, 0, &placement.server, None))
+    // A published port's address is none of the server's own.
+    let own = match path.published {
+        Some((_, port)) => SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, port),
+        None => SocketAddrV4::new(path.address, 0),
+    };
+    let mut server = Worker::start(&path.server, &order(Role::Server, own, &placement.server, None))
         .context("cannot start the server")?;
     let port: u16 = server.line(PATIENCE).context("the server does not start")?;
+    let address = SocketAddrV4::new(path.address, path.published.map_or(port, |(outside, _)| outside));
     let peer = Some(server.child.id());
-    let mut client = Worker::start(&path.client, &order(Role::Client, port, &placement.client, peer))
+    let mut client = Worker::start(&path.client, &order(Role::Client, address, &placement.client, peer))
         .context("cannot start the client")?;
     client.line(timing.warmup + timing.time + PATIENCE)
 }

@@ -1,6 +1,7 @@
 //! The datapath as the daemon sees it: programs, maps and links, all pinned, so that they outlive the daemon.
 
 mod counters;
+mod crowd;
 mod flow_list;
 mod flows;
 mod links;
@@ -24,6 +25,7 @@ use netd_common::{
     wire::{Mac as WireMac, MacPair},
 };
 
+pub use self::crowd::add_crowd;
 pub use self::flow_list::{FlowEntry, FlowFilter, FlowReader, Phase};
 pub use self::links::Attachment;
 pub use self::routes::node_behind;

@@ -8,7 +8,7 @@ use clap::{
     builder::{PossibleValue, PossibleValuesParser, TypedValueParser as _},
 };
 
-use crate::bench::{self, CASES, Case, Cpus, Order, Traffic, VARIANTS, Variant};
+use crate::bench::{self, CASES, Case, Cpus, Order, Scale, Traffic, VARIANTS, Variant, What};
 
 /// What a quick run may take: the rest of the minute is for removing everything.
 const QUICK: Duration = Duration::from_secs(50);
@@ -91,6 +91,28 @@ enum Command {
         output: Output,
     },
 
+    /// Measure what a packet costs against the number of endpoints, flows, routes and published ports, as curves
+    Scale {
+        /// Only these
+        #[arg(long, value_delimiter = ',', default_value = "endpoints,flows,routes,ports")]
+        what: Vec<What>,
+
+        /// Leave out larger counts
+        #[arg(long, default_value_t = u32::MAX, hide_default_value = true)]
+        max: u32,
+
+        /// Samples of each; the median counts
+        #[arg(long, default_value_t = 3)]
+        rounds: usize,
+
+        /// How long each sample measures
+        #[arg(long, default_value = "0.5", value_parser = seconds)]
+        seconds: Duration,
+
+        #[command(flatten)]
+        output: Output,
+    },
+
     /// One end of a load, started by `netd bench`
     #[command(hide = true)]
     Worker { order: Order },
@@ -107,6 +129,10 @@ impl Bench {
             Some(Command::Attach { count, output }) => bench::run_attach(count, &output.into()),
             Some(Command::Nodes { nodes, rounds, output }) => {
                 bench::run_nodes(nodes, rounds, &output.into())
+            }
+            Some(Command::Scale { what, max, rounds, seconds, output }) => {
+                let output = output.into();
+                bench::run_scale(&Scale { what, max, rounds, time: seconds, output })
             }
             Some(Command::Worker { order }) => bench::work(&order).map(|()| ExitCode::SUCCESS),
         }

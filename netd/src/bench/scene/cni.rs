@@ -22,8 +22,8 @@ pub(super) fn build(lab: &Lab, world: &World) -> Result<Scene> {
         Ok((namespace, address))
     };
     let ((server, address), (client, _)) = (container("server")?, container("client")?);
-    let egress = Path { client: client.clone(), server: world.router.clone(), address: uplink.router };
-    let local = Path { client, server, address };
+    let egress = Path::new(&client, &world.router, uplink.router);
+    let local = Path::new(&client, &server, address);
     Ok(Scene {
         paths: vec![(Route::SameHost, local), (Route::Egress, egress)],
         evidence: None,

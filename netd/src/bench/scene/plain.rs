@@ -28,7 +28,7 @@ pub(super) fn bridge(lab: &Lab, _world: &World) -> Result<Scene> {
         host.ip([format!("link set {interface} master br0")])?;
         Ok(namespace)
     };
-    Ok(scene(end("client", CLIENT)?, end("server", SERVER)?, SERVER_ADDRESS))
+    Ok(scene(&end("client", CLIENT)?, &end("server", SERVER)?, SERVER_ADDRESS))
 }
 
 /// Two macvlan links in bridge mode.
@@ -56,7 +56,7 @@ fn children(lab: &Lab, name: &str, kind: &str) -> Result<Scene> {
         address_and_up(&namespace, address)?;
         Ok(namespace)
     };
-    Ok(scene(end("client", CLIENT)?, end("server", SERVER)?, SERVER_ADDRESS))
+    Ok(scene(&end("client", CLIENT)?, &end("server", SERVER)?, SERVER_ADDRESS))
 }
 
 /// A pair of netkit devices, in layer-3 mode and without a program, which is how they are made when nothing else is said.
@@ -71,7 +71,7 @@ pub(super) fn netkit(lab: &Lab, _world: &World) -> Result<Scene> {
         address_and_up(namespace, address)?;
     }
     ensure!(client.ip_json("link show eth0")?[0]["operstate"] != "DOWN", "the netkit link does not come up");
-    Ok(scene(client, server, SERVER_ADDRESS))
+    Ok(scene(&client, &server, SERVER_ADDRESS))
 }
 
 /// The other link besides the loopback.
@@ -91,17 +91,17 @@ pub(super) fn veth(lab: &Lab, _world: &World) -> Result<Scene> {
         End { namespace: &client, interface: "eth0", address: Some(CLIENT) },
         End { namespace: &server, interface: "eth0", address: Some(SERVER) },
     )?;
-    Ok(scene(client, server, SERVER_ADDRESS))
+    Ok(scene(&client, &server, SERVER_ADDRESS))
 }
 
 /// Both ends in one namespace.
 pub(super) fn loopback(lab: &Lab, _world: &World) -> Result<Scene> {
     let namespace = lab.namespace("loopback")?;
-    Ok(scene(namespace.clone(), namespace, Ipv4Addr::LOCALHOST))
+    Ok(scene(&namespace, &namespace, Ipv4Addr::LOCALHOST))
 }
 
-fn scene(client: Namespace, server: Namespace, address: Ipv4Addr) -> Scene {
-    let local = Path { client, server, address };
+fn scene(client: &Namespace, server: &Namespace, address: Ipv4Addr) -> Scene {
+    let local = Path::new(client, server, address);
     Scene { paths: vec![(Route::SameHost, local)], evidence: None, hosts: None }
 }
 
