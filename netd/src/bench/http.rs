@@ -84,12 +84,8 @@ pub(super) fn run(path: &Path, placement: &Placement, timing: Timing) -> Result<
     let (start, before) = (Instant::now(), now()?);
     let output = command.stdin(Stdio::null()).output().map_err(|error| missing(error, "wrk"))?;
     // wrk has been waited for: its time is among that of the children.
-    let cost = Cost {
-        time: start.elapsed(),
-        cpu: now()?.saturating_sub(before),
-        instructions: None,
-        cycles: None,
-    };
+    let cost =
+        Cost { time: start.elapsed(), cpu: now()?.saturating_sub(before), instructions: None, cycles: None };
     let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
     ensure!(output.status.success(), "wrk failed: {}", said.trim());
     load(&said, cost)
@@ -112,10 +108,7 @@ fn load(said: &str, cost: Cost) -> Result<Load> {
     let pairs: Vec<(u64, u64)> =
         summary.latency.into_iter().map(|(value, count)| (value * 1000, count)).collect();
     Ok(Load {
-        measured: Measured {
-            count: summary.requests,
-            time: Duration::from_micros(summary.microseconds),
-        },
+        measured: Measured { count: summary.requests, time: Duration::from_micros(summary.microseconds) },
         latency: Latency::try_from(pairs)?,
         cost,
     })

@@ -6,7 +6,6 @@
 use std::{
     fs,
     net::Ipv4Addr,
-    path::Path,
     time::{Duration, Instant},
 };
 
@@ -18,6 +17,7 @@ use super::{
     case::Unit,
     interruption::Interruption,
     machine::Machine,
+    memory,
     progress::Progress,
     report::{Outcome, Report, Series},
     scene::OURS,
@@ -99,7 +99,9 @@ pub(super) fn measure(
             let text = |error: anyhow::Error| format!("{error:#}");
             start.series[index].samples.push(node.start().map(Into::into).map_err(text));
             match node.changes(&etcd) {
-                Ok(times) => change.series[index].samples.extend(times.into_iter().map(|time| Ok(time.into()))),
+                Ok(times) => {
+                    change.series[index].samples.extend(times.into_iter().map(|time| Ok(time.into())))
+                }
                 Err(error) => change.series[index].samples.push(Err(text(error))),
             }
             memory.series[index].samples.push(node.memory().map(Into::into).map_err(text));
@@ -211,11 +213,7 @@ impl Node {
     /// The memory that the daemon has, in MiB.
     fn memory(&self) -> Result<f64> {
         let process = self.host.process().context("no daemon")?;
-        let path = Path::new("/proc").join(process.pid().to_string()).join("status");
-        let status = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
-        let kilobytes: f64 = line.trim().trim_end_matches("kB").trim().parse().context("VmRSS")?;
-        Ok(kilobytes / 1024.0)
+        memory::resident(process.pid())
     }
 }
 

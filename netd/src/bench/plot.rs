@@ -87,7 +87,8 @@ pub(super) fn bars(outcome: &Outcome, names: &[&str]) -> Result<String> {
             let (top, center) = (index as f64, index as f64 + 0.5);
             let color = color(series.variant, names);
             let bar = Rectangle::new([(0.0, top + 0.2), (*median, top + 0.8)], color.mix(0.55).filled());
-            let dots = series.values().into_iter().map(|value| Circle::new((value, center), 3, color.filled()));
+            let dots =
+                series.values().into_iter().map(|value| Circle::new((value, center), 3, color.filled()));
             chart.draw_series([bar]).map_err(failed)?;
             chart.draw_series(dots).map_err(failed)?;
             let (_, y) = chart.backend_coord(&(0.0, center));
@@ -103,7 +104,12 @@ pub(super) fn bars(outcome: &Outcome, names: &[&str]) -> Result<String> {
 
 fn title(outcome: &Outcome) -> String {
     let cpus = if outcome.cpus == 1 { "one CPU".to_owned() } else { format!("{} CPUs", outcome.cpus) };
-    format!("{}, {cpus}, {} ({} is better)", outcome.name(), outcome.unit.text(), outcome.unit.better().text())
+    format!(
+        "{}, {cpus}, {} ({} is better)",
+        outcome.name(),
+        outcome.unit.text(),
+        outcome.unit.better().text()
+    )
 }
 
 /// How long requests take: the time against the part of them that takes no longer. `None` where there are no requests.
@@ -202,9 +208,7 @@ pub(super) fn curves(title: &str, lines: &[Line], names: &[&str]) -> Result<Stri
                 .map_err(failed)?
                 .label(&line.name)
                 .legend(move |(x, y)| Rectangle::new([(x, y - 4), (x + 14, y + 4)], color.filled()));
-            chart
-                .draw_series(points().map(|point| Circle::new(point, 4, color.filled())))
-                .map_err(failed)?;
+            chart.draw_series(points().map(|point| Circle::new(point, 4, color.filled()))).map_err(failed)?;
         }
         chart
             .configure_series_labels()
@@ -273,7 +277,8 @@ mod tests {
             name: name.to_owned(),
             points: vec![(10.0, 5.0), (100.0, 6.0), (10_000.0, 7.0)],
         };
-        let svg = curves("cost of routes", &[line("netd"), line("bridge")], &["netd", "bridge"]).expect("a plot");
+        let svg =
+            curves("cost of routes", &[line("netd"), line("bridge")], &["netd", "bridge"]).expect("a plot");
         assert!(svg.contains("netd") && svg.contains("bridge") && svg.contains("10,000"), "{svg}");
         assert!(curves("nothing", &[], &[]).is_err());
     }

@@ -289,11 +289,7 @@ pub(super) mod tests {
         for (cpu, nanoseconds) in [(3.0, 1000), (9.0, 2000), (4.0, 3000)] {
             let mut latency = Latency::new();
             latency.record(nanoseconds);
-            series.samples.push(Ok(Sample {
-                latency: Some(latency),
-                cpu: Some(cpu),
-                ..Sample::from(1.0)
-            }));
+            series.samples.push(Ok(Sample { latency: Some(latency), cpu: Some(cpu), ..Sample::from(1.0) }));
         }
         series.samples.push(Err("no answer".to_owned()));
         let json = series.json(Unit::Microseconds);

@@ -84,7 +84,9 @@ fn table(outcomes: &[&Outcome]) -> Table {
     ];
     table.set_header(names.into_iter().chain(more.into_iter().flatten()).collect::<Vec<_>>());
     for outcome in outcomes {
-        for (index, series) in outcome.series.iter().enumerate() {
+        // One that has nothing to measure here, such as a daemon's memory where there is no daemon, has no row.
+        let series = outcome.series.iter().filter(|series| !series.samples.is_empty());
+        for (index, series) in series.enumerate() {
             let right = |text: String| Cell::new(text).set_alignment(CellAlignment::Right);
             let none = || "–".to_owned();
             let first = index == 0;

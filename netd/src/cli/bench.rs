@@ -127,9 +127,7 @@ impl Bench {
         match self.command {
             None => bench::run(&self.options()),
             Some(Command::Attach { count, output }) => bench::run_attach(count, &output.into()),
-            Some(Command::Nodes { nodes, rounds, output }) => {
-                bench::run_nodes(nodes, rounds, &output.into())
-            }
+            Some(Command::Nodes { nodes, rounds, output }) => bench::run_nodes(nodes, rounds, &output.into()),
             Some(Command::Scale { what, max, rounds, seconds, output }) => {
                 let output = output.into();
                 bench::run_scale(&Scale { what, max, rounds, time: seconds, output })

@@ -1,9 +1,11 @@
 //! The CNI plugin `bridge`.
 
+use std::sync::{Mutex, PoisonError};
+
 use anyhow::Result;
 use serde_json::Value;
 
-use super::Attacher;
+use super::{Attacher, CONTAINERS};
 use crate::{
     bench::cni::Plugin,
     lab::{Lab, Namespace, World},
@@ -11,8 +13,8 @@ use crate::{
 
 struct Cni {
     plugin: Plugin,
-    container: Namespace,
-    result: Value,
+    /// Each with what the last ADD printed.
+    containers: Vec<(Namespace, Mutex<Value>)>,
 }
 
 /// With a masquerade, as netd's network has one.
@@ -29,16 +31,22 @@ fn build(lab: &Lab, world: &World, name: &str, masquerade: bool) -> Result<Box<d
     let host = lab.namespace(name)?;
     let plugin = Plugin::new(&host, &lab.directory().join(name), masquerade)?;
     world.plug(lab, &host)?;
-    Ok(Box::new(Cni { plugin, container: lab.namespace(&format!("{name}-container"))?, result: Value::Null }))
+    let containers = (0..CONTAINERS)
+        .map(|index| Ok((lab.namespace(&format!("{name}-container{index}"))?, Mutex::default())))
+        .collect::<Result<_>>()?;
+    Ok(Box::new(Cni { plugin, containers }))
 }
 
 impl Attacher for Cni {
-    fn attach(&mut self) -> Result<()> {
-        self.result = self.plugin.add(&self.container)?;
+    fn attach(&self, index: usize) -> Result<()> {
+        let (container, result) = &self.containers[index];
+        let printed = self.plugin.add(container)?;
+        *result.lock().unwrap_or_else(PoisonError::into_inner) = printed;
         Ok(())
     }
 
-    fn detach(&mut self) -> Result<()> {
-        self.plugin.delete(&self.container, &self.result)
+    fn detach(&self, index: usize) -> Result<()> {
+        let (container, result) = &self.containers[index];
+        self.plugin.delete(container, &result.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }

@@ -85,7 +85,9 @@ impl What {
 
     fn group(self) -> &'static str {
         match self {
-            Self::Endpoints => "against the number of endpoints (netd: real ones up to 1,000, then entries in its maps)",
+            Self::Endpoints => {
+                "against the number of endpoints (netd: real ones up to 1,000, then entries in its maps)"
+            }
             Self::Flows => "against the number of flows, masqueraded",
             Self::Routes => "against the number of nodes, routed",
             Self::Ports => "against the number of published ports",
@@ -106,7 +108,12 @@ impl What {
         ];
         const ROUTES: &[Case] = &[
             case("routes-udp-rr", "UDP, 64 bytes there and back", Traffic::UdpRr, Route::SameHost),
-            case("routes-udp-64", "UDP, datagrams of 64 bytes, one way", Traffic::UdpPackets, Route::SameHost),
+            case(
+                "routes-udp-64",
+                "UDP, datagrams of 64 bytes, one way",
+                Traffic::UdpPackets,
+                Route::SameHost,
+            ),
         ];
         const PORTS: &[Case] = &[
             case("ports-tcp-rr", "TCP, 1 byte there and back, from outside", Traffic::TcpRr, Route::Egress),
@@ -143,11 +150,7 @@ impl What {
 ///
 /// # Errors
 /// The lab cannot be made. What a variant fails at is in the report.
-pub(super) fn measure(
-    scale: &Scale,
-    interruption: &Interruption,
-    progress: &mut Progress,
-) -> Result<Report> {
+pub(super) fn measure(scale: &Scale, interruption: &Interruption, progress: &mut Progress) -> Result<Report> {
     let machine = Machine::here();
     let mut report = Report {
         machine,
@@ -180,9 +183,8 @@ pub(super) fn measure(
                 false
             });
             progress.begin(scale.rounds * what.cases().len() * subjects.len());
-            for (case, outcome) in at(*what, *count, &mut subjects, scale, interruption, progress)?
-                .into_iter()
-                .enumerate()
+            for (case, outcome) in
+                at(*what, *count, &mut subjects, scale, interruption, progress)?.into_iter().enumerate()
             {
                 outcomes[case].push(outcome);
             }
@@ -227,9 +229,8 @@ fn at(
                     round + 1,
                     scale.rounds
                 ));
-                let sample = subject
-                    .refresh()
-                    .and_then(|()| sample::take(case, subject.path(), &placement, timing));
+                let sample =
+                    subject.refresh().and_then(|()| sample::take(case, subject.path(), &placement, timing));
                 interruption.wait_if_happened();
                 outcome.series[index].samples.push(sample.map_err(|error| format!("{error:#}")));
                 progress.count();

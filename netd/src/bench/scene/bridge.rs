@@ -75,7 +75,13 @@ impl BridgeHost {
     }
 
     /// Makes a container with that address.
-    pub(in super::super) fn container(&self, lab: &Lab, name: &str, number: u8, mtu: Option<u32>) -> Result<Namespace> {
+    pub(in super::super) fn container(
+        &self,
+        lab: &Lab,
+        name: &str,
+        number: u8,
+        mtu: Option<u32>,
+    ) -> Result<Namespace> {
         let namespace = lab.namespace(&format!("{}-{name}", self.name))?;
         let address = format!("{}/{}", self.address(number), self.prefix);
         lab.cable(

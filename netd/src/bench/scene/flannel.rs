@@ -107,10 +107,7 @@ fn containers(lab: &Lab, hosts: &Hosts, mtu: Option<u32>) -> Result<Between> {
         Ok(host)
     };
     let (a, b) = (host(&hosts.0[0])?, host(&hosts.0[1])?);
-    let path = Path::new(
-        &a.container(lab, "client", 2, mtu)?,
-        &b.container(lab, "server", 2, mtu)?,
-        b.address(2),
-    );
+    let path =
+        Path::new(&a.container(lab, "client", 2, mtu)?, &b.container(lab, "server", 2, mtu)?, b.address(2));
     Ok(Between { path, evidence: Box::new(move || Ok(of_both(a.evidence()?, b.evidence()?))) })
 }

@@ -3,6 +3,7 @@
 mod bridge;
 mod cni;
 mod docker;
+mod dockerd;
 mod flannel;
 mod hosts;
 mod metadata;
@@ -66,6 +67,14 @@ pub const VARIANTS: &[Variant] = &[
         one_host: Some(bridge::build),
         direct: Some(flannel::direct),
         vxlan: Some(flannel::vxlan),
+        if_named: false,
+    },
+    Variant {
+        name: "docker",
+        what: "containers of a real dockerd on its default bridge",
+        one_host: Some(dockerd::build),
+        direct: None,
+        vxlan: None,
         if_named: false,
     },
     Variant {

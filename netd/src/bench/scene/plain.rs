@@ -44,11 +44,7 @@ pub(super) fn ipvlan(lab: &Lab, _world: &World) -> Result<Scene> {
 /// Links that a host's link is divided into.
 fn children(lab: &Lab, name: &str, kind: &str) -> Result<Scene> {
     let host = lab.namespace(name)?;
-    host.ip([
-        "link add parent type veth peer name other",
-        "link set other up",
-        "link set parent up",
-    ])?;
+    host.ip(["link add parent type veth peer name other", "link set other up", "link set parent up"])?;
     let end = |end: &str, address| -> Result<Namespace> {
         let namespace = lab.namespace(&format!("{name}-{end}"))?;
         host.ip([format!("link add link parent name eth0 netns {} type {kind}", namespace.name())])

@@ -90,7 +90,9 @@ impl Meter {
 /// Why this machine counts no instructions, if it does not.
 pub(in super::super) fn why_no_counters() -> Option<String> {
     let own = std::process::id().cast_signed();
-    counter(Hardware::INSTRUCTIONS, own).err().map(|error| format!("the machine has no such counters: {error}"))
+    counter(Hardware::INSTRUCTIONS, own)
+        .err()
+        .map(|error| format!("the machine has no such counters: {error}"))
 }
 
 fn counters(event: Hardware, pids: &[i32]) -> Option<Vec<Counter>> {
@@ -136,6 +138,8 @@ mod tests {
 
     #[test]
     fn a_process_that_is_gone_is_an_error() {
-        assert!(Meter::new(Some(u32::MAX >> 1)).is_err());
+        let mut child = std::process::Command::new("true").spawn().expect("a process");
+        child.wait().expect("its end");
+        assert!(Meter::new(Some(child.id())).is_err());
     }
 }

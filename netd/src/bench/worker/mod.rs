@@ -21,8 +21,8 @@ use anyhow::{Context, Result, bail};
 use nix::sys::{prctl, signal::Signal};
 use serde::{Deserialize, Serialize};
 
-pub(super) use self::cost::{Cost, why_no_counters};
 use self::cost::Meter;
+pub(super) use self::cost::{Cost, why_no_counters};
 use super::{case::Traffic, cpus, latency::Latency};
 
 /// How long an end waits for the other before it gives up.

@@ -23,7 +23,9 @@ pub(super) fn order(role: Role, traffic: Traffic, port: u16) -> Order {
 fn port(traffic: Traffic) -> u16 {
     let any = (Ipv4Addr::LOCALHOST, 0);
     let address = match traffic {
-        Traffic::UdpRr | Traffic::UdpPackets | Traffic::UdpFragments => UdpSocket::bind(any).and_then(|socket| socket.local_addr()),
+        Traffic::UdpRr | Traffic::UdpPackets | Traffic::UdpFragments => {
+            UdpSocket::bind(any).and_then(|socket| socket.local_addr())
+        }
         _ => TcpListener::bind(any).and_then(|socket| socket.local_addr()),
     };
     address.expect("a free port").port()
@@ -70,8 +72,7 @@ fn loads_measure_something() {
             }
             load
         });
-        let Load { measured, latency, cost } =
-            load.unwrap_or_else(|| panic!("{traffic:?} measured nothing"));
+        let Load { measured, latency, cost } = load.unwrap_or_else(|| panic!("{traffic:?} measured nothing"));
         assert!(measured.count > 0 && !measured.time.is_zero(), "{traffic:?}: {measured:?}");
         let is_of_requests = matches!(traffic, Traffic::TcpRr | Traffic::UdpRr | Traffic::TcpCrr);
         assert_eq!(!latency.is_empty(), is_of_requests, "{traffic:?}");
