@@ -139,7 +139,8 @@ fn a_cable_is_pulled_and_put_back() {
             // The connection is still there, and still the same flow's.
             talk(&mut stream).with_context(|| format!("{what}: the connection is lost"))?;
         }
-        let port = flows(site)?.flows.iter().find(|flow| flow.port == 50_001).map(|flow| flow.translated_port);
+        let port =
+            flows(site)?.flows.iter().find(|flow| flow.port == 50_001).map(|flow| flow.translated_port);
         ensure!(port == Some(50_001), "{port:?}");
         Ok(())
     });

@@ -22,11 +22,20 @@ pub const CASES: &[Case] = &[
     case("udp-64", "UDP, datagrams of 64 bytes, one way", Traffic::UdpPackets, Route::SameHost),
     case("tcp-stream", "TCP, one stream, writes of 128 KiB", Traffic::TcpStream, Route::SameHost),
     case("tcp-crr", "TCP, connect, 1 byte there and back, close", Traffic::TcpCrr, Route::SameHost),
+    case(
+        "udp-fragments",
+        "UDP, datagrams of 4000 bytes, one way: 3 fragments where the MTU is 1500",
+        Traffic::UdpFragments,
+        Route::SameHost,
+    ),
+    case("http", "HTTP, 1 KiB a request, 16 connections (nginx, wrk)", Traffic::Http, Route::SameHost),
     case("egress-tcp-rr", "to the internet: as tcp-rr", Traffic::TcpRr, Route::Egress),
     case("egress-udp-rr", "to the internet: as udp-rr", Traffic::UdpRr, Route::Egress),
     case("egress-udp-64", "to the internet: as udp-64", Traffic::UdpPackets, Route::Egress),
     case("egress-tcp-stream", "to the internet: as tcp-stream", Traffic::TcpStream, Route::Egress),
     case("egress-tcp-crr", "to the internet: as tcp-crr", Traffic::TcpCrr, Route::Egress),
+    case("egress-udp-fragments", "to the internet: as udp-fragments", Traffic::UdpFragments, Route::Egress),
+    case("egress-http", "to the internet: as http", Traffic::Http, Route::Egress),
     case("vxlan-tcp-rr", "between hosts, in VXLAN: as tcp-rr", Traffic::TcpRr, VXLAN),
     case("vxlan-udp-rr", "between hosts, in VXLAN: as udp-rr", Traffic::UdpRr, VXLAN),
     case("vxlan-udp-64", "between hosts, in VXLAN: as udp-64", Traffic::UdpPackets, VXLAN),
@@ -38,6 +47,8 @@ pub const CASES: &[Case] = &[
         Route::Hosts(Link { transport: Transport::Vxlan, frames: Frames::Mtu }),
     ),
     case("vxlan-tcp-crr", "between hosts, in VXLAN: as tcp-crr", Traffic::TcpCrr, VXLAN),
+    case("vxlan-udp-fragments", "between hosts, in VXLAN: as udp-fragments", Traffic::UdpFragments, VXLAN),
+    case("vxlan-http", "between hosts, in VXLAN: as http", Traffic::Http, VXLAN),
     case("direct-tcp-rr", "between hosts, routed: as tcp-rr", Traffic::TcpRr, DIRECT),
     case("direct-udp-rr", "between hosts, routed: as udp-rr", Traffic::UdpRr, DIRECT),
     case("direct-udp-64", "between hosts, routed: as udp-64", Traffic::UdpPackets, DIRECT),
@@ -49,6 +60,8 @@ pub const CASES: &[Case] = &[
         Route::Hosts(Link { transport: Transport::Direct, frames: Frames::Mtu }),
     ),
     case("direct-tcp-crr", "between hosts, routed: as tcp-crr", Traffic::TcpCrr, DIRECT),
+    case("direct-udp-fragments", "between hosts, routed: as udp-fragments", Traffic::UdpFragments, DIRECT),
+    case("direct-http", "between hosts, routed: as http", Traffic::Http, DIRECT),
 ];
 
 const VXLAN: Route = Route::Hosts(Link { transport: Transport::Vxlan, frames: Frames::Whole });
@@ -65,12 +78,26 @@ impl Case {
         match self.traffic {
             Traffic::TcpRr | Traffic::UdpRr => Unit::Microseconds,
             Traffic::TcpStream => Unit::GigabitsPerSecond,
-            Traffic::TcpCrr | Traffic::UdpPackets => Unit::PerSecond,
+            Traffic::TcpCrr | Traffic::UdpPackets | Traffic::UdpFragments | Traffic::Http => Unit::PerSecond,
         }
     }
 }
 
-/// The kinds of traffic that the worker can make.
+impl Traffic {
+    /// What its cost is a cost of: the name, and how many of what is counted that is.
+    #[must_use]
+    pub fn operation(self) -> (&'static str, u64) {
+        match self {
+            Self::TcpRr | Self::UdpRr => ("round trip", 1),
+            Self::TcpCrr => ("connection", 1),
+            Self::UdpPackets | Self::UdpFragments => ("datagram", 1),
+            Self::TcpStream => ("MiB", 1 << 20),
+            Self::Http => ("request", 1),
+        }
+    }
+}
+
+/// The kinds of traffic.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Traffic {
@@ -84,6 +111,10 @@ pub enum Traffic {
     TcpStream,
     /// A TCP connection for each byte there and back.
     TcpCrr,
+    /// As many datagrams as arrive, each of which is cut into fragments.
+    UdpFragments,
+    /// Requests to a web server, which the machine's nginx and wrk exchange.
+    Http,
 }
 
 /// Where traffic goes.
@@ -233,7 +264,8 @@ mod tests {
                 Route::Hosts(Link { transport: Transport::Vxlan, .. }) => "vxlan-",
             };
             let rest = case.name.strip_prefix(prefix).expect("the route's prefix");
-            assert!(rest.starts_with("tcp-") || rest.starts_with("udp-"), "{}", case.name);
+            let kinds = ["tcp-", "udp-", "http"];
+            assert!(kinds.iter().any(|kind| rest.starts_with(kind)), "{}", case.name);
             let cut = matches!(case.route, Route::Hosts(Link { frames: Frames::Mtu, .. }));
             assert_eq!(rest.ends_with("-mtu"), cut, "{}", case.name);
         }

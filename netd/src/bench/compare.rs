@@ -1,6 +1,6 @@
 //! Builds the networks, and takes the samples.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use serde_json::json;
@@ -17,6 +17,7 @@ use super::{
     sample::{self, Timing},
     scene::{Scene, Site, Variant},
     schedule,
+    worker::why_no_counters,
 };
 use crate::lab::{Lab, World};
 
@@ -45,12 +46,14 @@ pub(super) fn compare(
     interruption: &Interruption,
     progress: &mut Progress,
 ) -> Result<Report> {
+    let end = options.limit.map(|limit| Instant::now() + limit);
     let allowed = cpus::allowed()?;
     let machine = Machine::here();
     progress.step("making the world outside");
     let lab = interruption.lab("bench")?;
     let world = World::new(&lab)?;
-    let mut unavailable = Vec::new();
+    let mut unavailable = options.skipped.clone();
+    unavailable.extend(why_no_counters().map(|reason| ("instructions and cycles", reason)));
     let mut built: Vec<Built> = Vec::new();
     let one_cpu = Cpus::One.place(&allowed);
     for site in sites(&options.cases) {
@@ -70,12 +73,25 @@ pub(super) fn compare(
         .filter(|plan| !plan.scenes.is_empty())
         .collect();
     progress.begin(options.rounds * plans.iter().map(|plan| plan.scenes.len()).sum::<usize>());
-    for round in 0..options.rounds {
-        for plan in &mut plans {
-            plan.round(round, &built, options, interruption, progress);
+    let mut rounds = 0;
+    let mut longest = Duration::ZERO;
+    while rounds < options.rounds {
+        let start = Instant::now();
+        // A round that cannot end in time is not begun, but there is one in any case.
+        if rounds > 0 && end.is_some_and(|end| start + longest > end) {
+            break;
         }
+        for plan in &mut plans {
+            plan.round(rounds, &built, options, interruption, progress);
+        }
+        longest = longest.max(start.elapsed());
+        rounds += 1;
     }
     progress.clear();
+    if rounds < options.rounds {
+        let reason = format!("no time was left for more than {rounds} of {}", options.rounds);
+        unavailable.push(("the last rounds", reason));
+    }
     let evidence = built
         .iter()
         .filter_map(|Built { variant, site, scene }| {
@@ -92,7 +108,7 @@ pub(super) fn compare(
         unavailable,
         evidence,
         settings: json!({
-            "rounds": options.rounds,
+            "rounds": rounds,
             "seconds": options.time.as_secs_f64(),
             "warmup_seconds": warmup(options.time).as_secs_f64(),
         }),
@@ -141,6 +157,8 @@ fn plan(case: &'static Case, cpus: Cpus, allowed: &[usize], built: &[Built]) -> 
             what: case.what,
             unit: case.unit(),
             cpus: cpus.count(allowed),
+            operation: case.traffic.operation().0,
+            count: None,
             series,
         },
     }
@@ -181,7 +199,7 @@ impl Plan {
 }
 
 /// A fifth of the time that is measured: neighbours are resolved, caches are warm, TCP's window has grown.
-fn warmup(time: Duration) -> Duration {
+pub(super) fn warmup(time: Duration) -> Duration {
     (time / 5).clamp(Duration::from_millis(20), Duration::from_millis(500))
 }
 

@@ -75,12 +75,18 @@ pub(super) fn allowed() -> Result<Vec<usize>> {
     Ok(cpus)
 }
 
-/// Binds the calling thread to some CPUs.
-pub(super) fn pin(cpus: &[usize]) -> Result<()> {
+/// These CPUs, as the kernel wants them.
+pub(super) fn set(cpus: &[usize]) -> Result<CpuSet> {
     let mut set = CpuSet::new();
     for cpu in cpus {
         set.set(*cpu).with_context(|| format!("bad CPU {cpu}"))?;
     }
+    Ok(set)
+}
+
+/// Binds the calling thread to some CPUs.
+pub(super) fn pin(cpus: &[usize]) -> Result<()> {
+    let set = set(cpus)?;
     sched_setaffinity(Pid::from_raw(0), &set).with_context(|| format!("cannot run on the CPUs {cpus:?}"))
 }
 

@@ -10,31 +10,40 @@
 mod attach;
 mod case;
 mod check;
+mod cni;
 mod compare;
 mod cpus;
+mod dockerd;
+mod http;
 mod interruption;
+mod latency;
 mod machine;
+mod memory;
 mod nodes;
-mod output;
+mod page;
+mod plot;
 mod progress;
 mod report;
 mod sample;
+mod scale;
 mod scene;
 mod schedule;
 mod stats;
+mod text;
 mod worker;
 
-use std::{process::ExitCode, time::Duration};
+use std::{path::PathBuf, process::ExitCode, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 
 pub use self::{
     case::{Better, CASES, Case, Frames, Link, Route, Traffic, Transport, Unit},
     cpus::Cpus,
+    scale::{Scale, What},
     scene::{OURS, VARIANTS, Variant},
     worker::{Order, run as work},
 };
-use self::{interruption::Interruption, progress::Progress, report::Report};
+use self::{interruption::Interruption, page::Page, progress::Progress, report::Report};
 
 /// What to measure.
 #[derive(Debug)]
@@ -49,8 +58,21 @@ pub struct Options {
     pub rounds: usize,
     /// How long a sample measures.
     pub time: Duration,
+    /// No round begins that does not end within this time from the start.
+    pub limit: Option<Duration>,
+    /// What was left out of the cases and variants, and why; for the report.
+    pub skipped: Vec<(&'static str, String)>,
+    /// Where the results go.
+    pub output: Output,
+}
+
+/// Where results go.
+#[derive(Clone, Debug, Default)]
+pub struct Output {
     /// JSON, and nothing else, on the standard output.
     pub json: bool,
+    /// Also as a page of plots, into this directory.
+    pub report: Option<PathBuf>,
 }
 
 /// Compares netd with the other variants and prints the report. Fails if netd could not run, or a sample failed.
@@ -60,14 +82,14 @@ pub struct Options {
 pub fn run(options: &Options) -> Result<ExitCode> {
     ensure!(options.rounds > 0, "--rounds must be at least 1");
     ensure!(!options.time.is_zero(), "--seconds must be more than 0");
-    finish(options.json, |interruption, progress| {
-        if !options.json {
+    finish(&options.output, |interruption, progress| {
+        if !options.output.json {
             let names: Vec<&str> = options.variants.iter().map(|variant| variant.name).collect();
             println!(
                 "netd bench, in network namespaces of this machine ({} rounds of {} s):\n{}",
                 options.rounds,
                 options.time.as_secs_f64(),
-                output::legend(&names)
+                text::legend(&names)
             );
         }
         compare::compare(options, interruption, progress)
@@ -78,10 +100,10 @@ pub fn run(options: &Options) -> Result<ExitCode> {
 ///
 /// # Errors
 /// The lab cannot be made: not root, or the kernel lacks something.
-pub fn run_attach(count: usize, json: bool) -> Result<ExitCode> {
+pub fn run_attach(count: usize, output: &Output) -> Result<ExitCode> {
     ensure!(count > 0, "--count must be at least 1");
-    finish(json, |interruption, progress| {
-        if !json {
+    finish(output, |interruption, progress| {
+        if !output.json {
             println!(
                 "netd bench attach, in network namespaces of this machine ({count} times):\n{}",
                 attach::LEGEND
@@ -95,34 +117,53 @@ pub fn run_attach(count: usize, json: bool) -> Result<ExitCode> {
 ///
 /// # Errors
 /// The lab cannot be made: not root, or the kernel lacks something; or there is no etcd.
-pub fn run_nodes(nodes: u32, rounds: usize, json: bool) -> Result<ExitCode> {
+pub fn run_nodes(nodes: u32, rounds: usize, output: &Output) -> Result<ExitCode> {
     ensure!(rounds > 0, "--rounds must be at least 1");
-    finish(json, |interruption, progress| {
-        if !json {
+    finish(output, |interruption, progress| {
+        if !output.json {
             println!("netd bench nodes ({rounds} rounds):\n{}", nodes::legend(nodes));
         }
         nodes::measure(nodes, rounds, interruption, progress)
     })
 }
 
+/// Measures costs against how much there is of something, and prints the report.
+///
+/// # Errors
+/// The lab cannot be made: not root, or the kernel lacks something.
+pub fn run_scale(scale: &Scale) -> Result<ExitCode> {
+    ensure!(scale.rounds > 0, "--rounds must be at least 1");
+    finish(&scale.output, |interruption, progress| {
+        if !scale.output.json {
+            println!("netd bench scale ({} rounds):\n{}", scale.rounds, scale::LEGEND);
+        }
+        scale::measure(scale, interruption, progress)
+    })
+}
+
 fn finish(
-    json: bool,
+    output: &Output,
     measure: impl FnOnce(&Interruption, &mut Progress) -> Result<Report>,
 ) -> Result<ExitCode> {
     ensure!(
         nix::unistd::geteuid().is_root(),
         "netd bench makes network namespaces and loads programs, which only root may: run it with sudo"
     );
+    // Before anything is measured: what cannot be written later would be lost.
+    let page = output.report.as_deref().map(Page::create).transpose()?;
     let interruption = Interruption::catch()?;
     let mut progress = Progress::new();
     let report = measure(&interruption, &mut progress);
     progress.clear();
     interruption.wait_if_happened();
     let report = report?;
-    if json {
+    if let Some(page) = page {
+        page.write(&report)?;
+    }
+    if output.json {
         println!("{}", serde_json::to_string_pretty(&report.json()).context("cannot write JSON")?);
     } else {
-        print!("{}", output::text(&report));
+        print!("{}", text::text(&report));
     }
     Ok(if report.complete() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

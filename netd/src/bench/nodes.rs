@@ -6,7 +6,6 @@
 use std::{
     fs,
     net::{IpAddr, Ipv4Addr},
-    path::Path,
     time::{Duration, Instant},
 };
 
@@ -18,6 +17,7 @@ use super::{
     case::Unit,
     interruption::Interruption,
     machine::Machine,
+    memory,
     progress::Progress,
     report::{Outcome, Report, Series},
     scene::OURS,
@@ -78,6 +78,8 @@ pub(super) fn measure(
         what,
         unit,
         cpus: super::cpus::allowed().map_or(1, |cpus| cpus.len()),
+        operation: "start",
+        count: None,
         series: vec![Series::new(OURS), Series::new(FEW_NAME)],
     };
     let mut start =
@@ -95,12 +97,14 @@ pub(super) fn measure(
             progress.step(format!("round {} of {rounds}: {} nodes", round + 1, all[index].others));
             let node = &mut all[index];
             let text = |error: anyhow::Error| format!("{error:#}");
-            start.series[index].samples.push(node.start().map_err(text));
+            start.series[index].samples.push(node.start().map(Into::into).map_err(text));
             match node.changes(&etcd) {
-                Ok(times) => change.series[index].samples.extend(times.into_iter().map(Ok)),
+                Ok(times) => {
+                    change.series[index].samples.extend(times.into_iter().map(|time| Ok(time.into())))
+                }
                 Err(error) => change.series[index].samples.push(Err(text(error))),
             }
-            memory.series[index].samples.push(node.memory().map_err(text));
+            memory.series[index].samples.push(node.memory().map(Into::into).map_err(text));
             interruption.wait_if_happened();
             progress.count();
         }
@@ -210,11 +214,7 @@ impl Node {
     /// The memory that the daemon has, in MiB.
     fn memory(&self) -> Result<f64> {
         let process = self.host.process().context("no daemon")?;
-        let path = Path::new("/proc").join(process.pid().to_string()).join("status");
-        let status = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
-        let kilobytes: f64 = line.trim().trim_end_matches("kB").trim().parse().context("VmRSS")?;
-        Ok(kilobytes / 1024.0)
+        memory::resident(process.pid())
     }
 }
 

@@ -4,9 +4,12 @@ use serde_json::{Value, json};
 
 use super::{
     case::Unit,
+    latency::Latency,
     machine::Machine,
+    sample::Sample,
     scene::OURS,
     stats::{median, percentile, range, ratio},
+    text::number,
 };
 
 /// All that a run of the bench has found.
@@ -32,6 +35,10 @@ pub(super) struct Outcome {
     pub(super) unit: Unit,
     /// How many CPUs the two ends had.
     pub(super) cpus: usize,
+    /// What costs are a cost of, e.g. a round trip.
+    pub(super) operation: &'static str,
+    /// Of what there was so much at the time, where that is what is varied.
+    pub(super) count: Option<u32>,
     pub(super) series: Vec<Series>,
 }
 
@@ -39,7 +46,7 @@ pub(super) struct Outcome {
 #[derive(Debug)]
 pub(super) struct Series {
     pub(super) variant: &'static str,
-    pub(super) samples: Vec<Result<f64, String>>,
+    pub(super) samples: Vec<Result<Sample, String>>,
 }
 
 /// How netd compares with another variant in one case.
@@ -57,8 +64,26 @@ impl Series {
     }
 
     /// The samples that did not fail.
+    fn taken(&self) -> impl Iterator<Item = &Sample> {
+        self.samples.iter().filter_map(|sample| sample.as_ref().ok())
+    }
+
+    /// Their values.
     pub(super) fn values(&self) -> Vec<f64> {
-        self.samples.iter().filter_map(|sample| sample.as_ref().ok().copied()).collect()
+        self.taken().map(|sample| sample.value).collect()
+    }
+
+    /// The latencies of all requests of all rounds.
+    pub(super) fn latency(&self) -> Option<Latency> {
+        let mut all = self.taken().filter_map(|sample| sample.latency.as_ref());
+        let mut sum = all.next()?.clone();
+        all.for_each(|one| sum.add(one));
+        Some(sum)
+    }
+
+    /// The median of what an operation costs, of one kind of cost.
+    pub(super) fn cost(&self, kind: impl Fn(&Sample) -> Option<f64>) -> Option<f64> {
+        median(&self.taken().filter_map(kind).collect::<Vec<_>>())
     }
 
     pub(super) fn failures(&self) -> impl Iterator<Item = &str> {
@@ -88,11 +113,37 @@ impl Series {
             "max": range.map(|range| range.1),
             "p90": self.p90(),
             "failures": self.failures().collect::<Vec<_>>(),
+            "latency": self.latency().map(|latency| latency.json()),
+            "cpu_microseconds": self.cost(|sample| sample.cpu),
+            "instructions": self.cost(|sample| sample.instructions),
+            "cycles": self.cost(|sample| sample.cycles),
+            "rounds": self.rounds_json(),
         })
+    }
+
+    /// Each sample with all that is known of it; `null` for one that failed.
+    fn rounds_json(&self) -> Vec<Value> {
+        let round = |sample: &Result<Sample, String>| match sample {
+            Ok(sample) => json!({
+                "value": sample.value,
+                "latency": sample.latency.as_ref().map(Latency::json),
+                "cpu_microseconds": sample.cpu,
+                "instructions": sample.instructions,
+                "cycles": sample.cycles,
+            }),
+            Err(_) => Value::Null,
+        };
+        self.samples.iter().map(round).collect()
     }
 }
 
 impl Outcome {
+    /// The case, and the count if there is one.
+    pub(super) fn name(&self) -> String {
+        let at = |count| format!("{} at {}", self.case, number(f64::from(count)));
+        self.count.map_or_else(|| self.case.to_owned(), at)
+    }
+
     /// How netd compares with a variant; `None` for itself, and where one of the two has no sample.
     pub(super) fn ratio(&self, against: &Series) -> Option<Ratio> {
         if against.variant == OURS {
@@ -101,7 +152,7 @@ impl Outcome {
         let ours = self.series.iter().find(|series| series.variant == OURS)?;
         let better = self.unit.better();
         let rounds = ours.samples.iter().zip(&against.samples).filter_map(|pair| match pair {
-            (Ok(ours), Ok(theirs)) => Some(ratio(*ours, *theirs, better)),
+            (Ok(ours), Ok(theirs)) => Some(ratio(ours.value, theirs.value, better)),
             _ => None,
         });
         let ratio = ratio(ours.median()?, against.median()?, better);
@@ -115,6 +166,8 @@ impl Outcome {
             "what": self.what,
             "group": self.group,
             "cpus": self.cpus,
+            "operation": self.operation,
+            "count": self.count,
             "better": self.unit.better().text(),
             "variants": self.series.iter().map(|series| series.json(self.unit)).collect::<Vec<_>>(),
         })
@@ -126,6 +179,7 @@ impl Outcome {
             Some(json!({
                 "case": self.case,
                 "cpus": self.cpus,
+                "count": self.count,
                 "against": series.variant,
                 "ratio": ratio,
                 "min": range.0,
@@ -170,7 +224,9 @@ pub(super) mod tests {
     pub(in super::super) fn example() -> Report {
         let series = |variant, samples: [Option<f64>; 3]| Series {
             variant,
-            samples: samples.map(|sample| sample.ok_or_else(|| "no answer".to_owned())).to_vec(),
+            samples: samples
+                .map(|sample| sample.map(Sample::from).ok_or_else(|| "no answer".to_owned()))
+                .to_vec(),
         };
         Report {
             machine: Machine::default(),
@@ -180,6 +236,8 @@ pub(super) mod tests {
                 what: "TCP, there and back",
                 unit: Unit::Microseconds,
                 cpus: 1,
+                operation: "round trip",
+                count: None,
                 series: vec![
                     series(OURS, [Some(10.0), Some(12.0), Some(11.0)]),
                     series("bridge", [Some(15.0), None, Some(22.0)]),
@@ -219,7 +277,27 @@ pub(super) mod tests {
         assert_eq!(json["ratios"].as_array().map(Vec::len), Some(1));
         assert_eq!(json["ratios"][0]["against"], "bridge");
         assert_eq!(json["unavailable"][0]["reason"], "no veth in this kernel");
+        assert_eq!(netd["rounds"][0]["value"], 10.0);
+        assert_eq!(case["variants"][1]["rounds"][1], Value::Null);
+        assert_eq!(netd["latency"], Value::Null);
         assert!(json["machine"].is_object());
+    }
+
+    #[test]
+    fn latencies_are_of_all_rounds_and_costs_are_medians() {
+        let mut series = Series::new(OURS);
+        for (cpu, nanoseconds) in [(3.0, 1000), (9.0, 2000), (4.0, 3000)] {
+            let mut latency = Latency::new();
+            latency.record(nanoseconds);
+            series.samples.push(Ok(Sample { latency: Some(latency), cpu: Some(cpu), ..Sample::from(1.0) }));
+        }
+        series.samples.push(Err("no answer".to_owned()));
+        let json = series.json(Unit::Microseconds);
+        assert_eq!(json["latency"]["count"], 3);
+        let middle = json["latency"]["p50"].as_f64().expect("a time");
+        assert!((middle - 2.0).abs() < 0.01, "{middle}");
+        assert_eq!(json["cpu_microseconds"], 4.0);
+        assert_eq!(json["cycles"], Value::Null);
     }
 
     #[test]

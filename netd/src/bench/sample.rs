@@ -2,7 +2,7 @@
 
 use std::{
     io::{BufRead as _, BufReader, Read as _},
-    net::SocketAddrV4,
+    net::{Ipv4Addr, SocketAddrV4},
     process::{Child, ChildStdout, Stdio},
     time::{Duration, Instant},
 };
@@ -13,8 +13,10 @@ use serde::de::DeserializeOwned;
 use super::{
     case::{Case, Traffic, Unit},
     cpus::Placement,
+    http,
+    latency::Latency,
     scene::Path,
-    worker::{Measured, Order, Role},
+    worker::{Load, Measured, Order, Role},
 };
 use crate::lab::{Namespace, host, socket};
 
@@ -28,25 +30,75 @@ pub(super) struct Timing {
     pub(super) time: Duration,
 }
 
-/// Measures a case on a path once, in the case's unit.
-pub(super) fn take(case: &Case, path: &Path, placement: &Placement, timing: Timing) -> Result<f64> {
-    value(case.unit(), run(case.traffic, path, placement, timing)?)
+/// What was measured once.
+#[derive(Clone, Debug)]
+pub(super) struct Sample {
+    /// In the case's unit.
+    pub(super) value: f64,
+    /// Of single requests, where there are such.
+    pub(super) latency: Option<Latency>,
+    /// What an operation costs, where that is known: µs of CPU time of both ends.
+    pub(super) cpu: Option<f64>,
+    /// The same, where the machine counts them.
+    pub(super) instructions: Option<f64>,
+    pub(super) cycles: Option<f64>,
+}
+
+impl From<f64> for Sample {
+    fn from(value: f64) -> Self {
+        Self { value, latency: None, cpu: None, instructions: None, cycles: None }
+    }
+}
+
+impl Sample {
+    fn new(case: &Case, load: Load) -> Result<Self> {
+        let Load { measured, latency, cost } = load;
+        let (_, size) = case.traffic.operation();
+        // The cost is of about the same time as what was counted, but not of exactly the same.
+        let operations =
+            measured.count as f64 / size as f64 * cost.time.as_secs_f64() / measured.time.as_secs_f64();
+        let each = |total: f64| (total > 0.0 && operations > 0.0).then(|| total / operations);
+        Ok(Self {
+            value: value(case.unit(), measured)?,
+            latency: Some(latency).filter(|latency| !latency.is_empty()),
+            cpu: each(cost.cpu.as_secs_f64() * 1e6),
+            instructions: cost.instructions.and_then(|count| each(count as f64)),
+            cycles: cost.cycles.and_then(|count| each(count as f64)),
+        })
+    }
+}
+
+/// Measures a case on a path once.
+pub(super) fn take(case: &Case, path: &Path, placement: &Placement, timing: Timing) -> Result<Sample> {
+    let load = match case.traffic {
+        Traffic::Http => http::run(path, placement, timing)?,
+        traffic => run(traffic, path, placement, timing)?,
+    };
+    Sample::new(case, load)
 }
 
 /// Makes traffic on a path.
-pub(super) fn run(traffic: Traffic, path: &Path, placement: &Placement, timing: Timing) -> Result<Measured> {
-    let order = |role, port, cpus: &[usize]| Order {
+pub(super) fn run(traffic: Traffic, path: &Path, placement: &Placement, timing: Timing) -> Result<Load> {
+    let order = |role, address, cpus: &[usize], peer| Order {
         role,
         traffic,
-        address: SocketAddrV4::new(path.address, port),
+        address,
         cpus: cpus.to_vec(),
         warmup: timing.warmup,
         time: timing.time,
+        peer,
     };
-    let mut server = Worker::start(&path.server, &order(Role::Server, 0, &placement.server))
+    // A published port's address is none of the server's own.
+    let own = match path.published {
+        Some((_, port)) => SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, port),
+        None => SocketAddrV4::new(path.address, 0),
+    };
+    let mut server = Worker::start(&path.server, &order(Role::Server, own, &placement.server, None))
         .context("cannot start the server")?;
     let port: u16 = server.line(PATIENCE).context("the server does not start")?;
-    let mut client = Worker::start(&path.client, &order(Role::Client, port, &placement.client))
+    let address = SocketAddrV4::new(path.address, path.published.map_or(port, |(outside, _)| outside));
+    let peer = Some(server.child.id());
+    let mut client = Worker::start(&path.client, &order(Role::Client, address, &placement.client, peer))
         .context("cannot start the client")?;
     client.line(timing.warmup + timing.time + PATIENCE)
 }
@@ -129,7 +181,31 @@ impl Drop for Worker {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{
+        super::{case::CASES, worker::Cost},
+        *,
+    };
+
+    #[test]
+    fn costs_are_those_of_an_operation() {
+        let case = |name| CASES.iter().find(|case| case.name == name).expect("a case");
+        let cost = Cost {
+            time: Duration::from_secs(2),
+            cpu: Duration::from_secs(1),
+            instructions: Some(6_000),
+            cycles: None,
+        };
+        let measured = Measured { count: 1 << 20, time: Duration::from_secs(1) };
+        let load = Load { measured, latency: Latency::new(), cost };
+        for (name, operations) in [("tcp-crr", f64::from(2 << 20)), ("tcp-stream", 2.0)] {
+            let sample = Sample::new(case(name), load.clone()).expect("a sample");
+            let cpu = sample.cpu.expect("a cost");
+            assert!((cpu * operations - 1e6).abs() < 1.0, "{name}: {cpu}");
+            let instructions = sample.instructions.expect("counted");
+            assert!((instructions * operations - 6e3).abs() < 1.0, "{name}: {instructions}");
+            assert!(sample.cycles.is_none() && sample.latency.is_none());
+        }
+    }
 
     #[test]
     fn units() {

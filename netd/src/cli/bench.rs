@@ -1,6 +1,6 @@
 //! `netd bench`.
 
-use std::{process::ExitCode, time::Duration};
+use std::{path::PathBuf, process::ExitCode, time::Duration};
 
 use anyhow::Result;
 use clap::{
@@ -8,7 +8,10 @@ use clap::{
     builder::{PossibleValue, PossibleValuesParser, TypedValueParser as _},
 };
 
-use crate::bench::{self, CASES, Case, Cpus, Order, VARIANTS, Variant};
+use crate::bench::{self, CASES, Case, Cpus, Order, Scale, Traffic, VARIANTS, Variant, What};
+
+/// What a quick run may take: the rest of the minute is for removing everything.
+const QUICK: Duration = Duration::from_secs(50);
 
 /// Measure netd against a bridge with iptables and others, side by side, in networks made for the purpose
 #[derive(Clone, Debug, Args)]
@@ -37,13 +40,29 @@ pub(super) struct Bench {
     #[arg(long, default_value = "1", value_parser = seconds)]
     seconds: Duration,
 
-    /// End within a minute: 3 rounds of 0.1 s
+    /// End within a minute: up to 3 rounds of 0.05 s, without what takes longer (unless it is named)
     #[arg(long, conflicts_with_all = ["rounds", "seconds"])]
     quick: bool,
 
+    #[command(flatten)]
+    output: Output,
+}
+
+#[derive(Clone, Debug, Args)]
+struct Output {
     /// Print the results, with every sample, as JSON, and nothing else
     #[arg(long)]
     json: bool,
+
+    /// Write a page of plots into this directory, too (index.html, the plots as SVG files, report.json)
+    #[arg(long, value_name = "DIR")]
+    report: Option<PathBuf>,
+}
+
+impl From<Output> for bench::Output {
+    fn from(Output { json, report }: Output) -> Self {
+        Self { json, report }
+    }
 }
 
 #[derive(Clone, Debug, Subcommand)]
@@ -54,9 +73,8 @@ enum Command {
         #[arg(long, default_value_t = 100)]
         count: usize,
 
-        /// Print the results, with every sample, as JSON, and nothing else
-        #[arg(long)]
-        json: bool,
+        #[command(flatten)]
+        output: Output,
     },
 
     /// Measure what a large cluster costs each of its nodes: its start, its memory, and how fast a change arrives
@@ -69,9 +87,30 @@ enum Command {
         #[arg(long, default_value_t = 5)]
         rounds: usize,
 
-        /// Print the results, with every sample, as JSON, and nothing else
-        #[arg(long)]
-        json: bool,
+        #[command(flatten)]
+        output: Output,
+    },
+
+    /// Measure what a packet costs against the number of endpoints, flows, routes and published ports, as curves
+    Scale {
+        /// Only these
+        #[arg(long, value_delimiter = ',', default_value = "endpoints,flows,routes,ports")]
+        what: Vec<What>,
+
+        /// Leave out larger counts
+        #[arg(long, default_value_t = u32::MAX, hide_default_value = true)]
+        max: u32,
+
+        /// Samples of each; the median counts
+        #[arg(long, default_value_t = 3)]
+        rounds: usize,
+
+        /// How long each sample measures
+        #[arg(long, default_value = "0.5", value_parser = seconds)]
+        seconds: Duration,
+
+        #[command(flatten)]
+        output: Output,
     },
 
     /// One end of a load, started by `netd bench`
@@ -87,18 +126,30 @@ impl Bench {
     pub(super) fn run(self) -> Result<ExitCode> {
         match self.command {
             None => bench::run(&self.options()),
-            Some(Command::Attach { count, json }) => bench::run_attach(count, json),
-            Some(Command::Nodes { nodes, rounds, json }) => bench::run_nodes(nodes, rounds, json),
+            Some(Command::Attach { count, output }) => bench::run_attach(count, &output.into()),
+            Some(Command::Nodes { nodes, rounds, output }) => bench::run_nodes(nodes, rounds, &output.into()),
+            Some(Command::Scale { what, max, rounds, seconds, output }) => {
+                let output = output.into();
+                bench::run_scale(&Scale { what, max, rounds, time: seconds, output })
+            }
             Some(Command::Worker { order }) => bench::work(&order).map(|()| ExitCode::SUCCESS),
         }
     }
 
     fn options(self) -> bench::Options {
         let chosen = |names: &[String], name: &str| names.is_empty() || names.iter().any(|one| one == name);
-        let (rounds, time) =
-            if self.quick { (3, Duration::from_millis(100)) } else { (self.rounds, self.seconds) };
+        let (rounds, time, limit) = match self.quick {
+            true => (3, Duration::from_millis(50), Some(QUICK)),
+            false => (self.rounds, self.seconds, None),
+        };
+        let (cases, skipped): (Vec<&Case>, Vec<&Case>) = CASES
+            .iter()
+            .filter(|case| chosen(&self.cases, case.name))
+            .partition(|case| !self.quick || !self.cases.is_empty() || case.traffic != Traffic::Http);
+        let reason = "a sample takes a second, which is too long for --quick: name it with --cases";
         bench::Options {
-            cases: CASES.iter().filter(|case: &&Case| chosen(&self.cases, case.name)).collect(),
+            cases,
+            skipped: skipped.iter().map(|case| (case.name, reason.to_owned())).collect(),
             variants: VARIANTS
                 .iter()
                 .filter(|variant: &&Variant| match self.variants.is_empty() {
@@ -109,7 +160,8 @@ impl Bench {
             cpus: self.cpus,
             rounds,
             time,
-            json: self.json,
+            limit,
+            output: self.output.into(),
         }
     }
 }

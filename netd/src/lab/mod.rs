@@ -106,6 +106,15 @@ impl Lab {
         Ok(namespace)
     }
 
+    /// Gives a name to the network namespace of a process, which is the lab's from then on: when the lab goes, what runs in
+    /// it is killed.
+    ///
+    /// # Errors
+    /// There is no such process, or the lab is being removed.
+    pub fn adopt(&self, name: &str, pid: u32) -> Result<Namespace> {
+        self.resources.adopt(name, pid)
+    }
+
     /// Removes a namespace before the lab goes. It lives on, without a name, as long as something runs in it.
     ///
     /// # Errors

@@ -47,6 +47,21 @@ impl Namespace {
         Path::new(DIRECTORY).join(&self.name)
     }
 
+    /// Gives a name to the namespace that a process is in.
+    pub(super) fn adopt(&self, pid: u32) -> Result<()> {
+        let path = self.path();
+        std::fs::create_dir_all(DIRECTORY).with_context(|| format!("cannot create {DIRECTORY}"))?;
+        File::create_new(&path).with_context(|| format!("cannot create {}", path.display()))?;
+        let source = format!("/proc/{pid}/ns/net");
+        let mounted = mount(Some(source.as_str()), &path, None::<&str>, MsFlags::MS_BIND, None::<&str>)
+            .with_context(|| format!("cannot mount the namespace of process {pid} on {}", path.display()));
+        if mounted.is_err() {
+            // Nothing must be left of a name without a namespace.
+            let _ = self.remove();
+        }
+        mounted
+    }
+
     /// Makes it: a thread gets a namespace of its own, and a mount keeps that.
     pub(super) fn create(&self) -> Result<()> {
         let path = self.path();

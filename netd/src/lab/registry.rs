@@ -113,6 +113,14 @@ impl Resources {
         Ok(namespace)
     }
 
+    pub(super) fn adopt(&self, name: &str, pid: u32) -> Result<Namespace> {
+        let mut live = self.live()?;
+        let namespace = Namespace::named(&format!("{}-{name}", self.prefix));
+        namespace.adopt(pid)?;
+        live.namespaces.push(namespace.clone());
+        Ok(namespace)
+    }
+
     pub(super) fn remove_namespace(&self, namespace: &Namespace) -> Result<()> {
         let mut live = self.live()?;
         live.namespaces.retain(|other| other != namespace);

@@ -2,17 +2,21 @@
 
 use anyhow::{Context, Result, bail};
 
-use super::Attacher;
-use crate::lab::{Host, Lab, Namespace, World};
+use super::{Attacher, CONTAINERS, Memory};
+use crate::{
+    bench::memory,
+    lab::{Host, Lab, Namespace, World},
+};
 
 struct Netd {
     host: Host,
-    container: Namespace,
+    containers: Vec<Namespace>,
 }
 
 pub(super) fn build(lab: &Lab, world: &World) -> Result<Box<dyn Attacher>> {
     let host = Host::running(lab, world, "netd", "").context("cannot start the daemon")?;
-    Ok(Box::new(Netd { host, container: lab.namespace("netd-container")? }))
+    let containers = (0..CONTAINERS).map(|index| lab.namespace(&format!("netd-container{index}")));
+    Ok(Box::new(Netd { containers: containers.collect::<Result<_>>()?, host }))
 }
 
 impl Netd {
@@ -27,11 +31,17 @@ impl Netd {
 }
 
 impl Attacher for Netd {
-    fn attach(&mut self) -> Result<()> {
-        self.netd(&["attach", "bench", "--netns", self.container.name()])
+    fn attach(&self, index: usize) -> Result<()> {
+        self.netd(&["attach", &format!("bench{index}"), "--netns", self.containers[index].name()])
     }
 
-    fn detach(&mut self) -> Result<()> {
-        self.netd(&["detach", "bench"])
+    fn detach(&self, index: usize) -> Result<()> {
+        self.netd(&["detach", &format!("bench{index}")])
+    }
+
+    fn memory(&self) -> Result<Option<Memory>> {
+        let process = self.host.process().context("no daemon")?;
+        let daemon = memory::resident(process.pid())?;
+        Ok(Some(Memory { daemon, maps: Some(memory::maps(self.host.bpffs())?) }))
     }
 }

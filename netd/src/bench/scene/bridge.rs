@@ -24,8 +24,8 @@ pub(super) fn build(lab: &Lab, world: &World) -> Result<Scene> {
     // The server is the one with the published port.
     let server = host.container(lab, "server", 2, None)?;
     let client = host.container(lab, "client", 3, None)?;
-    let egress = Path { client: client.clone(), server: world.router.clone(), address: uplink.router };
-    let local = Path { client, server, address: host.address(2) };
+    let egress = Path::new(&client, &world.router, uplink.router);
+    let local = Path::new(&client, &server, host.address(2));
     Ok(Scene {
         paths: vec![(Route::SameHost, local), (Route::Egress, egress)],
         evidence: Some(Box::new(move || host.evidence())),
@@ -34,7 +34,7 @@ pub(super) fn build(lab: &Lab, world: &World) -> Result<Scene> {
 }
 
 /// A host with Docker's bridge.
-pub(super) struct BridgeHost {
+pub(in super::super) struct BridgeHost {
     name: String,
     namespace: Namespace,
     gateway: Ipv4Addr,
@@ -45,7 +45,7 @@ pub(super) struct BridgeHost {
 
 impl BridgeHost {
     /// Makes the bridge, with this address, and sets the rules.
-    pub(super) fn new(
+    pub(in super::super) fn new(
         name: &str,
         namespace: Namespace,
         gateway: Ipv4Addr,
@@ -69,13 +69,19 @@ impl BridgeHost {
     }
 
     /// The address in the bridge's subnet that ends with this number.
-    pub(super) fn address(&self, number: u8) -> Ipv4Addr {
+    pub(in super::super) fn address(&self, number: u8) -> Ipv4Addr {
         let [a, b, c, _] = self.gateway.octets();
         Ipv4Addr::new(a, b, c, number)
     }
 
     /// Makes a container with that address.
-    pub(super) fn container(&self, lab: &Lab, name: &str, number: u8, mtu: Option<u32>) -> Result<Namespace> {
+    pub(in super::super) fn container(
+        &self,
+        lab: &Lab,
+        name: &str,
+        number: u8,
+        mtu: Option<u32>,
+    ) -> Result<Namespace> {
         let namespace = lab.namespace(&format!("{}-{name}", self.name))?;
         let address = format!("{}/{}", self.address(number), self.prefix);
         lab.cable(
@@ -92,7 +98,7 @@ impl BridgeHost {
     }
 
     /// Adds rules, with the machine's own iptables, whichever of its two kinds that is.
-    pub(super) fn restore(&self, rules: &str) -> Result<()> {
+    pub(in super::super) fn restore(&self, rules: &str) -> Result<()> {
         let started = self
             .namespace
             .command("iptables-restore")?
@@ -118,7 +124,7 @@ impl BridgeHost {
     }
 
     /// What the first rule of FORWARD has counted: every packet that went through the chain.
-    pub(super) fn evidence(&self) -> Result<String> {
+    pub(in super::super) fn evidence(&self) -> Result<String> {
         let listing = self.namespace.output("iptables", ["-n", "-v", "-x", "-L", "FORWARD"])?;
         let packets = first_count(&listing).with_context(|| format!("no counter in {listing:?}"))?;
         ensure!(packets > 0, "no packet went through Docker's rules on {}", self.name);

@@ -12,11 +12,11 @@
 use std::net::Ipv4Addr;
 
 /// The bridge's name.
-pub(super) const BRIDGE: &str = "docker0";
+pub(in super::super) const BRIDGE: &str = "docker0";
 
 /// Input for `iptables-restore`. The comments give the function of dockerd's `libnetwork/drivers/bridge` that sets each part;
 /// DOCKER-USER is from `libnetwork/firewall_linux.go`.
-pub(super) const RULES: &str = "\
+pub(in super::super) const RULES: &str = "\
 *filter
 # setupIPForwarding: dockerd sets the policy when it switches forwarding on itself.
 :INPUT ACCEPT

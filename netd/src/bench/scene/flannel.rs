@@ -50,8 +50,17 @@ fn slice(number: u8) -> String {
 }
 
 pub(super) fn direct(lab: &Lab, hosts: &Hosts) -> Result<Between> {
+    direct_among(lab, hosts, 0)
+}
+
+/// Routed, with a route to each of so many more nodes.
+pub(super) fn direct_among(lab: &Lab, hosts: &Hosts, others: u32) -> Result<Between> {
     for (own, other) in hosts.pairs() {
-        own.namespace.ip([format!("route add {} via {}", slice(other.number), other.address)])?;
+        let more = (0..others).map(|number| {
+            format!("{}/24", Ipv4Addr::from_bits(Ipv4Addr::new(10, 128, 0, 0).to_bits() + (number << 8)))
+        });
+        let slices = [slice(other.number)].into_iter().chain(more);
+        own.namespace.ip(slices.map(|slice| format!("route add {slice} via {}", other.address)))?;
     }
     containers(lab, hosts, None)
 }
@@ -98,10 +107,7 @@ fn containers(lab: &Lab, hosts: &Hosts, mtu: Option<u32>) -> Result<Between> {
         Ok(host)
     };
     let (a, b) = (host(&hosts.0[0])?, host(&hosts.0[1])?);
-    let path = Path {
-        client: a.container(lab, "client", 2, mtu)?,
-        server: b.container(lab, "server", 2, mtu)?,
-        address: b.address(2),
-    };
+    let path =
+        Path::new(&a.container(lab, "client", 2, mtu)?, &b.container(lab, "server", 2, mtu)?, b.address(2));
     Ok(Between { path, evidence: Box::new(move || Ok(of_both(a.evidence()?, b.evidence()?))) })
 }

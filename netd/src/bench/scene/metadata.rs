@@ -51,7 +51,7 @@ pub(super) fn vxlan(lab: &Lab, hosts: &Hosts) -> Result<Between> {
     let [client, server] = <[Namespace; 2]>::try_from(ends).map_err(|_| anyhow!("not two containers"))?;
     let devices = hosts.0.each_ref().map(|side| side.namespace.clone());
     Ok(Between {
-        path: Path { client, server, address: address(&hosts.0[1]) },
+        path: Path::new(&client, &server, address(&hosts.0[1])),
         evidence: Box::new(move || {
             // The programs stay as long as this does.
             let _ = &programs;

@@ -1,7 +1,9 @@
 //! What is compared: networks between the same two ends, each built in another way.
 
 mod bridge;
+mod cni;
 mod docker;
+mod dockerd;
 mod flannel;
 mod hosts;
 mod metadata;
@@ -13,8 +15,13 @@ use std::{fmt, net::Ipv4Addr};
 use anyhow::{Context, Result, bail};
 
 use self::hosts::Hosts;
-pub(super) use self::hosts::{Direction, VXLAN_PORT, counted};
-use super::case::{Link, Route, Transport};
+
+pub(super) use self::{
+    bridge::BridgeHost,
+    docker::{BRIDGE, RULES},
+    hosts::{Direction, VXLAN_PORT, counted},
+};
+use super::case::{Frames, Link, Route, Transport};
 use crate::lab::{Lab, Namespace, World};
 
 /// A way to build the network.
@@ -60,6 +67,54 @@ pub const VARIANTS: &[Variant] = &[
         one_host: Some(bridge::build),
         direct: Some(flannel::direct),
         vxlan: Some(flannel::vxlan),
+        if_named: false,
+    },
+    Variant {
+        name: "docker",
+        what: "containers of a real dockerd on its default bridge",
+        one_host: Some(dockerd::build),
+        direct: None,
+        vxlan: None,
+        if_named: false,
+    },
+    Variant {
+        name: "cni-bridge",
+        what: "containers that the CNI plugins bridge and host-local made, with the plugin's masquerade",
+        one_host: Some(cni::build),
+        direct: None,
+        vxlan: None,
+        if_named: false,
+    },
+    Variant {
+        name: "bridge-plain",
+        what: "two namespaces on a Linux bridge, without any rule",
+        one_host: Some(plain::bridge),
+        direct: None,
+        vxlan: None,
+        if_named: false,
+    },
+    Variant {
+        name: "macvlan",
+        what: "two macvlan links in bridge mode",
+        one_host: Some(plain::macvlan),
+        direct: None,
+        vxlan: None,
+        if_named: false,
+    },
+    Variant {
+        name: "ipvlan",
+        what: "two ipvlan links in mode L2",
+        one_host: Some(plain::ipvlan),
+        direct: None,
+        vxlan: None,
+        if_named: false,
+    },
+    Variant {
+        name: "netkit",
+        what: "two namespaces and a pair of netkit devices, without a program",
+        one_host: Some(plain::netkit),
+        direct: None,
+        vxlan: None,
         if_named: false,
     },
     Variant {
@@ -154,11 +209,7 @@ impl Variant {
         };
         let Some(scene) = scene else { bail!("{} is nothing on {site}", self.name) };
         let scene = scene?;
-        for (_, path) in &scene.paths {
-            for end in [&path.client, &path.server] {
-                choose_congestion_control(end)?;
-            }
-        }
+        scene.paths.iter().try_for_each(|(_, path)| path.prepare())?;
         Ok(scene)
     }
 }
@@ -207,12 +258,39 @@ impl Scene {
     }
 }
 
+/// Two routed hosts that know so many more nodes, of netd or in the classic way; the path between two of their containers.
+pub(super) fn among(ours: bool, lab: &Lab, others: u32) -> Result<Path> {
+    let name = if ours { OURS } else { "bridge" };
+    let hosts = Hosts::new(lab, &format!("{name}-among-{others}"), Frames::Whole)?;
+    let build = if ours { netd::direct_among } else { flannel::direct_among };
+    let path = build(lab, &hosts, others)?.path;
+    path.prepare()?;
+    Ok(path)
+}
+
 /// Two ends, and how the client reaches the server.
 #[derive(Clone, Debug)]
 pub(super) struct Path {
     pub(super) client: Namespace,
     pub(super) server: Namespace,
     pub(super) address: Ipv4Addr,
+    /// Where the server is reached by a published port: that port, and the server's own.
+    pub(super) published: Option<(u16, u16)>,
+}
+
+impl Path {
+    /// To an address of the server's own.
+    pub(super) fn new(client: &Namespace, server: &Namespace, address: Ipv4Addr) -> Self {
+        Self { client: client.clone(), server: server.clone(), address, published: None }
+    }
+
+    /// Sets what both ends have in common in every variant.
+    ///
+    /// # Errors
+    /// There is no such setting.
+    pub(super) fn prepare(&self) -> Result<()> {
+        [&self.client, &self.server].into_iter().try_for_each(choose_congestion_control)
+    }
 }
 
 /// The one that is the kernel's default where nobody has chosen another, or else the one that every kernel has. A machine's

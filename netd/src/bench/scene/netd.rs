@@ -20,8 +20,8 @@ pub(super) fn one_host(lab: &Lab, world: &World) -> Result<Scene> {
     // The next host beyond the uplink: nothing but the uplink's cable is between it and the host.
     let [a, b, c, _] = host.address.octets();
     let router = Ipv4Addr::new(a, b, c, 1);
-    let local = Path { client: client.namespace.clone(), server: server.namespace, address: server.address };
-    let egress = Path { client: client.namespace, server: world.router.clone(), address: router };
+    let local = Path::new(&client.namespace, &server.namespace, server.address);
+    let egress = Path::new(&client.namespace, &world.router, router);
     Ok(Scene {
         paths: vec![(Route::SameHost, local), (Route::Egress, egress)],
         evidence: Some(Box::new(move || evidence(&host, &["local", "masquerade", "reply"]))),
@@ -30,11 +30,16 @@ pub(super) fn one_host(lab: &Lab, world: &World) -> Result<Scene> {
 }
 
 pub(super) fn direct(lab: &Lab, hosts: &Hosts) -> Result<Between> {
-    two_hosts(lab, hosts, "direct", &["to-node", "from-node"], 0)
+    direct_among(lab, hosts, 0)
 }
 
 pub(super) fn direct_among_many(lab: &Lab, hosts: &Hosts) -> Result<Between> {
-    two_hosts(lab, hosts, "direct", &["to-node", "from-node"], MANY)
+    direct_among(lab, hosts, MANY)
+}
+
+/// Routed, and the daemons know so many more nodes.
+pub(super) fn direct_among(lab: &Lab, hosts: &Hosts, others: u32) -> Result<Between> {
+    two_hosts(lab, hosts, "direct", &["to-node", "from-node"], others)
 }
 
 pub(super) fn vxlan(lab: &Lab, hosts: &Hosts) -> Result<Between> {
@@ -89,7 +94,7 @@ fn two_hosts(
     let server =
         nodes[1].container("server", &["--network", "default"]).context("cannot attach the server")?;
     Ok(Between {
-        path: Path { client: client.namespace, server: server.namespace, address: server.address },
+        path: Path::new(&client.namespace, &server.namespace, server.address),
         evidence: Box::new(move || {
             let [client, server] = &nodes[..] else { bail!("not two hosts") };
             Ok(of_both(evidence(client, ways)?, evidence(server, ways)?))

@@ -10,7 +10,7 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 
-use super::{Measured, Order, connect, repeat::repeat, say};
+use super::{Load, Order, connect, repeat::repeat, say};
 
 /// Connections of one sample, and of its warm-up. A flow table and conntrack remember each for up to two minutes; this
 /// many, on a server's port of its own for each sample, do not fill them, and no sample meets the remains of another.
@@ -27,8 +27,8 @@ pub(super) fn serve(order: &Order) -> Result<()> {
     }
 }
 
-pub(super) fn run(order: &Order) -> Result<Measured> {
-    repeat(order.warmup, order.time, LIMIT, || {
+pub(super) fn run(order: &Order) -> Result<Load> {
+    repeat(order, LIMIT, || {
         let mut stream = connect(order.address)?;
         let mut byte = [1];
         stream.write_all(&byte).context("cannot send a request")?;

@@ -4,6 +4,7 @@
 //! each sample, which takes a few milliseconds. Every load is bounded in time, or in time and count.
 
 mod connect;
+mod cost;
 mod packets;
 mod repeat;
 mod request;
@@ -16,11 +17,13 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use nix::sys::{prctl, signal::Signal};
 use serde::{Deserialize, Serialize};
 
-use super::{case::Traffic, cpus};
+use self::cost::Meter;
+pub(super) use self::cost::{Cost, why_no_counters};
+use super::{case::Traffic, cpus, latency::Latency};
 
 /// How long an end waits for the other before it gives up.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -35,6 +38,8 @@ pub struct Order {
     pub(super) cpus: Vec<usize>,
     pub(super) warmup: Duration,
     pub(super) time: Duration,
+    /// For the client: the server's process, whose CPU time counts too.
+    pub(super) peer: Option<u32>,
 }
 
 /// Which end a worker is.
@@ -55,7 +60,16 @@ impl std::str::FromStr for Order {
     }
 }
 
-/// What a client has measured: so much, in so much time.
+/// What a client has found out.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(super) struct Load {
+    pub(super) measured: Measured,
+    /// Of single requests; empty where there are none.
+    pub(super) latency: Latency,
+    pub(super) cost: Cost,
+}
+
+/// What was counted: so much, in so much time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Measured {
     /// Round trips, connections, bytes or datagrams.
@@ -86,14 +100,17 @@ pub fn run(order: &Order) -> Result<()> {
     match (order.role, order.traffic) {
         (Role::Server, Traffic::TcpRr) => request::serve_tcp(order),
         (Role::Server, Traffic::UdpRr) => request::serve_udp(order),
-        (Role::Server, Traffic::UdpPackets) => packets::serve(order),
+        (Role::Server, Traffic::UdpPackets) => packets::serve(order, packets::SMALL),
+        (Role::Server, Traffic::UdpFragments) => packets::serve(order, packets::FRAGMENTED),
         (Role::Server, Traffic::TcpStream) => stream::serve(order),
         (Role::Server, Traffic::TcpCrr) => connect::serve(order),
         (Role::Client, Traffic::TcpRr) => say(&request::tcp(order)?),
         (Role::Client, Traffic::UdpRr) => say(&request::udp(order)?),
-        (Role::Client, Traffic::UdpPackets) => say(&packets::run(order)?),
+        (Role::Client, Traffic::UdpPackets) => say(&packets::run(order, packets::SMALL)?),
+        (Role::Client, Traffic::UdpFragments) => say(&packets::run(order, packets::FRAGMENTED)?),
         (Role::Client, Traffic::TcpStream) => say(&stream::run(order)?),
         (Role::Client, Traffic::TcpCrr) => say(&connect::run(order)?),
+        (_, Traffic::Http) => bail!("nginx and wrk are the ends of that load"),
     }
 }
 

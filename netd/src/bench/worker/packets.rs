@@ -1,4 +1,4 @@
-//! As many datagrams of 64 bytes as arrive, counted by the receiver.
+//! As many datagrams of a size as arrive, counted by the receiver.
 //!
 //! Both ends hand the kernel many datagrams in one call, so that what is measured is the path and not the calls.
 
@@ -6,40 +6,40 @@ use std::{
     io::{self, ErrorKind},
     net::{Ipv4Addr, SocketAddrV4, UdpSocket},
     os::fd::AsRawFd as _,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use anyhow::{Context, Result, bail};
 
-use super::{Measured, Order, say, window::Window};
-use crate::lab::socket;
+use super::{Load, Measured, Order, repeat::transmit, say, window::Window};
+use crate::{bench::latency::Latency, lab::socket};
 
-/// Payload of a datagram.
-pub(super) const SIZE: usize = 64;
+/// Payload of a small datagram.
+pub(super) const SMALL: usize = 64;
+/// Payload of one that is cut into three, on links with Ethernet's MTU, a VXLAN's or a little less.
+pub(super) const FRAGMENTED: usize = 4000;
 /// Datagrams of one call.
 const BATCH: usize = 64;
 /// What the receiver's socket holds, in bytes as the kernel counts them: more than a sender on the same CPU sends before the
 /// receiver has its turn, so that nothing is lost there.
 const QUEUE: i32 = 16 << 20;
-/// The sender goes on for so long after the receiver has counted, so that it never counts a sender at rest.
-const MARGIN: Duration = Duration::from_millis(20);
 /// How long the sender waits for the result before it asks again, and how many times it asks.
 const WAIT: Duration = Duration::from_millis(250);
 const TRIES: usize = 20;
 
-pub(super) fn serve(order: &Order) -> Result<()> {
+pub(super) fn serve(order: &Order, size: usize) -> Result<()> {
     let socket = UdpSocket::bind(order.address).context("cannot listen")?;
     // Beyond what unprivileged programs may have; root's.
     socket::set_option(&socket, libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, &QUEUE)
         .context("cannot enlarge the receive buffer")?;
     say(&socket.local_addr().context("no local address")?.port())?;
-    let mut batch = Batch::new();
-    let (_, client) = socket.peek_from(&mut [0; SIZE]).context("cannot receive")?;
+    let mut batch = Batch::new(size);
+    let (_, client) = socket.peek_from(&mut [0; 1]).context("cannot receive")?;
     socket.connect(client).context("cannot answer the client")?;
     let mut window = Window::new(order);
     loop {
         let lengths = batch.receive(&socket).context("cannot receive")?;
-        let data = lengths.iter().filter(|message| message.msg_len as usize == SIZE).count();
+        let data = lengths.iter().filter(|message| message.msg_len as usize == size).count();
         let asked = data < lengths.len();
         if data > 0 {
             window.add(data as u64);
@@ -50,15 +50,12 @@ pub(super) fn serve(order: &Order) -> Result<()> {
     }
 }
 
-pub(super) fn run(order: &Order) -> Result<Measured> {
+pub(super) fn run(order: &Order, size: usize) -> Result<Load> {
     let socket = UdpSocket::bind(SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 0)).context("cannot bind")?;
     socket.connect(order.address).with_context(|| format!("cannot reach {}", order.address))?;
     socket.set_read_timeout(Some(WAIT)).context("cannot set a timeout")?;
-    let mut batch = Batch::new();
-    let (begin, total) = (Instant::now(), order.warmup + order.time + MARGIN);
-    while begin.elapsed() < total {
-        batch.send(&socket).context("cannot send")?;
-    }
+    let mut batch = Batch::new(size);
+    let cost = transmit(order, || batch.send(&socket).context("cannot send"))?;
     let mut result = [0; 16];
     for _ in 0..TRIES {
         // Anything that is not data asks for the result.
@@ -69,7 +66,7 @@ pub(super) fn run(order: &Order) -> Result<Measured> {
                 if measured.time.is_zero() {
                     bail!("the receiver got nothing after the warm-up");
                 }
-                return Ok(measured);
+                return Ok(Load { measured, latency: Latency::new(), cost });
             }
             Err(error) if error.kind() == ErrorKind::WouldBlock => {}
             Err(error) => return Err(error).context("no result from the receiver"),
@@ -83,14 +80,16 @@ struct Batch {
     messages: Vec<libc::mmsghdr>,
     // What the messages point to: on the heap, where it stays when this is moved.
     _parts: Vec<libc::iovec>,
-    _buffers: Vec<[u8; SIZE]>,
+    _buffers: Vec<Vec<u8>>,
 }
 
 impl Batch {
-    fn new() -> Self {
-        let mut buffers = vec![[0; SIZE]; BATCH];
-        let part =
-            |buffer: &mut [u8; SIZE]| libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: SIZE };
+    fn new(size: usize) -> Self {
+        let mut buffers = vec![vec![0_u8; size]; BATCH];
+        let part = |buffer: &mut Vec<u8>| libc::iovec {
+            iov_base: buffer.as_mut_ptr().cast(),
+            iov_len: buffer.len(),
+        };
         let mut parts: Vec<libc::iovec> = buffers.iter_mut().map(part).collect();
         let message = |part| {
             // SAFETY: plain data, for which zero is valid: no address, no control data.
@@ -105,7 +104,7 @@ impl Batch {
 
     /// Sends all of it.
     fn send(&mut self, socket: &UdpSocket) -> io::Result<()> {
-        // SAFETY: BATCH messages, each with one part that is SIZE bytes of a buffer which lives as long as `self`.
+        // SAFETY: BATCH messages, each with one part that is all of a buffer which lives as long as `self`.
         count(unsafe { libc::sendmmsg(socket.as_raw_fd(), self.messages.as_mut_ptr(), BATCH as u32, 0) })?;
         Ok(())
     }

@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 
-use super::{Measured, Order, connect, packets::SIZE, repeat::repeat, say};
+use super::{Load, Order, connect, packets::SMALL, repeat::repeat, say};
 
 /// The limit in count is only there to have one: a microsecond a round trip is out of reach.
 const LIMIT: u64 = 100_000_000;
@@ -29,10 +29,10 @@ pub(super) fn serve_tcp(order: &Order) -> Result<()> {
     Ok(())
 }
 
-pub(super) fn tcp(order: &Order) -> Result<Measured> {
+pub(super) fn tcp(order: &Order) -> Result<Load> {
     let mut stream = connect(order.address)?;
     let mut byte = [0];
-    repeat(order.warmup, order.time, LIMIT, || {
+    repeat(order, LIMIT, || {
         stream.write_all(&byte).context("cannot send a request")?;
         stream.read_exact(&mut byte).context("no answer")
     })
@@ -41,19 +41,19 @@ pub(super) fn tcp(order: &Order) -> Result<Measured> {
 pub(super) fn serve_udp(order: &Order) -> Result<()> {
     let socket = UdpSocket::bind(order.address).context("cannot listen")?;
     say(&socket.local_addr().context("no local address")?.port())?;
-    let mut data = [0; SIZE];
+    let mut data = [0; SMALL];
     loop {
         let (length, client) = socket.recv_from(&mut data).context("cannot receive")?;
         socket.send_to(&data[..length], client).context("cannot answer")?;
     }
 }
 
-pub(super) fn udp(order: &Order) -> Result<Measured> {
+pub(super) fn udp(order: &Order) -> Result<Load> {
     let socket = UdpSocket::bind(SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 0)).context("cannot bind")?;
     socket.connect(order.address).with_context(|| format!("cannot reach {}", order.address))?;
     socket.set_read_timeout(Some(LOST)).context("cannot set a timeout")?;
     let mut number = 0_u8;
-    let (mut request, mut answer) = ([0; SIZE], [0; SIZE]);
+    let (mut request, mut answer) = ([0; SMALL], [0; SMALL]);
     let mut exchange = || {
         number = number.wrapping_add(1);
         request[0] = number;
@@ -74,7 +74,7 @@ pub(super) fn udp(order: &Order) -> Result<Measured> {
         }
         ensure!(tries < FIRST_TRIES, "no answer to {tries} datagrams");
     }
-    repeat(order.warmup, order.time, LIMIT, || {
+    repeat(order, LIMIT, || {
         ensure!(exchange()?, "a datagram was lost");
         Ok(())
     })

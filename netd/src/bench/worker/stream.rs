@@ -3,17 +3,15 @@
 use std::{
     io::{Read as _, Write as _},
     net::{Shutdown, TcpListener},
-    time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, ensure};
 
-use super::{Measured, Order, connect, say, window::Window};
+use super::{Load, Measured, Order, connect, repeat::transmit, say, window::Window};
+use crate::bench::latency::Latency;
 
 /// The size of a write and of a read, iperf's.
 const BUFFER: usize = 128 << 10;
-/// The sender goes on for so long after the receiver has counted, so that it never counts a sender at rest.
-const MARGIN: Duration = Duration::from_millis(20);
 
 pub(super) fn serve(order: &Order) -> Result<()> {
     let listener = TcpListener::bind(order.address).context("cannot listen")?;
@@ -31,17 +29,14 @@ pub(super) fn serve(order: &Order) -> Result<()> {
     stream.write_all(&window.measured().to_bytes()).context("cannot send the result")
 }
 
-pub(super) fn run(order: &Order) -> Result<Measured> {
+pub(super) fn run(order: &Order) -> Result<Load> {
     let mut stream = connect(order.address)?;
     let buffer = vec![0; BUFFER];
-    let (begin, total) = (Instant::now(), order.warmup + order.time + MARGIN);
-    while begin.elapsed() < total {
-        stream.write_all(&buffer).context("cannot send")?;
-    }
+    let cost = transmit(order, || stream.write_all(&buffer).context("cannot send"))?;
     stream.shutdown(Shutdown::Write).context("cannot end the stream")?;
     let mut result = [0; 16];
     stream.read_exact(&mut result).context("no result from the receiver")?;
     let measured = Measured::from_bytes(result);
     ensure!(!measured.time.is_zero(), "the receiver got nothing after the warm-up");
-    Ok(measured)
+    Ok(Load { measured, latency: Latency::new(), cost })
 }

@@ -15,6 +15,7 @@ pub(super) fn order(role: Role, traffic: Traffic, port: u16) -> Order {
         cpus: Vec::new(),
         warmup: Duration::from_millis(1),
         time: Duration::from_millis(20),
+        peer: None,
     }
 }
 
@@ -22,7 +23,9 @@ pub(super) fn order(role: Role, traffic: Traffic, port: u16) -> Order {
 fn port(traffic: Traffic) -> u16 {
     let any = (Ipv4Addr::LOCALHOST, 0);
     let address = match traffic {
-        Traffic::UdpRr | Traffic::UdpPackets => UdpSocket::bind(any).and_then(|socket| socket.local_addr()),
+        Traffic::UdpRr | Traffic::UdpPackets | Traffic::UdpFragments => {
+            UdpSocket::bind(any).and_then(|socket| socket.local_addr())
+        }
         _ => TcpListener::bind(any).and_then(|socket| socket.local_addr()),
     };
     address.expect("a free port").port()
@@ -37,14 +40,23 @@ fn orders_survive_their_way_to_the_worker() {
 }
 
 type Serve = fn(&Order) -> Result<()>;
-type Run = fn(&Order) -> Result<Measured>;
+type Run = fn(&Order) -> Result<Load>;
 
 #[test]
 fn loads_measure_something() {
-    let loads: [(Traffic, Serve, Run); 5] = [
+    let loads: [(Traffic, Serve, Run); 6] = [
         (Traffic::TcpRr, request::serve_tcp, request::tcp),
         (Traffic::UdpRr, request::serve_udp, request::udp),
-        (Traffic::UdpPackets, packets::serve, packets::run),
+        (
+            Traffic::UdpPackets,
+            |order| packets::serve(order, packets::SMALL),
+            |order| packets::run(order, packets::SMALL),
+        ),
+        (
+            Traffic::UdpFragments,
+            |order| packets::serve(order, packets::FRAGMENTED),
+            |order| packets::run(order, packets::FRAGMENTED),
+        ),
         (Traffic::TcpStream, stream::serve, stream::run),
         (Traffic::TcpCrr, connect::serve, connect::run),
     ];
@@ -53,15 +65,18 @@ fn loads_measure_something() {
         // Some serve for ever: their threads end with the test's process.
         thread::spawn(move || serve(&order(Role::Server, traffic, port)));
         let client = order(Role::Client, traffic, port);
-        let measured = (0..200).find_map(|_| {
-            let measured = run(&client).ok();
-            if measured.is_none() {
+        let load = (0..200).find_map(|_| {
+            let load = run(&client).ok();
+            if load.is_none() {
                 thread::sleep(Duration::from_millis(5));
             }
-            measured
+            load
         });
-        let measured = measured.unwrap_or_else(|| panic!("{traffic:?} measured nothing"));
+        let Load { measured, latency, cost } = load.unwrap_or_else(|| panic!("{traffic:?} measured nothing"));
         assert!(measured.count > 0 && !measured.time.is_zero(), "{traffic:?}: {measured:?}");
+        let is_of_requests = matches!(traffic, Traffic::TcpRr | Traffic::UdpRr | Traffic::TcpCrr);
+        assert_eq!(!latency.is_empty(), is_of_requests, "{traffic:?}");
+        assert!(cost.cpu > Duration::ZERO && cost.time >= client.time, "{traffic:?}: {cost:?}");
     }
 }
 

@@ -6,6 +6,7 @@ use comfy_table::{Cell, CellAlignment, Color, Table, presets::UTF8_FULL_CONDENSE
 
 use super::{
     case::Unit,
+    latency::Latency,
     report::{Outcome, Ratio, Report},
     scene::VARIANTS,
 };
@@ -39,7 +40,7 @@ pub(super) fn text(report: &Report) -> String {
                 let _ = writeln!(
                     text,
                     "✗ {} (CPUs: {}), {}: {count} of {} samples failed; the first: {first}",
-                    outcome.case,
+                    outcome.name(),
                     outcome.cpus,
                     series.variant,
                     series.samples.len()
@@ -68,27 +69,55 @@ fn table(outcomes: &[&Outcome]) -> Table {
     let mut table = Table::new();
     table.load_style(UTF8_FULL_CONDENSED);
     let many = outcomes.iter().flat_map(|outcome| &outcome.series).any(|one| one.samples.len() >= MANY);
-    let p90 = many.then(|| Cell::new("90 %"));
+    let all = || outcomes.iter().flat_map(|outcome| &outcome.series);
+    let has_latency = all().any(|series| series.latency().is_some());
+    let has_cost = all().any(|series| series.cost(|sample| sample.cpu).is_some());
+    let has_cycles = all().any(|series| series.cost(|sample| sample.cycles).is_some());
+    let heading = |shown: bool, text: &str| shown.then(|| Cell::new(text));
     let names = ["case", "CPUs", "variant", "median", "min … max"].map(Cell::new);
-    table.set_header(names.into_iter().chain(p90).chain([Cell::new("netd is")]).collect::<Vec<_>>());
+    let more = [
+        heading(many, "90 %"),
+        heading(has_latency, "50 / 99 / 99.9 %, µs"),
+        heading(has_cost, "CPU time"),
+        heading(has_cycles, "instructions, cycles"),
+        heading(true, "netd is"),
+    ];
+    table.set_header(names.into_iter().chain(more.into_iter().flatten()).collect::<Vec<_>>());
     for outcome in outcomes {
-        for (index, series) in outcome.series.iter().enumerate() {
+        // One that has nothing to measure here, such as a daemon's memory where there is no daemon, has no row.
+        let series = outcome.series.iter().filter(|series| !series.samples.is_empty());
+        for (index, series) in series.enumerate() {
             let right = |text: String| Cell::new(text).set_alignment(CellAlignment::Right);
             let none = || "–".to_owned();
             let first = index == 0;
             let median = series.median().map_or_else(none, |median| quantity(median, outcome.unit));
             let range =
                 series.range().map_or_else(none, |(low, high)| format!("{} … {}", number(low), number(high)));
-            let p90 = many.then(|| right(series.p90().map_or_else(none, number)));
+            let latency = |latency: Latency| {
+                [50.0, 99.0, 99.9].map(|percent| number(latency.percentile(percent))).join(" / ")
+            };
+            let cpu = |cost| format!("{} µs/{}", number(cost), outcome.operation);
+            let counted = |(instructions, cycles)| format!("{}, {}", number(instructions), number(cycles));
+            let counts = series
+                .cost(|sample| sample.instructions)
+                .zip(series.cost(|sample| sample.cycles))
+                .map(counted);
+            let more = [
+                many.then(|| series.p90().map(number)),
+                has_latency.then(|| series.latency().map(latency)),
+                has_cost.then(|| series.cost(|sample| sample.cpu).map(cpu)),
+                has_cycles.then_some(counts),
+            ];
+            let more = more.into_iter().flatten().map(|text| right(text.unwrap_or_else(none)));
             let cells = [
-                Cell::new(if first { outcome.case } else { "" }),
+                Cell::new(if first { outcome.name() } else { String::new() }),
                 right(if first { outcome.cpus.to_string() } else { String::new() }),
                 Cell::new(series.variant),
                 right(median),
                 right(range),
             ];
             let ratio = ratio_cell(outcome.ratio(series));
-            table.add_row(cells.into_iter().chain(p90).chain([ratio]).collect::<Vec<_>>());
+            table.add_row(cells.into_iter().chain(more).chain([ratio]).collect::<Vec<_>>());
         }
     }
     table
@@ -107,7 +136,7 @@ fn ratio_cell(ratio: Option<Ratio>) -> Cell {
 }
 
 /// A value with its unit, and for times of traffic the rate that they amount to.
-fn quantity(value: f64, unit: Unit) -> String {
+pub(super) fn quantity(value: f64, unit: Unit) -> String {
     match (unit, unit.per_second(value)) {
         (Unit::Microseconds, Some(rate)) => format!("{} {} ({}/s)", number(value), unit.text(), number(rate)),
         (Unit::PerSecond, _) => format!("{}{}", number(value), unit.text()),
@@ -116,7 +145,7 @@ fn quantity(value: f64, unit: Unit) -> String {
 }
 
 /// Three or four digits that count; thousands apart.
-fn number(value: f64) -> String {
+pub(super) fn number(value: f64) -> String {
     match value.abs() {
         small if small < 10.0 => format!("{value:.2}"),
         small if small < 100.0 => format!("{value:.1}"),
@@ -184,7 +213,7 @@ mod tests {
     fn many_samples_have_a_90th_percentile() {
         let mut report = example();
         assert!(!text(&report).contains("90 %"));
-        report.outcomes[0].series[0].samples = (1..=20).map(|value| Ok(f64::from(value))).collect();
+        report.outcomes[0].series[0].samples = (1..=20).map(|value| Ok(f64::from(value).into())).collect();
         let text = text(&report);
         assert!(text.contains("90 %") && text.contains("18.0"), "{text}");
     }
