@@ -33,7 +33,7 @@ struct Shape {
 }
 
 /// All maps, with the sizes that the options ask for.
-fn shapes(options: &Options) -> [Shape; 19] {
+fn shapes(options: &Options) -> [Shape; 20] {
     const fn shape<K, V>(name: &'static str, kind: MapType, entries: Option<u32>) -> Shape {
         Shape { name, kind, key: size_of::<K>(), value: size_of::<V>(), entries }
     }
@@ -55,6 +55,7 @@ fn shapes(options: &Options) -> [Shape; 19] {
         shape::<FragmentKey<V4>, Fragment<V4>>("FRAGMENTS4", MapType::Hash, None),
         shape::<u32, FragmentKey<V4>>("FRAGMENT_PLACES4", MapType::Array, None),
         shape::<u32, u32>("FRAGMENT_TURNS", MapType::Array, None),
+        shape::<u32, u32>("STEPS", MapType::ProgramArray, None),
         shape::<u32, Config<V6>>("CONFIG6", MapType::Array, None),
         shape::<u32, Interface<V6>>("INTERFACES6", MapType::Hash, endpoints),
         shape::<V6, Endpoint>("ENDPOINTS6", MapType::Hash, endpoints),
