@@ -44,6 +44,7 @@ fn shapes(options: &Options) -> Vec<Shape> {
         shape::<u32, NodeCounters>("NODE_COUNTERS", MapType::PerCpuArray, Some(MAX_NODES)),
         shape::<u32, u32>("FLOW_COUNTS", MapType::Array, endpoints),
         shape::<u32, u32>("FRAGMENT_TURNS", MapType::Array, None),
+        shape::<u32, u32>("STEPS", MapType::ProgramArray, None),
     ];
     all.extend(shapes_of::<V4>(options));
     all.extend(shapes_of::<V6>(options));
