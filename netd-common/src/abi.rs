@@ -247,6 +247,16 @@ impl FragmentRing {
     pub const ENTRIES: u32 = Self::RINGS * Self::PLACES;
 }
 
+/// Entries of the map of programs that go on where others end: from here on those of [`crate::from_container::Step6`]...
+pub const STEP_FROM_CONTAINER6: u32 = 0;
+/// ... and from here on those of [`crate::from_uplink::Step6`].
+pub const STEP_FROM_UPLINK6: u32 = 6;
+/// All of them, as they are called in the object.
+pub const STEP_PROGRAMS: [&str; STEPS as usize] =
+    ["from_container6", "rare6", "open6", "discover6", "refuse6", "error6", "from_uplink6", "reply6_rare"];
+/// How many.
+pub const STEPS: u32 = 8;
+
 /// Counters of an endpoint, one a CPU.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]

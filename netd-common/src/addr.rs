@@ -69,8 +69,8 @@ pub trait Addr: Wire + Eq {
     /// As an IPv6 address: an IPv4 one is mapped (RFC 4291 section 2.5.5.2).
     fn mapped(&self) -> V6;
 
-    /// The MAC of the endpoint of a network that has this address (see [`Mac::of`]).
-    fn mac(&self, interface: &Interface<Self>) -> Mac;
+    /// The IPv4 address of the endpoint of a network that has this address: what its MAC is made from (see [`Mac::of`]).
+    fn address4(&self, interface: &Interface<Self>) -> V4;
 
     /// Whether an ICMP message of this type is an error: it quotes the packet that it is about.
     fn is_icmp_error(kind: u8) -> bool;
@@ -184,8 +184,8 @@ impl Addr for V4 {
     }
 
     #[inline(always)]
-    fn mac(&self, _: &Interface<Self>) -> Mac {
-        Mac::of(*self)
+    fn address4(&self, _: &Interface<Self>) -> V4 {
+        *self
     }
 
     #[inline(always)]
@@ -359,8 +359,8 @@ impl Addr for V6 {
     }
 
     #[inline(always)]
-    fn mac(&self, interface: &Interface<Self>) -> Mac {
-        Mac::of(V4(interface.subnet4.0 | self.0[3] & !interface.mask.0[3]))
+    fn address4(&self, interface: &Interface<Self>) -> V4 {
+        V4(interface.subnet4.0 | self.0[3] & !interface.mask.0[3])
     }
 
     #[inline(always)]

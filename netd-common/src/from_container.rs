@@ -15,208 +15,168 @@ use crate::{
     wire::{Be16, Ethernet, Vxlan, protocol, tcp},
 };
 
-/// The whole way: decide, rewrite, count.
+/// The whole way of all but IPv6: decide, rewrite, count.
 #[inline(always)]
-pub fn from_container<P: Packet, T: Tables<V4> + Tables<V6>>(
-    packet: &mut P,
-    tables: &T,
-    hook: Hook,
-) -> Verdict {
-    if packet.get::<Be16>(Ethernet::ETHERTYPE) == Some(Ethernet::IPV6) {
-        packet.pull(Ethernet::LEN + V6::HEADER + tcp::LEN);
-        family::<V6, P, T>(packet, tables, hook)
-    } else {
-        family::<V4, P, T>(packet, tables, hook)
+pub fn from_container<P: Packet, T: Tables<V4>>(packet: &mut P, tables: &T, hook: Hook) -> Verdict {
+    let mut plan = Plan::<V4>::new();
+    let mut node = None;
+    match decide(packet, tables, hook, &mut plan, &mut node) {
+        Ok(Then::Rare) => Verdict::unpack(rare(packet, tables, hook.ifindex)),
+        decided => finish(packet, tables, hook.ifindex, decided.map(|_| ()), &plan, node.as_deref()),
     }
 }
 
-/// The way of a family's packet, step by step. Each step is a subprogram of its own in BPF: what it needs of stack and registers, all
-/// the others would pay for.
-#[inline(always)]
-fn family<A: Addr, P: Packet, T: Tables<A>>(packet: &mut P, tables: &T, hook: Hook) -> Verdict {
-    let mut via = V6::ZERO;
-    let (ifindex, vlan) = (hook.ifindex, u32::from(hook.vlan));
-    let mut result = common(packet, tables, ifindex, vlan, &mut via);
-    if A::V6 {
-        if result == Then::WORLD {
-            result = world6(packet, tables, ifindex);
-        } else if result == Then::DISCOVER {
-            result = discover6(packet, tables, ifindex);
-        }
-    }
-    if result == Then::RARE {
-        result = rare(packet, tables, ifindex);
-    }
-    if result == Then::OPEN {
-        result = open(packet, tables, ifindex);
-        if result == Then::CREATE {
-            result = create(packet, tables, ifindex);
-        }
-        if result == Then::WORLD {
-            result = if A::V6 {
-                world6(packet, tables, ifindex)
-            } else {
-                common(packet, tables, ifindex, vlan, &mut via)
-            };
-        }
-        if A::V6 && result == Then::RARE {
-            result = rare(packet, tables, ifindex);
-        }
-    }
-    if Then::is_refused(result) {
-        result = refuse(packet, tables, ifindex, result);
-    }
-    Verdict { via, ..Verdict::unpack(result) }
-}
-
-/// Most packets: the verdict, packed, or what is to be done instead.
+/// The whole way of a packet that is to be masqueraded and has no ports of its own; the verdict, packed.
+///
+/// A subprogram of its own in BPF: what it needs of stack and registers, all the others would pay for.
 #[inline(never)]
-fn common<A: Addr, P: Packet, T: Tables<A>>(
+fn rare<P: Packet, T: Tables<V4>>(packet: &mut P, tables: &T, ifindex: u32) -> u64 {
+    let mut plan = Plan::<V4>::new();
+    let decided = decide_rare(packet, tables, ifindex, &mut plan).map(|_| ());
+    finish(packet, tables, ifindex, decided, &plan, None).pack()
+}
+
+#[inline(always)]
+fn finish<P: Packet, T: Tables<V4>>(
     packet: &mut P,
     tables: &T,
     ifindex: u32,
-    vlan: u32,
-    via: &mut V6,
-) -> u64 {
-    let mut plan = Plan::<A>::new();
-    match decide(packet, tables, ifindex, vlan != 0, &mut plan) {
-        Ok(Then::Plan) => {}
-        Ok(then) => return then as u64,
-        Err(reason) => return Then::refused(reason, &plan),
-    }
-    // In VXLAN, the kernel finds the way to the node by the outer destination.
-    if plan.rewrite & Plan::<A>::ENCAPSULATE == 0 {
-        *via = plan.node;
-    }
-    carry_out(packet, tables, &plan)
-}
-
-/// A packet of IPv6 that is to be masqueraded if it goes to the world.
-#[inline(never)]
-fn world6<A: Addr, P: Packet, T: Tables<A>>(packet: &mut P, tables: &T, ifindex: u32) -> u64 {
-    let mut plan = Plan::<A>::new();
-    let mut decide = || {
-        plan.sender = tables.interface(ifindex).ok_or(A::NO_INTERFACE)?.slot;
-        let slot = plan.sender;
-        world(packet, tables, &headers::ip(packet)?, slot, &mut plan)
-    };
-    match decide() {
-        Ok(Then::Plan) => carry_out(packet, tables, &plan),
-        Ok(then) => then as u64,
-        Err(reason) => Then::refused(reason, &plan),
-    }
-}
-
-/// A packet that is to be masqueraded and has no ports of its own.
-#[inline(never)]
-fn rare<A: Addr, P: Packet, T: Tables<A>>(packet: &mut P, tables: &T, ifindex: u32) -> u64 {
-    let mut plan = Plan::<A>::new();
-    match decide_rare(packet, tables, ifindex, &mut plan) {
-        Ok(Then::Plan) => carry_out(packet, tables, &plan),
-        Ok(then) => then as u64,
-        Err(reason) => Then::refused(reason, &plan),
-    }
-}
-
-/// A packet that is to be masqueraded if it goes to the world, and belongs to no flow yet.
-#[inline(never)]
-fn open<A: Addr, P: Packet, T: Tables<A>>(packet: &mut P, tables: &T, ifindex: u32) -> u64 {
-    let mut plan = Plan::<A>::new();
-    match decide_open(packet, tables, ifindex, &mut plan) {
-        Ok(Then::Plan) => carry_out(packet, tables, &plan),
-        Ok(then) => then as u64,
-        Err(reason) => Then::refused(reason, &plan),
-    }
-}
-
-/// It gets a flow. [`Then::World`]: it has one.
-#[inline(never)]
-fn create<A: Addr, P: Packet, T: Tables<A>>(packet: &P, tables: &T, ifindex: u32) -> u64 {
-    let mut plan = Plan::<A>::new();
-    let mut create = || {
-        let slot = tables.interface(ifindex).ok_or(A::NO_INTERFACE)?.slot;
-        let ip = headers::ip::<A, P>(packet)?;
-        let tuple = headers::transport(packet, &ip, false)?.tuple(&ip, Tuple::<A>::OUT);
-        match nat::create(tables, &tuple, slot) {
-            0 => Ok(()),
-            reason => {
-                plan.quiet = reason & nat::SOON != 0;
-                Err(refusal(reason & !nat::SOON))
-            }
+    decided: Result<(), Drop>,
+    plan: &Plan<V4>,
+    node: Option<&Route>,
+) -> Verdict {
+    let bytes = packet.len();
+    match decided.and_then(|()| carry_out(packet, tables, plan, node)) {
+        Ok(verdict) => verdict,
+        Err(reason) => {
+            let told = Told { reason: reason as u32, mtu: plan.mtu, quiet: plan.quiet };
+            refuse(packet, tables, ifindex, plan.sender, &told, bytes)
         }
-    };
-    match create() {
-        Ok(()) => Then::WORLD,
-        Err(reason) => Then::refused(reason, &plan),
     }
 }
 
-/// Neighbour discovery.
-#[inline(never)]
-fn discover6<A: Addr, P: Packet, T: Tables<A>>(packet: &mut P, tables: &T, ifindex: u32) -> u64 {
-    let mut plan = Plan::<A>::new();
-    let mut decide = || {
-        let interface = tables.interface(ifindex).ok_or(A::NO_INTERFACE)?;
-        (plan.sender, plan.ifindex) = (interface.slot, ifindex);
-        A::discover(packet, &interface, &headers::ip::<A, P>(packet)?, &mut plan)
-    };
-    match decide() {
-        Ok(()) => carry_out(packet, tables, &plan),
-        Err(reason) => Then::refused(reason, &plan),
+/// A step of an IPv6 packet's way. Each is a program of its own in BPF, which the one before ends with: no stack holds what two of
+/// them need. IPv4 needs less, and goes its way in one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Step6 {
+    /// Most packets.
+    Begin = 0,
+    /// A fragment that is to be masqueraded: see [`decide_rare`].
+    Rare = 1,
+    /// One that is to be masqueraded if it goes to the world, and belongs to no flow: see [`decide_open`].
+    Open = 2,
+    /// Neighbour discovery.
+    Discover = 3,
+    /// One that is dropped: its sender is told, where that can be.
+    Refuse = 4,
+    /// Anything of ICMPv6 but echo requests that is to be masqueraded: see [`decide_error`].
+    Error = 5,
+}
+
+impl Step6 {
+    /// All of them, by number.
+    pub const ALL: [Self; 6] =
+        [Self::Begin, Self::Rare, Self::Open, Self::Discover, Self::Refuse, Self::Error];
+}
+
+/// What the steps hand on: why a packet is dropped.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Told {
+    /// Number of the [`Drop`] reason.
+    pub reason: u32,
+    /// What would fit, bytes; 0: not known.
+    pub mtu: u32,
+    /// The sender is not told.
+    pub quiet: bool,
+}
+
+/// One step of IPv6. `Err`: the step to go on with; to [`Step6::Refuse`] with what is in `told`.
+///
+/// # Errors
+/// There is another step.
+#[inline(always)]
+pub fn step6<P: Packet, T: Tables<V6>>(
+    packet: &mut P,
+    tables: &T,
+    hook: Hook,
+    step: Step6,
+    told: &mut Told,
+) -> Result<Verdict, Step6> {
+    packet.pull(Ethernet::LEN + V6::HEADER + tcp::LEN);
+    let ifindex = hook.ifindex;
+    if matches!(step, Step6::Refuse) {
+        let slot = tables.interface(ifindex).map_or(NO_SLOT, |interface| interface.slot);
+        let bytes = packet.len();
+        return Ok(refuse(packet, tables, ifindex, slot, told, bytes));
     }
+    let mut plan = Plan::<V6>::new();
+    let mut node = None;
+    let decided = match step {
+        Step6::Rare => decide_rare(packet, tables, ifindex, &mut plan),
+        Step6::Error => decide_error(packet, tables, ifindex, &mut plan),
+        Step6::Open => decide_open(packet, tables, ifindex, &mut plan),
+        Step6::Discover => decide_discovery(packet, tables, ifindex, &mut plan),
+        Step6::Begin | Step6::Refuse => decide(packet, tables, hook, &mut plan, &mut node),
+    };
+    let done = match decided {
+        Ok(Then::Plan) => carry_out(packet, tables, &plan, node.as_deref()),
+        Ok(Then::Error) => return Err(Step6::Error),
+        Ok(Then::Rare) => return Err(Step6::Rare),
+        Ok(Then::Open) => return Err(Step6::Open),
+        Ok(Then::Discover) => return Err(Step6::Discover),
+        Ok(Then::Again) => return Err(Step6::Begin),
+        Err(reason) => Err(reason),
+    };
+    match done {
+        Ok(verdict) => Ok(verdict),
+        Err(reason) => {
+            *told = Told { reason: reason as u32, mtu: plan.mtu, quiet: plan.quiet };
+            Err(Step6::Refuse)
+        }
+    }
+}
+
+/// The whole way of IPv6, in steps.
+pub fn from_container6<P: Packet, T: Tables<V6>>(packet: &mut P, tables: &T, hook: Hook) -> Verdict {
+    let (mut step, mut told) = (Step6::Begin, Told::default());
+    // As many as the kernel lets programs follow each other.
+    for _ in 0..33 {
+        match step6(packet, tables, hook, step, &mut told) {
+            Ok(verdict) => return verdict,
+            Err(next) => step = next,
+        }
+    }
+    Verdict::DROP
 }
 
 /// What is to be done next with a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u64)]
 pub enum Then {
     /// What the plan says.
-    Plan = 1 << 40,
+    Plan,
     /// It has no ports of its own: see [`decide_rare`].
-    Rare = Self::RARE,
+    Rare,
+    /// Likewise, and it may be an ICMP error: see [`decide_error`]. IPv6's only.
+    Error,
     /// It belongs to no flow: see [`decide_open`].
-    Open = Self::OPEN,
-    /// It needs one.
-    Create = Self::CREATE,
-    /// It is to be masqueraded if it goes to the world.
-    World = Self::WORLD,
-    /// It is neighbour discovery.
-    Discover = Self::DISCOVER,
+    Open,
+    /// It has got a flow, and is looked at anew.
+    Again,
+    /// It is neighbour discovery: see [`decide_discovery`].
+    Discover,
 }
 
-/// Numbers that no packed [`Verdict`] is.
-impl Then {
-    const RARE: u64 = 2 << 40;
-    const OPEN: u64 = 3 << 40;
-    const WORLD: u64 = 4 << 40;
-    const DISCOVER: u64 = 5 << 40;
-    const CREATE: u64 = 6 << 40;
-    const REFUSED: u64 = 7 << 40;
-    /// The sender is not told.
-    const QUIET: u64 = 1 << 39;
-
-    /// It is dropped for a reason.
-    #[inline(always)]
-    const fn refused<A: Addr>(reason: Drop, plan: &Plan<A>) -> u64 {
-        Self::REFUSED
-            | if plan.quiet { Self::QUIET } else { 0 }
-            | ((plan.mtu & 0xffff) as u64) << 16
-            | reason as u64
-    }
-
-    #[inline(always)]
-    const fn is_refused(result: u64) -> bool {
-        result >> 40 == Self::REFUSED >> 40
-    }
-}
-
-/// Does what the plan says; the verdict, packed.
+/// Does what the plan says, and counts.
 #[inline(always)]
-fn carry_out<A: Addr, P: Packet, T: Tables<A>>(packet: &mut P, tables: &T, plan: &Plan<A>) -> u64 {
+fn carry_out<A: Addr, P: Packet, T: Tables<A>>(
+    packet: &mut P,
+    tables: &T,
+    plan: &Plan<A>,
+    node: Option<&Route>,
+) -> Result<Verdict, Drop> {
     let bytes = packet.len();
-    if let Err(reason) = plan.carry_out(packet, tables) {
-        return Then::refused(reason, plan);
-    }
+    plan.carry_out(packet, tables, node)?;
     tables.count_way(plan.way, bytes);
     tables.count_sent(plan.sender, bytes);
     if plan.receiver != NO_SLOT {
@@ -225,50 +185,59 @@ fn carry_out<A: Addr, P: Packet, T: Tables<A>>(packet: &mut P, tables: &T, plan:
     if plan.to_node != NO_SLOT {
         tables.count_to_node(plan.to_node, bytes);
     }
-    Verdict { to: plan.to, ifindex: plan.ifindex, via: V6::ZERO }.pack()
+    // In VXLAN, the kernel finds the way to the node by the outer destination.
+    let via = match node {
+        Some(node) if plan.rewrite & Plan::<A>::ENCAPSULATE == 0 => node.node,
+        _ => V6::ZERO,
+    };
+    Ok(Verdict { to: plan.to, ifindex: plan.ifindex, via })
 }
 
-/// Drops a packet, and tells its sender why where that can be; the verdict, packed. `refused`: see [`Then::refused`].
-#[inline(never)]
-fn refuse<A: Addr, P: Packet, T: Tables<A>>(packet: &mut P, tables: &T, ifindex: u32, refused: u64) -> u64 {
-    let bytes = packet.len();
-    let slot = tables.interface(ifindex).map_or(NO_SLOT, |interface| interface.slot);
-    let (reason, mtu) = (refused as u32 & 0xffff, (refused >> 16) as u32 & 0xffff);
-    let error = if refused & Then::QUIET == 0 { icmp_error::about::<A>(reason, mtu) } else { 0 };
-    let told = error != 0 && icmp_error::answer(packet, tables, ifindex, error);
-    let too_big = reason == Drop::TooBig as u32;
-    if told && too_big {
+/// Drops a packet, and tells its sender why where that can be.
+#[inline(always)]
+fn refuse<A: Addr, P: Packet, T: Tables<A>>(
+    packet: &mut P,
+    tables: &T,
+    ifindex: u32,
+    slot: u32,
+    told: &Told,
+    bytes: u32,
+) -> Verdict {
+    let error = if told.quiet { 0 } else { icmp_error::about::<A>(told.reason, told.mtu) };
+    let is_told = error != 0 && icmp_error::answer(packet, tables, ifindex, error) != 0;
+    let too_big = told.reason == Drop::TooBig as u32;
+    if is_told && too_big {
         // Nothing is wrong: so senders find out what fits.
         tables.count_way(Way::TooBigSent, bytes);
         tables.count_sent(slot, bytes);
     } else {
-        tables.count_refused(reason, slot, bytes);
+        tables.count_refused(told.reason, slot, bytes);
     }
-    if !told {
-        return Verdict::DROP.pack();
+    if !is_told {
+        return Verdict::DROP;
     }
     if !too_big {
         tables.count_way(Way::ErrorSent, bytes);
     }
     // Not back out of the link: there, `to_container` would take it for what the host forwards.
-    Verdict { to: To::Peer, ifindex, via: V6::ZERO }.pack()
+    Verdict { to: To::Peer, ifindex, via: V6::ZERO }
 }
 
-/// Where the packet goes and what changes in it. Touches no byte of it. `vlan`: the kernel keeps a tag of it.
+/// Where the packet goes and what changes in it. Touches no byte of it. `node`: the route to the node that it goes to.
 ///
 /// # Errors
 /// Why it goes nowhere.
 #[inline(always)]
-pub fn decide<A: Addr, P: Packet, T: Tables<A>>(
+pub fn decide<'t, A: Addr, P: Packet, T: Tables<A>>(
     packet: &P,
-    tables: &T,
-    ifindex: u32,
-    vlan: bool,
+    tables: &'t T,
+    hook: Hook,
     plan: &mut Plan<A>,
+    node: &mut Option<T::Ref<'t, Route>>,
 ) -> Result<Then, Drop> {
-    let interface = tables.interface(ifindex).ok_or(A::NO_INTERFACE)?;
+    let interface = tables.interface(hook.ifindex).ok_or(A::NO_INTERFACE)?;
     plan.sender = interface.slot;
-    if vlan {
+    if hook.vlan {
         // Out of the uplink, the tag would put the packet into a VLAN of the container's choice.
         return Err(Drop::Vlan);
     }
@@ -277,22 +246,23 @@ pub fn decide<A: Addr, P: Packet, T: Tables<A>>(
         return Err(Drop::SpoofedMac);
     }
     if ethernet.ethertype == A::ETHERTYPE {
-        return ip(packet, tables, ifindex, &interface, plan);
+        return ip(packet, tables, hook.ifindex, &interface, plan, node);
     }
     if ethernet.ethertype == Ethernet::ARP {
-        plan.ifindex = ifindex;
+        plan.ifindex = hook.ifindex;
         return A::resolve(packet, &interface, plan).map(|()| Then::Plan);
     }
     Err(Drop::EtherType)
 }
 
 #[inline(always)]
-fn ip<A: Addr, P: Packet, T: Tables<A>>(
+fn ip<'t, A: Addr, P: Packet, T: Tables<A>>(
     packet: &P,
-    tables: &T,
+    tables: &'t T,
     ifindex: u32,
     interface: &Interface<A>,
     plan: &mut Plan<A>,
+    node: &mut Option<T::Ref<'t, Route>>,
 ) -> Result<Then, Drop> {
     let ip = headers::ip::<A, P>(packet)?;
     if A::is_discovery(packet, interface, &ip)? {
@@ -308,7 +278,7 @@ fn ip<A: Addr, P: Packet, T: Tables<A>>(
         }
         // No two networks share an address, so whoever has this one is in the sender's network.
         let Some(endpoint) = tables.endpoint(&ip.destination) else {
-            return to_node(packet, tables, interface, &ip, plan).map(|()| Then::Plan);
+            return to_node(packet, tables, interface, &ip, plan, node).map(|()| Then::Plan);
         };
         if endpoint.ifindex == ifindex {
             // Its own address: the kernel in the container would not have sent it.
@@ -329,40 +299,31 @@ fn ip<A: Addr, P: Packet, T: Tables<A>>(
         }
         return Ok(Then::Plan);
     }
-    if A::V6 {
-        return Ok(Then::World);
-    }
-    world(packet, tables, &ip, interface.slot, plan)
-}
-
-/// Where a packet goes that is to be masqueraded if it goes to the world.
-///
-/// # Errors
-/// Why it goes nowhere.
-#[inline(always)]
-fn world<A: Addr, P: Packet, T: Tables<A>>(
-    packet: &P,
-    tables: &T,
-    ip: &Headers<A>,
-    slot: u32,
-    plan: &mut Plan<A>,
-) -> Result<Then, Drop> {
     // Known flows first: most packets to the world belong to one, and then need no route.
-    let Ok(transport) = headers::transport(packet, ip, false) else { return Ok(Then::Rare) };
+    let Ok(transport) = headers::transport(packet, &ip, false) else {
+        let is_error = A::V6 && ip.protocol == A::ICMP.protocol && !ip.is_fragment();
+        return Ok(if is_error { Then::Error } else { Then::Rare });
+    };
     if A::V6 && ip.is_fragment() {
         return Ok(Then::Rare);
     }
     let mut mapping = Mapping { address: A::ZERO, port: Be16::ZERO };
-    let tuple = transport.tuple(ip, Tuple::<A>::OUT);
-    if !nat::known(tables, &tuple, transport.tcp_flags, &mut mapping) {
+    let tuple = transport.tuple(&ip, Tuple::<A>::OUT);
+    if nat::known(tables, &tuple, transport.tcp_flags, &mut mapping) {
+        to_uplink(tables, plan)?;
+    } else if A::V6 {
         return Ok(Then::Open);
+    } else {
+        open(tables, &ip, &tuple, interface.slot, &mut mapping, plan)?;
+        if !matches!(plan.to, To::Neighbour) {
+            return Ok(Then::Plan);
+        }
     }
-    to_uplink(tables, plan)?;
     if ip.is_fragment() {
-        plan.id = fragment::remember(tables, &tuple, ip.id, slot, &mapping);
+        plan.id = fragment::remember(tables, &tuple, ip.id, interface.slot, &mapping);
         plan.rewrite = Plan::<A>::ID;
     }
-    masquerade(packet, ip, &transport, &mapping, plan).map(|()| Then::Plan)
+    masquerade(packet, &ip, &transport, &mapping, plan).map(|()| Then::Plan)
 }
 
 /// A packet of a flow gets what stands for its container.
@@ -385,7 +346,41 @@ fn masquerade<A: Addr, P: Packet>(
     Ok(())
 }
 
-/// Where a packet goes that is to be masqueraded if it goes to the world, and belongs to no flow: [`Then::Create`] if it needs one.
+/// Where a packet goes that belongs to no flow, and a new flow if that is the world.
+#[inline(always)]
+fn open<A: Addr, T: Tables<A>>(
+    tables: &T,
+    ip: &Headers<A>,
+    tuple: &Tuple<A>,
+    slot: u32,
+    mapping: &mut Mapping<A>,
+    plan: &mut Plan<A>,
+) -> Result<(), Drop> {
+    route(tables, &ip.destination, plan)?;
+    if !matches!(plan.to, To::Neighbour) {
+        return Ok(());
+    }
+    if tuple.protocol == protocol::UDP
+        && tuple.destination_port == Vxlan::PORT
+        && tables.route(&ip.destination).is_some_and(|route| route.node != V6::ZERO)
+    {
+        return Err(Drop::OverlayContainer);
+    }
+    if ip.ttl <= 1 {
+        // Not worth a flow.
+        return Err(Drop::TtlExpired);
+    }
+    match nat::create(tables, tuple, slot, mapping) {
+        0 => Ok(()),
+        reason => {
+            plan.quiet = reason & nat::SOON != 0;
+            Err(refusal(reason & !nat::SOON))
+        }
+    }
+}
+
+/// Where a packet of IPv6 goes that is to be masqueraded if it goes to the world, and belongs to no flow: [`Then::Again`] if it has
+/// got one.
 ///
 /// # Errors
 /// Why it goes nowhere.
@@ -396,24 +391,35 @@ pub fn decide_open<A: Addr, P: Packet, T: Tables<A>>(
     ifindex: u32,
     plan: &mut Plan<A>,
 ) -> Result<Then, Drop> {
-    plan.sender = tables.interface(ifindex).ok_or(A::NO_INTERFACE)?.slot;
+    let Some(interface) = tables.interface(ifindex) else { return Err(A::NO_INTERFACE) };
+    let slot = interface.slot;
+    plan.sender = slot;
     let ip = headers::ip::<A, P>(packet)?;
-    route(tables, &ip.destination, plan)?;
-    if !matches!(plan.to, To::Neighbour) {
-        return Ok(Then::Plan);
-    }
-    if ip.protocol == protocol::UDP
-        && headers::transport(packet, &ip, false)?.destination == Vxlan::PORT
-        && tables.route(&ip.destination).is_some_and(|route| route.node != V6::ZERO)
-    {
-        return Err(Drop::OverlayContainer);
-    }
-    // Not worth a flow.
-    if ip.ttl <= 1 { Err(Drop::TtlExpired) } else { Ok(Then::Create) }
+    let tuple = headers::transport(packet, &ip, false)?.tuple(&ip, Tuple::<A>::OUT);
+    let mut mapping = Mapping { address: A::ZERO, port: Be16::ZERO };
+    open(tables, &ip, &tuple, slot, &mut mapping, plan)?;
+    Ok(if matches!(plan.to, To::Neighbour) { Then::Again } else { Then::Plan })
+}
+
+/// What becomes of neighbour discovery.
+///
+/// # Errors
+/// Why it gets no answer.
+#[inline(always)]
+pub fn decide_discovery<A: Addr, P: Packet, T: Tables<A>>(
+    packet: &P,
+    tables: &T,
+    ifindex: u32,
+    plan: &mut Plan<A>,
+) -> Result<Then, Drop> {
+    let Some(interface) = tables.interface(ifindex) else { return Err(A::NO_INTERFACE) };
+    (plan.sender, plan.ifindex) = (interface.slot, ifindex);
+    A::discover(packet, &interface, &headers::ip::<A, P>(packet)?, plan)?;
+    Ok(Then::Plan)
 }
 
 /// Where a packet goes that is to be masqueraded if it goes to the world, and has no ports of its own: a fragment that follows a
-/// first one, or an ICMP error about a flow. Of IPv6, the first fragment too.
+/// first one, or an ICMP error about a flow. Of IPv6: a fragment, first or later, but no error.
 ///
 /// # Errors
 /// Why it goes nowhere.
@@ -424,7 +430,8 @@ pub fn decide_rare<A: Addr, P: Packet, T: Tables<A>>(
     ifindex: u32,
     plan: &mut Plan<A>,
 ) -> Result<Then, Drop> {
-    let slot = tables.interface(ifindex).ok_or(A::NO_INTERFACE)?.slot;
+    let Some(interface) = tables.interface(ifindex) else { return Err(A::NO_INTERFACE) };
+    let slot = interface.slot;
     plan.sender = slot;
     let ip = headers::ip::<A, P>(packet)?;
     // Only packets to the world need translation.
@@ -464,15 +471,52 @@ pub fn decide_rare<A: Addr, P: Packet, T: Tables<A>>(
         plan.way = Way::Masquerade;
         return Ok(Then::Plan);
     }
+    if A::V6 {
+        return Err(reason);
+    }
+    error(packet, tables, &ip, reason, plan)
+}
+
+/// Where a packet of ICMPv6 that is to be masqueraded and no echo request goes: see [`decide_rare`].
+///
+/// # Errors
+/// Why it goes nowhere.
+#[inline(always)]
+pub fn decide_error<A: Addr, P: Packet, T: Tables<A>>(
+    packet: &P,
+    tables: &T,
+    ifindex: u32,
+    plan: &mut Plan<A>,
+) -> Result<Then, Drop> {
+    let Some(interface) = tables.interface(ifindex) else { return Err(A::NO_INTERFACE) };
+    plan.sender = interface.slot;
+    let ip = headers::ip::<A, P>(packet)?;
+    // Only packets to the world need translation.
+    route(tables, &ip.destination, plan)?;
+    if !matches!(plan.to, To::Neighbour) {
+        return Ok(Then::Plan);
+    }
+    error(packet, tables, &ip, Drop::Protocol, plan)
+}
+
+/// An ICMP error about a flow, on its way to the world; anything else is dropped for the `reason`.
+#[inline(always)]
+fn error<A: Addr, P: Packet, T: Tables<A>>(
+    packet: &P,
+    tables: &T,
+    ip: &Headers<A>,
+    reason: Drop,
+    plan: &mut Plan<A>,
+) -> Result<Then, Drop> {
     let is_error = packet.get(ip.l4).is_some_and(|[kind, _]: [u8; 2]| A::is_icmp_error(kind));
     if ip.protocol != A::ICMP.protocol || ip.is_fragment() || !is_error {
         return Err(reason);
     }
-    let mut found = Found::new(&ip);
+    let mut found = Found::new(ip);
     if related::find(packet, tables, ip.l4, u32::from(Tuple::<A>::OUT), &mut found) == 0 {
         return Err(Drop::UnrelatedError);
     }
-    routed(packet, &ip, plan)?;
+    routed(packet, ip, plan)?;
     plan.way = Way::Masquerade;
     plan.rewrite |= Plan::<A>::SOURCE | Plan::<A>::QUOTE;
     plan.l4 = ip.l4;
@@ -487,12 +531,13 @@ pub fn decide_rare<A: Addr, P: Packet, T: Tables<A>>(
 
 /// An address of the sender's subnet that no endpoint here has: another node's slice, or nobody's.
 #[inline(always)]
-fn to_node<A: Addr, P: Packet, T: Tables<A>>(
+fn to_node<'t, A: Addr, P: Packet, T: Tables<A>>(
     packet: &P,
-    tables: &T,
+    tables: &'t T,
     interface: &Interface<A>,
     ip: &Headers<A>,
     plan: &mut Plan<A>,
+    node: &mut Option<T::Ref<'t, Route>>,
 ) -> Result<(), Drop> {
     let route = tables.route(&ip.destination).ok_or(Drop::NoEndpoint)?;
     let vxlan = route.kind == Route::VXLAN;
@@ -519,12 +564,11 @@ fn to_node<A: Addr, P: Packet, T: Tables<A>>(
     }
     plan.to = To::Neighbour;
     plan.ifindex = config.uplink;
-    plan.node = route.node;
     plan.network = route.network;
     plan.to_node = route.slot;
     if vxlan {
         // Switched, as within a node: the time to live stays.
-        plan.inner = ip.destination.mac(interface);
+        plan.inner = ip.destination.address4(interface);
         plan.way = Way::ToNodeVxlan;
         plan.rewrite = Plan::<A>::ENCAPSULATE;
     } else {
@@ -534,6 +578,7 @@ fn to_node<A: Addr, P: Packet, T: Tables<A>>(
         plan.way = Way::ToNode;
         plan.rewrite = Plan::<A>::TTL;
     }
+    *node = Some(route);
     Ok(())
 }
 

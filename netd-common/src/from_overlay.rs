@@ -41,7 +41,7 @@ fn family<A: Addr, P: Packet, T: Tables<A>>(packet: &mut P, tables: &T, hook: Ho
     let mut plan = Plan::<A>::new();
     let bytes = packet.len();
     let decided = decide(packet, tables, hook, &mut plan);
-    match decided.and_then(|()| plan.carry_out(packet, tables)) {
+    match decided.and_then(|()| plan.carry_out(packet, tables, None)) {
         Ok(()) => {
             tables.count_way(plan.way, bytes);
             tables.count_received(plan.receiver, bytes);

@@ -15,36 +15,59 @@ use crate::{
     wire::{Be16, Ethernet, Udp, Vxlan, protocol, tcp},
 };
 
-/// The whole way: decide, rewrite, count.
+/// The whole way of all but IPv6: decide, rewrite, count.
 #[inline(always)]
 pub fn from_uplink<P: Packet, T: Tables<V4> + Tables<V6>>(packet: &mut P, tables: &T, hook: Hook) -> Verdict {
-    // Each step is a subprogram of its own in BPF: what it needs of stack and registers, all the others would pay for.
-    if packet.get::<Be16>(Ethernet::ETHERTYPE) == Some(Ethernet::IPV6) {
-        packet.pull(Ethernet::LEN + V6::HEADER + tcp::LEN);
-        Verdict::unpack(match common::<V6, P, T>(packet, tables, u32::from(hook.vlan)) {
-            Then::RARE => rare::<V6, P, T>(packet, tables),
-            Then::OVERLAY => overlay::<V6, V4, P, T>(packet, tables),
-            result => result,
-        })
-    } else {
-        Verdict::unpack(match common::<V4, P, T>(packet, tables, u32::from(hook.vlan)) {
-            Then::RARE => rare::<V4, P, T>(packet, tables),
-            Then::OVERLAY => overlay::<V4, V6, P, T>(packet, tables),
-            result => result,
-        })
+    let mut plan = Plan::<V4>::new();
+    match decide(packet, tables, hook, &mut plan) {
+        Ok(Then::Rare) => Verdict::unpack(rare::<V4, P, T>(packet, tables)),
+        Ok(Then::Overlay) => Verdict::unpack(overlay::<V4, V6, P, T>(packet, tables)),
+        decided => carry_out(packet, tables, decided.map(|_| ()), &plan),
     }
 }
 
-/// Most packets: the verdict, packed, or what is to be done instead.
-#[inline(never)]
-fn common<A: Addr, P: Packet, T: Tables<A>>(packet: &mut P, tables: &T, vlan: u32) -> u64 {
-    let mut plan = Plan::<A>::new();
-    let decided = match decide(packet, tables, vlan != 0, &mut plan) {
-        Ok(Then::Plan) => Ok(()),
-        Ok(then) => return then as u64,
-        Err(reason) => Err(reason),
-    };
-    carry_out(packet, tables, decided, &plan).pack()
+/// A step of an IPv6 packet's way; see [`crate::from_container::Step6`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Step6 {
+    /// Most packets.
+    Begin = 0,
+    /// One to the node's address that has no ports of its own: see [`decide_rare`].
+    Rare = 1,
+}
+
+/// One step of IPv6. `Err`: the step to go on with.
+///
+/// # Errors
+/// There is another step.
+#[inline(always)]
+pub fn step6<P: Packet, T: Tables<V4> + Tables<V6>>(
+    packet: &mut P,
+    tables: &T,
+    hook: Hook,
+    step: Step6,
+) -> Result<Verdict, Step6> {
+    packet.pull(Ethernet::LEN + V6::HEADER + tcp::LEN);
+    if matches!(step, Step6::Rare) {
+        return Ok(Verdict::unpack(rare::<V6, P, T>(packet, tables)));
+    }
+    let mut plan = Plan::<V6>::new();
+    match decide(packet, tables, hook, &mut plan) {
+        Ok(Then::Rare) => Err(Step6::Rare),
+        Ok(Then::Overlay) => Ok(Verdict::unpack(overlay::<V6, V4, P, T>(packet, tables))),
+        decided => Ok(carry_out(packet, tables, decided.map(|_| ()), &plan)),
+    }
+}
+
+/// The whole way of IPv6, in steps.
+pub fn from_uplink6<P: Packet, T: Tables<V4> + Tables<V6>>(
+    packet: &mut P,
+    tables: &T,
+    hook: Hook,
+) -> Verdict {
+    step6(packet, tables, hook, Step6::Begin)
+        .or_else(|next| step6(packet, tables, hook, next))
+        .unwrap_or(Verdict::STACK)
 }
 
 /// The whole way of a packet of family `A` that comes in VXLAN over another, `O`; the verdict, packed. Likewise.
@@ -66,20 +89,13 @@ fn overlay<O: Addr, A: Addr, P: Packet, T: Tables<A>>(packet: &mut P, tables: &T
 
 /// What is to be done next with a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u64)]
 pub enum Then {
     /// What the plan says.
-    Plan = 1 << 40,
+    Plan,
     /// It has no ports of its own: see [`decide_rare`].
-    Rare = Self::RARE,
+    Rare,
     /// It is VXLAN, with a packet of the other family in it.
-    Overlay = Self::OVERLAY,
-}
-
-/// Numbers that no packed [`Verdict`] is.
-impl Then {
-    const RARE: u64 = 2 << 40;
-    const OVERLAY: u64 = 3 << 40;
+    Overlay,
 }
 
 /// The whole way of a packet to the node's address that has no ports of its own; the verdict, packed.
@@ -104,7 +120,7 @@ fn carry_out<A: Addr, P: Packet, T: Tables<A>>(
     plan: &Plan<A>,
 ) -> Verdict {
     let bytes = packet.len();
-    match decided.and_then(|()| plan.carry_out(packet, tables)) {
+    match decided.and_then(|()| plan.carry_out(packet, tables, None)) {
         Ok(()) => {
             if !matches!(plan.to, To::Stack) {
                 tables.count_way(plan.way, bytes);
@@ -131,12 +147,12 @@ fn carry_out<A: Addr, P: Packet, T: Tables<A>>(
 pub fn decide<A: Addr, P: Packet, T: Tables<A>>(
     packet: &P,
     tables: &T,
-    vlan: bool,
+    hook: Hook,
     plan: &mut Plan<A>,
 ) -> Result<Then, Drop> {
     plan.to = To::Stack;
     let Some(ethernet) = packet.get::<Ethernet>(0) else { return Ok(Then::Plan) };
-    if ethernet.ethertype != A::ETHERTYPE || vlan {
+    if ethernet.ethertype != A::ETHERTYPE || hook.vlan {
         return Ok(Then::Plan);
     }
     let (Some(config), Ok(ip)) = (tables.config(), headers::ip::<A, P>(packet)) else {

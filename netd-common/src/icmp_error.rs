@@ -61,16 +61,13 @@ fn can_be_answered<A: Addr, P: Packet>(packet: &P, ip: &Headers<A>, too_big: boo
     ip.protocol != A::ICMP.protocol || packet.get(ip.l4).is_some_and(is_echo)
 }
 
-/// Turns a packet that came from an interface into an error (see [`about`]) to the container there. `false`: it may not have one, or
-/// cannot be written.
-#[inline(always)]
-pub fn answer<A: Addr, P: Packet, T: Tables<A>>(
-    packet: &mut P,
-    tables: &T,
-    ifindex: u32,
-    error: u32,
-) -> bool {
-    write(packet, tables, ifindex, error).is_some()
+/// Turns a packet that came from an interface into an error (see [`about`]) to the container there. Returns 0 if it may not have
+/// one, or cannot be written.
+///
+/// A subprogram of its own in BPF: few packets come here.
+#[inline(never)]
+pub fn answer<A: Addr, P: Packet, T: Tables<A>>(packet: &mut P, tables: &T, ifindex: u32, error: u32) -> u32 {
+    u32::from(write(packet, tables, ifindex, error).is_some())
 }
 
 #[inline(always)]

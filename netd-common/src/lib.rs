@@ -37,9 +37,9 @@ pub mod wire;
 pub mod xdp_uplink;
 
 pub use addr::{Addr, V4, V6};
-pub use from_container::from_container;
+pub use from_container::{from_container, from_container6};
 pub use from_overlay::from_overlay;
-pub use from_uplink::from_uplink;
+pub use from_uplink::{from_uplink, from_uplink6};
 pub use packet::{Hook, Packet};
 pub use plan::{Plan, To, Verdict};
 pub use reason::{Drop, Way};

@@ -55,9 +55,15 @@ pub fn known<A: Addr, T: Tables<A>>(
 
 /// Makes a flow for an outbound packet that belongs to none. Returns 0, or the [`Drop`] reason (see [`SOON`]).
 ///
-/// The inbound entry is inserted first: whoever gets it in owns the port.
-#[inline(always)]
-pub fn create<A: Addr, T: Tables<A>>(tables: &T, tuple: &Tuple<A>, slot: u32) -> u32 {
+/// The inbound entry is inserted first: whoever gets it in owns the port. A subprogram of its own in BPF (a scalar result,
+/// all else through references), to keep its stack apart.
+#[inline(never)]
+pub fn create<A: Addr, T: Tables<A>>(
+    tables: &T,
+    tuple: &Tuple<A>,
+    slot: u32,
+    mapping: &mut Mapping<A>,
+) -> u32 {
     let Some(config) = tables.config() else { return Drop::NoRoute as u32 };
     if config.address == A::ZERO {
         return Drop::NoRoute as u32;
@@ -65,16 +71,17 @@ pub fn create<A: Addr, T: Tables<A>>(tables: &T, tuple: &Tuple<A>, slot: u32) ->
     if tables.flows_of(slot, 0) >= config.quota {
         return Drop::FlowQuota as u32;
     }
-    let mut mapping = Mapping { address: config.address, port: Be16::ZERO };
-    let outcome = claim_port(tables, tuple, slot, &mut mapping);
-    if outcome != 0 { outcome } else { record(tables, tuple, slot, &mapping) }
+    mapping.address = config.address;
+    let outcome = claim_port(tables, tuple, slot, mapping);
+    if outcome != 0 { outcome } else { record(tables, tuple, slot, mapping) }
 }
 
-/// Inserts the outbound entry of a flow that has got the `mapping`. Returns 0, or the [`Drop`] reason: then the flow is gone.
+/// Inserts the outbound entry of a flow that has got the `mapping`. Returns 0, or the [`Drop`] reason: then the flow is gone. Another
+/// CPU may have been faster: then its mapping is the flow's.
 ///
 /// A subprogram of its own in BPF, likewise.
 #[inline(never)]
-fn record<A: Addr, T: Tables<A>>(tables: &T, tuple: &Tuple<A>, slot: u32, mapping: &Mapping<A>) -> u32 {
+fn record<A: Addr, T: Tables<A>>(tables: &T, tuple: &Tuple<A>, slot: u32, mapping: &mut Mapping<A>) -> u32 {
     let flow = Flow {
         state: Shared::new(0),
         seen: Shared::new(tables.now()),
@@ -89,9 +96,14 @@ fn record<A: Addr, T: Tables<A>>(tables: &T, tuple: &Tuple<A>, slot: u32, mappin
             0
         }
         Err(full) => {
-            // Two packets of a new flow on two CPUs: the first one's mapping is the flow's.
             tables.flow_remove(&inward(tuple, mapping));
-            if matches!(full, Add::Exists) { 0 } else { Drop::FlowTableFull as u32 }
+            match tables.flow(tuple) {
+                Some(flow) if matches!(full, Add::Exists) => {
+                    *mapping = Mapping { address: flow.address, port: flow.port };
+                    0
+                }
+                _ => Drop::FlowTableFull as u32,
+            }
         }
     }
 }
@@ -113,7 +125,7 @@ const fn inward<A: Addr>(tuple: &Tuple<A>, mapping: &Mapping<A>) -> Tuple<A> {
 /// Finds a port for a tuple at the `mapping`'s address, and inserts the inbound entry with it. Returns 0, or the [`Drop`] reason (see
 /// [`SOON`]).
 ///
-/// A subprogram of its own in BPF (a scalar result, all else through references), to keep its stack apart.
+/// A subprogram of its own in BPF, likewise.
 #[inline(never)]
 fn claim_port<A: Addr, T: Tables<A>>(
     tables: &T,

@@ -8,7 +8,7 @@ use crate::{
     plan::{Plan, To},
     reason::{Drop, Way},
     tables::Tables,
-    wire::{Be16, Be32, Ethernet, Ipv4, Ipv6, Udp, Vxlan, protocol, udp},
+    wire::{Be16, Be32, Ethernet, Ipv4, Ipv6, Mac, Udp, Vxlan, protocol, udp},
 };
 
 /// Offset of the UDP header in an overlay packet over IPv4, whose outer header has no options...
@@ -20,18 +20,19 @@ const VXLAN: u32 = udp::LEN;
 const INNER: u32 = VXLAN + 8;
 const INNER_IP: u32 = INNER + Ethernet::LEN;
 
-/// Writes the headers around a packet that goes to the `plan`'s node.
+/// Writes the headers around a packet that goes to a node, by its route.
 #[inline(always)]
 pub fn encapsulate<A: Addr, P: Packet, T: Tables<A>>(
     packet: &mut P,
     tables: &T,
     plan: &Plan<A>,
+    node: &Route,
 ) -> Option<()> {
     // Before the headers are there, so that it is the inner flow's. RFC 7348 section 5: a port of the dynamic range.
     let hash = packet.hash();
     let source = Be16::new(0xc000 | (hash ^ hash >> 16) as u16);
     let config = tables.config()?;
-    if let Some(node) = plan.node.unmapped() {
+    if let Some(node) = node.node.unmapped() {
         packet.encapsulate(false)?;
         let length = packet.len() - Ethernet::LEN;
         // Counted up by one for each packet on the wire: with DF clear, a NIC aggregates (GRO) only what is numbered so.
@@ -48,7 +49,7 @@ pub fn encapsulate<A: Addr, P: Packet, T: Tables<A>>(
         if !A::V6 {
             packet.set(Ethernet::ETHERTYPE, Ethernet::IPV6)?;
         }
-        let ip = Ipv6::simple(length as u16, protocol::UDP, 64, config.underlay6, plan.node);
+        let ip = Ipv6::simple(length as u16, protocol::UDP, 64, config.underlay6, node.node);
         packet.set(Ethernet::LEN, ip)?;
         wrap(packet, plan, UDP6, source, length)
     }
@@ -68,7 +69,8 @@ fn wrap<A: Addr, P: Packet>(
     packet.set(at, Udp { source, destination: Vxlan::PORT, length, checksum: 0 })?;
     let vni = Be32::new(vni(plan.network) << 8);
     packet.set(at + VXLAN, Vxlan { flags: Be32::new(Vxlan::VALID), vni })?;
-    let inner = Ethernet { destination: plan.inner, source: plan.macs.source(), ethertype: A::ETHERTYPE };
+    let inner =
+        Ethernet { destination: Mac::of(plan.inner), source: plan.macs.source(), ethertype: A::ETHERTYPE };
     packet.set(at + INNER, inner)
 }
 

@@ -4,13 +4,14 @@
 //! fields undefined on some path, and the verifier refuses to copy those.
 
 use crate::{
-    addr::{Addr, V6},
+    abi::Route,
+    addr::{Addr, V4, V6},
     arp, checksum, ndp, overlay,
     packet::Packet,
     reason::{Drop, Way},
     related::{self, Edit},
     tables::Tables,
-    wire::{Be16, Ethernet, Mac, MacPair, icmp, protocol, tcp, udp},
+    wire::{Be16, Ethernet, MacPair, icmp, protocol, tcp, udp},
 };
 
 /// Where a packet goes.
@@ -91,13 +92,10 @@ pub struct Plan<A> {
     pub to_node: u32,
     /// The node that it comes from, or [`NO_SLOT`].
     pub from_node: u32,
-    /// [`To::Neighbour`]: the next hop, if it is not the destination's own; [`Plan::ENCAPSULATE`]: the outer destination.
-    /// IPv4-mapped if it is IPv4.
-    pub node: V6,
     /// [`Plan::ENCAPSULATE`]: the network, whose VNI the packet gets. [`Plan::NEIGHBOUR`]: 1 if the neighbour is a router.
     pub network: u32,
-    /// [`Plan::ENCAPSULATE`]: the inner destination MAC.
-    pub inner: Mac,
+    /// [`Plan::ENCAPSULATE`]: what the inner destination MAC is made from.
+    pub inner: V4,
     /// What fits on the way, bytes. 0: not known, or not to be told.
     pub mtu: u32,
     /// If it is dropped, its sender is not told: trying again will help.
@@ -165,9 +163,8 @@ impl<A: Addr> Plan<A> {
             receiver: NO_SLOT,
             to_node: NO_SLOT,
             from_node: NO_SLOT,
-            node: V6::ZERO,
             network: 0,
-            inner: Mac([0; 3]),
+            inner: V4(0),
             mtu: 0,
             quiet: false,
             rewrite: 0,
@@ -279,19 +276,29 @@ impl<A: Addr> Default for Plan<A> {
 }
 
 impl<A: Addr> Plan<A> {
-    /// Writes to the packet all that the plan says.
+    /// Writes to the packet all that the plan says. `node`: the route to the node that the packet goes to.
     ///
     /// # Errors
     /// [`Drop::Rewrite`] where the packet cannot be written to.
     #[inline(always)]
-    pub fn carry_out<P: Packet, T: Tables<A>>(&self, packet: &mut P, tables: &T) -> Result<(), Drop> {
-        self.reshape(packet, tables).ok_or(Drop::Rewrite)
+    pub fn carry_out<P: Packet, T: Tables<A>>(
+        &self,
+        packet: &mut P,
+        tables: &T,
+        node: Option<&Route>,
+    ) -> Result<(), Drop> {
+        self.reshape(packet, tables, node).ok_or(Drop::Rewrite)
     }
 
     #[inline(always)]
-    fn reshape<P: Packet, T: Tables<A>>(&self, packet: &mut P, tables: &T) -> Option<()> {
+    fn reshape<P: Packet, T: Tables<A>>(
+        &self,
+        packet: &mut P,
+        tables: &T,
+        node: Option<&Route>,
+    ) -> Option<()> {
         if self.rewrite & Self::ENCAPSULATE != 0 {
-            return overlay::encapsulate(packet, tables, self);
+            return overlay::encapsulate(packet, tables, self, node?);
         }
         let decapsulate = self.rewrite & (Self::DECAPSULATE | Self::DECAPSULATE6);
         if decapsulate != 0 {

@@ -16,7 +16,12 @@ use aya_ebpf::{
     macros::{classifier, xdp},
     programs::{TcContext, XdpContext},
 };
-use netd_common::{Addr as _, To, V6, Verdict};
+use netd_common::{
+    Addr as _, To, V6, Verdict,
+    abi::{STEP_FROM_CONTAINER6, STEP_FROM_UPLINK6},
+    from_container::{Step6, Told},
+    from_uplink::Step6 as Uplink6,
+};
 
 use crate::{frame::Frame, maps::Maps, skb::Skb};
 
@@ -24,6 +29,10 @@ use crate::{frame::Frame, maps::Maps, skb::Skb};
 #[classifier]
 fn from_container(ctx: TcContext) -> i32 {
     let mut skb = Skb::new(&ctx);
+    if skb.is_ipv6() {
+        step(&ctx, STEP_FROM_CONTAINER6);
+        return TC_ACT_SHOT;
+    }
     let hook = skb.hook();
     verdict(netd_common::from_container(&mut skb, &Maps, hook), hook.ifindex)
 }
@@ -32,6 +41,10 @@ fn from_container(ctx: TcContext) -> i32 {
 #[classifier]
 fn from_uplink(ctx: TcContext) -> i32 {
     let mut skb = Skb::new(&ctx);
+    if skb.is_ipv6() {
+        step(&ctx, STEP_FROM_UPLINK6);
+        return TC_ACT_UNSPEC;
+    }
     let hook = skb.uplink_hook();
     verdict(netd_common::from_uplink(&mut skb, &Maps, hook), hook.ifindex)
 }
@@ -44,6 +57,76 @@ fn xdp_uplink(ctx: XdpContext) -> u32 {
     } else {
         xdp_action::XDP_DROP
     }
+}
+
+/// The programs of IPv6's steps, attached to nothing: those above and these go on with them (tail calls).
+macro_rules! steps6 {
+    ($($(#[$meta:meta])* $name:ident = $step:ident;)+) => {
+        $($(#[$meta])* #[classifier] fn $name(ctx: TcContext) -> i32 { from_container6_step(&ctx, Step6::$step) })+
+    };
+}
+steps6! {
+    /// Most packets that a container sends.
+    from_container6 = Begin;
+    /// Fragments through the masquerade.
+    rare6 = Rare;
+    /// ICMP errors through the masquerade.
+    error6 = Error;
+    /// Those that open a flow.
+    open6 = Open;
+    /// Neighbour discovery.
+    discover6 = Discover;
+    /// Those that are dropped.
+    refuse6 = Refuse;
+}
+
+#[inline(always)]
+fn from_container6_step(ctx: &TcContext, this: Step6) -> i32 {
+    let mut skb = Skb::new(ctx);
+    let hook = skb.hook();
+    let mut told = if matches!(this, Step6::Refuse) { skb.told() } else { Told::default() };
+    match netd_common::from_container::step6(&mut skb, &Maps, hook, this, &mut told) {
+        Ok(done) => verdict(done, hook.ifindex),
+        Err(next) => {
+            if matches!(next, Step6::Refuse) {
+                skb.tell(&told);
+            }
+            step(ctx, STEP_FROM_CONTAINER6 + next as u32);
+            TC_ACT_SHOT
+        }
+    }
+}
+
+/// IPv6 from the world.
+#[classifier]
+fn from_uplink6(ctx: TcContext) -> i32 {
+    from_uplink6_step(&ctx, Uplink6::Begin)
+}
+
+/// Fragments and ICMP errors from the world.
+#[classifier]
+fn reply6_rare(ctx: TcContext) -> i32 {
+    from_uplink6_step(&ctx, Uplink6::Rare)
+}
+
+#[inline(always)]
+fn from_uplink6_step(ctx: &TcContext, this: Uplink6) -> i32 {
+    let mut skb = Skb::new(ctx);
+    let hook = skb.uplink_hook();
+    match netd_common::from_uplink::step6(&mut skb, &Maps, hook, this) {
+        Ok(done) => verdict(done, hook.ifindex),
+        Err(next) => {
+            step(ctx, STEP_FROM_UPLINK6 + next as u32);
+            TC_ACT_UNSPEC
+        }
+    }
+}
+
+/// Goes on with another program. Returns only if there is none, or too many have gone before.
+#[inline(always)]
+fn step(ctx: &TcContext, index: u32) {
+    // SAFETY: the programs in the map are of this kind.
+    unsafe { maps::STEPS.tail_call(ctx, index) };
 }
 
 /// The host side of a container's link, egress: what the host's own stack sends to the container.

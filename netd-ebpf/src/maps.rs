@@ -4,7 +4,7 @@ use core::ffi::c_void;
 
 use aya_ebpf::{
     bindings::{BPF_F_NO_PREALLOC, BPF_NOEXIST},
-    btf_maps::{Array, HashMap, LpmTrie, PerCpuArray, lpm_trie::Key},
+    btf_maps::{Array, HashMap, LpmTrie, PerCpuArray, ProgramArray, lpm_trie::Key},
     helpers::generated::{bpf_get_prandom_u32, bpf_get_smp_processor_id, bpf_ktime_get_coarse_ns, bpf_loop},
     macros::btf_map,
 };
@@ -12,7 +12,7 @@ use netd_common::{
     Common, Tables, V4, V6, Way,
     abi::{
         Config, Counter, Endpoint, EndpointCounters, Flow, Fragment, FragmentKey, FragmentRing, Interface,
-        NodeCounters, Route, Tuple,
+        NodeCounters, Route, STEPS as STEPS_COUNT, Tuple,
     },
     flow::{TICK_SHIFT, Ticks},
     plan::NO_SLOT,
@@ -88,6 +88,10 @@ static FRAGMENT_PLACES6: Array<FragmentKey<V6>, { FragmentRing::ENTRIES as usize
 /// How many entries each ring has got.
 #[btf_map]
 static FRAGMENT_TURNS: Array<u32, { FragmentRing::RINGS as usize }> = Array::new();
+
+/// Programs that go on where others end, by the numbers in [`netd_common::abi`].
+#[btf_map]
+pub(crate) static STEPS: ProgramArray<{ STEPS_COUNT as usize }> = ProgramArray::new();
 
 /// The maps as the core's tables.
 pub(crate) struct Maps;

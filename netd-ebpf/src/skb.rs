@@ -15,7 +15,8 @@ use aya_ebpf::{
 };
 use netd_common::{
     Addr as _, Hook, Packet, V4, V6,
-    wire::{Ethernet, Ipv4, Vxlan, Wire, tcp},
+    from_container::Told,
+    wire::{Be16, Ethernet, Ipv4, Vxlan, Wire, tcp},
 };
 
 use crate::Context;
@@ -63,6 +64,30 @@ impl Skb {
                 forwarded: (*self.ctx).ingress_ifindex != 0,
                 ..Hook::default()
             }
+        }
+    }
+
+    /// Whether it is IPv6, by its frame.
+    #[inline(always)]
+    pub(crate) fn is_ipv6(&self) -> bool {
+        self.get::<Be16>(Ethernet::ETHERTYPE) == Some(Ethernet::IPV6)
+    }
+
+    /// What the program before this one has said of a packet that is dropped: in the part of the sk_buff that is ours.
+    #[inline(always)]
+    pub(crate) fn told(&self) -> Told {
+        // SAFETY: loads from the context.
+        unsafe { Told { reason: (*self.ctx).cb[0], mtu: (*self.ctx).cb[1], quiet: (*self.ctx).cb[2] != 0 } }
+    }
+
+    /// Says it.
+    #[inline(always)]
+    pub(crate) fn tell(&mut self, told: &Told) {
+        // SAFETY: stores to the context.
+        unsafe {
+            (*self.ctx).cb[0] = told.reason;
+            (*self.ctx).cb[1] = told.mtu;
+            (*self.ctx).cb[2] = u32::from(told.quiet);
         }
     }
 

@@ -9,9 +9,9 @@ use super::{
     icmp_cases::{PROHIBITED, answered},
 };
 use crate::{
-    Addr as _, Drop, Hook, To, V4, V6, Verdict, Way,
+    Addr as _, Drop, Hook, Packet as _, To, V4, V6, Verdict, Way,
     abi::{Config, Endpoint, Interface, Route},
-    wire::{Mac, MacPair, Vxlan, tcp},
+    wire::{Ethernet, Mac, MacPair, Vxlan, tcp},
 };
 
 /// An endpoint of the world.
@@ -260,8 +260,12 @@ pub struct Case {
 /// Runs a packet through the core on the host.
 pub fn run(world: &World, tables: &Memory<V4>, at: At, frame: &mut Frame) -> Verdict {
     let hook = |ifindex, forwarded| Hook { ifindex, forwarded, ..Hook::default() };
+    // What the programs do that are attached.
+    let v6 = frame.get(Ethernet::ETHERTYPE) == Some(Ethernet::IPV6);
     match at {
+        At::FromContainer(ifindex) if v6 => crate::from_container6(frame, tables, hook(ifindex, false)),
         At::FromContainer(ifindex) => crate::from_container(frame, tables, hook(ifindex, false)),
+        At::FromUplink if v6 => crate::from_uplink6(frame, tables, hook(world.uplink, false)),
         At::FromUplink => crate::from_uplink(frame, tables, hook(world.uplink, false)),
         At::ToContainer(ifindex, from) => crate::to_container(frame, tables, hook(ifindex, from != 0)),
         At::FromOverlay(node, vni) => {

@@ -47,6 +47,7 @@ fn shapes(options: &Options) -> Vec<Shape> {
         shape::<Key<V4>, Denied>("DENIED4", MapType::LpmTrie, None),
         shape::<Key<V6>, Denied>("DENIED6", MapType::LpmTrie, None),
         shape::<u32, u64>("DENIED_COUNTERS", MapType::PerCpuArray, None),
+        shape::<u32, u32>("STEPS", MapType::ProgramArray, None),
     ];
     all.extend(shapes_of::<V4>(options));
     all.extend(shapes_of::<V6>(options));

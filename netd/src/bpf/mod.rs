@@ -18,6 +18,7 @@ use std::{collections::HashSet, net::Ipv4Addr, path::Path};
 use anyhow::{Context as _, Result, anyhow, bail};
 use aya::{
     Ebpf,
+    maps::ProgramArray,
     programs::{ProgramError, SchedClassifier, TestRun as _, TestRunOptions},
 };
 use ipnet::IpNet;
@@ -95,6 +96,19 @@ impl Datapath {
         }
         deny::load(&mut programs)
             .map_err(|error| anyhow!("the kernel refuses program {XDP_UPLINK}: {}", refusal(&error)))?;
+        // Programs that others go on with. Those of a daemon before this one go on with them from here on, too.
+        for (step, name) in (0..).zip(abi::STEP_PROGRAMS) {
+            let program = program(&mut programs, name)?;
+            program
+                .load()
+                .map_err(|error| anyhow!("the kernel refuses program {name}: {}", refusal(&error)))?;
+            let fd = program.fd().and_then(|fd| Ok(fd.try_clone()?));
+            let fd = fd.with_context(|| format!("asking for program {name}"))?;
+            let steps = programs.map_mut("STEPS").context("the eBPF object has no map STEPS")?;
+            ProgramArray::try_from(steps)?
+                .set(step, &fd, 0)
+                .with_context(|| format!("writing program {name} to map STEPS"))?;
+        }
         let maps = Maps::take(&mut programs)?;
         let deny = DenyMaps::take(&mut programs)?;
         pins.adopt_links()?;

@@ -53,6 +53,7 @@ impl Reconciler {
     /// # Errors
     /// The kernel refuses something.
     pub async fn apply_view(&mut self, state: &State, view: &HostView) -> Result<()> {
+        self.ipv6 = view.ipv6;
         for gateway in gateways(state, view).filter(|gateway| !view.addresses.contains(gateway)) {
             self.nl.add_address(LOOPBACK, gateway.into()).await?;
         }

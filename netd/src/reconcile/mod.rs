@@ -42,6 +42,8 @@ pub struct Reconciler {
     nat: NatConfig,
     transport: Transport,
     remotes: Remotes,
+    /// Whether the host has IPv6: endpoints that have an address of it are brought up without, otherwise.
+    ipv6: bool,
     /// What the datapath knows of each live endpoint.
     live: HashMap<String, bpf::Endpoint>,
     by_ifindex: HashMap<u32, String>,
@@ -70,7 +72,7 @@ impl Reconciler {
     ) -> Self {
         let identity = identity.to_owned();
         let (live, by_ifindex) = (HashMap::new(), HashMap::new());
-        Self { nl, datapath, identity, nat, transport, remotes, live, by_ifindex }
+        Self { nl, datapath, identity, nat, transport, remotes, ipv6: true, live, by_ifindex }
     }
 
     /// The datapath, for its counters.
@@ -115,7 +117,9 @@ impl Reconciler {
             let link = own.get(endpoint.host_interface.as_str());
             match link.filter(|link| self.is_of(link, endpoint)) {
                 // The route is what comes last; with it, all is there.
-                Some(link) if link.up && has_routes(&routes, &endpoint.entry(network, link.ifindex)) => {
+                Some(link)
+                    if link.up && has_routes(&routes, &self.entry(endpoint, network, link.ifindex)) =>
+                {
                     if let Err(error) = self.enter(endpoint, network, link.ifindex) {
                         broken.insert(endpoint.name.clone(), error);
                     }
@@ -159,10 +163,12 @@ impl Reconciler {
         self.enter(endpoint, network, ifindex)?;
         debug!("in the datapath");
         self.nl.set_up(ifindex).await?;
-        let addresses: Vec<_> = endpoint.addresses_in(network).collect();
+        let addresses = endpoint.addresses_in(network);
+        let addresses: Vec<_> =
+            addresses.filter(|(address, _)| self.ipv6 || address.addr().is_ipv4()).collect();
         configure_inside(&Netlink::enter(&netns).await?, &endpoint.interface, &addresses).await?;
         debug!("container's side configured");
-        self.add_route(&endpoint.entry(network, ifindex)).await?;
+        self.add_route(&self.entry(endpoint, network, ifindex)).await?;
         debug!("host's side configured");
         carrier::wait(&self.nl, &endpoint.host_interface, ifindex).await?;
         debug!("ready");
@@ -206,9 +212,15 @@ impl Reconciler {
             && link.kind.as_deref() == Some(endpoint.link.as_str())
     }
 
+    /// What the datapath needs to know of an endpoint.
+    fn entry(&self, endpoint: &Endpoint, network: &Network, ifindex: u32) -> bpf::Endpoint {
+        let entry = endpoint.entry(network, ifindex);
+        bpf::Endpoint { v6: entry.v6.filter(|_| self.ipv6), ..entry }
+    }
+
     /// Makes the datapath know an endpoint.
     fn enter(&mut self, endpoint: &Endpoint, network: &Network, ifindex: u32) -> Result<()> {
-        let entry = endpoint.entry(network, ifindex);
+        let entry = self.entry(endpoint, network, ifindex);
         if let Some(old) = self.live.get(&endpoint.name)
             && old.ifindex != ifindex
         {

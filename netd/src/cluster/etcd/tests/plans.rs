@@ -90,6 +90,48 @@ fn networks_of_the_configuration() {
 }
 
 #[test]
+fn ipv6_comes_to_a_network_once() {
+    let own = node("id of one", "192.0.2.1");
+    let dual = |subnet6: &str| {
+        network(3, "10.88.0.0/16", 24).replace("\"slice\"", &format!("\"subnet6\":\"{subnet6}\",\"slice\""))
+    };
+    let give = vec!["+last-network".to_owned(), "+networks/default".to_owned()];
+    let is = |subnets: &str| {
+        vec![format!("networks.default.subnets: the cluster has network `default` with {subnets}")]
+    };
+    let overlap =
+        "networks.default.subnets: fd89::/64 overlaps fd89::/48 of network `blue` of the cluster".to_owned();
+    for (there, wanted, expected) in [
+        (network(3, "10.88.0.0/16", 24), Some("fd88::/48"), (give, vec![])),
+        (network(3, "10.88.0.0/16", 24), Some("fd89::/64"), (vec![], vec![overlap])),
+        (network(3, "10.88.0.0/16", 24), None, (vec![], vec![])),
+        (dual("fd88::/48"), Some("fd88::/48"), (vec![], vec![])),
+        (dual("fd88::/48"), Some("fd87::/48"), (vec![], is("10.88.0.0/16 fd88::/48"))),
+        (dual("fd88::/48"), None, (vec![], is("10.88.0.0/16 fd88::/48"))),
+    ] {
+        let blue = dual("fd89::/48").replace("10.88.", "10.89.").replace(":3,", ":4,");
+        let slice = r#"{"node":"one"}"#;
+        let records = [
+            ("nodes/one", own.as_str(), LEASE),
+            ("last-network", r#"{"last":4}"#, 0),
+            ("networks/default", &there, 0),
+            ("networks/blue", &blue, 0),
+            ("slices/default/10.88.0.0-24", slice, 0),
+            ("slices/blue/10.89.0.0-24", slice, 0),
+        ];
+        let mut announced = announcement("192.0.2.1", &[("default", "10.88.0.0/16", Some(3))]);
+        announced.networks[0].0.subnet6 = wanted.map(|subnet6| subnet6.parse().unwrap());
+        let plan = plan(&records, &me("one"), &announced);
+        assert_eq!(shown(&plan), expected, "{there} {wanted:?}");
+        if let Some(step) = plan.step {
+            let Write::Put(_, value, _) = &step.writes[1] else { panic!("{step:?}") };
+            let text = String::from_utf8_lossy(value);
+            assert!(text.contains("\"subnet6\":\"fd88::/48\"") && text.contains("\"number\":3"), "{text}");
+        }
+    }
+}
+
+#[test]
 fn a_slice_of_each_network() {
     let own = node("id of one", "192.0.2.1");
     let there = network(3, "10.88.0.0/24", 25);
