@@ -78,6 +78,12 @@ impl Datapath {
         self.remove_flows(|tuple, flow| flow.address == address || tuple.destination == address)
     }
 
+    /// Removes the flows that are translated to any other address than this one. Returns how many.
+    pub fn keep_flows_of(&mut self, address: Ipv4Addr) -> Result<usize> {
+        let address = v4(address);
+        self.remove_flows(|tuple, _| tuple.destination != address)
+    }
+
     /// Removes the flows for which `which` says so.
     pub(super) fn remove_flows(&mut self, which: impl Fn(&Tuple<V4>, &Record) -> bool) -> Result<usize> {
         let mut list = Vec::new();

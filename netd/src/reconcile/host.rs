@@ -68,6 +68,7 @@ impl Reconciler {
         })?;
         if let Some(uplink) = uplink {
             self.datapath.attach_uplink(uplink.ifindex)?;
+            self.translate_to(uplink.address)?;
         } else {
             self.datapath.detach_uplink()?;
         }
@@ -126,6 +127,23 @@ impl Reconciler {
         }
         let routes: Vec<_> = routes.into_iter().collect();
         self.datapath.set_routes(&routes).context("cannot set the datapath's routes")
+    }
+
+    /// Forgets the flows of any other address than the one that new flows get: no answer to them would be translated back, and as
+    /// long as their containers talk they would not time out.
+    fn translate_to(&mut self, address: Ipv4Addr) -> Result<()> {
+        if self.translated != Some(address) {
+            match self
+                .datapath
+                .keep_flows_of(address)
+                .context("cannot remove the flows of another address")?
+            {
+                0 => {}
+                flows => info!("the uplink's address is {address}: {flows} flows of another one are gone"),
+            }
+            self.translated = Some(address);
+        }
+        Ok(())
     }
 
     /// Forgets the flows of an address that the host no longer has.

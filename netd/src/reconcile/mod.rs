@@ -7,7 +7,10 @@ mod carrier;
 mod host;
 mod nodes;
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    net::Ipv4Addr,
+};
 
 use anyhow::{Context, Error, Result, bail, ensure};
 use ipnet::{IpNet, Ipv4Net};
@@ -40,6 +43,8 @@ pub struct Reconciler {
     /// What the datapath knows of each live endpoint.
     live: HashMap<String, bpf::Endpoint>,
     by_ifindex: HashMap<u32, String>,
+    /// The address that all flows are translated to; at the start, one does not know.
+    translated: Option<Ipv4Addr>,
 }
 
 /// An endpoint whose link and datapath entries are (about to be) removed.
@@ -65,7 +70,7 @@ impl Reconciler {
     ) -> Self {
         let identity = identity.to_owned();
         let (live, by_ifindex) = (HashMap::new(), HashMap::new());
-        Self { nl, datapath, identity, nat, transport, remotes, live, by_ifindex }
+        Self { nl, datapath, identity, nat, transport, remotes, live, by_ifindex, translated: None }
     }
 
     /// The datapath, for its counters.
