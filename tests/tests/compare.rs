@@ -125,7 +125,8 @@ fn programs_see_the_same_behind_netd_and_netfilter() {
 
 fn play_sockets(twins: &mut SocketTwins) -> Result<u64> {
     let mut check = |seed: u64| {
-        let same = twins.play(&sockets::story(seed)).with_context(|| format!("the story of seed {seed:#x}"))?;
+        let same =
+            twins.play(&sockets::story(seed)).with_context(|| format!("the story of seed {seed:#x}"))?;
         let text = &twins.transcript;
         ensure!(same, "programs see different things; NETD_COMPARE_SEED={seed:#x} plays it again:\n{text}");
         Ok(())

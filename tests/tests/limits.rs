@@ -84,12 +84,10 @@ fn closed_connections_are_collected_while_others_work() {
         let (a, b) = (site.container("a")?, site.container("b")?);
         let server = site.world.server.clone();
         let target = SocketAddrV4::new(site.world.address, 4300);
-        let pulses =
-            [UdpPulse::start(&a.namespace, &server, target)?, UdpPulse::start(
-                &b.namespace,
-                &server,
-                SocketAddrV4::new(site.world.address, 4301),
-            )?];
+        let pulses = [
+            UdpPulse::start(&a.namespace, &server, target)?,
+            UdpPulse::start(&b.namespace, &server, SocketAddrV4::new(site.world.address, 4301))?,
+        ];
         let (echo, start) = (site.world.echo(), Instant::now());
         let (mut made, mut refused) = (0, 0);
         while made < CONNECTIONS {
@@ -139,7 +137,10 @@ fn an_address_that_is_used_again_has_no_flows() {
         drop(ours);
         site.services.clear();
         ensure!(site.host.netd(["detach", "a"])?.status.success());
-        ensure!(total(site, &[])? == 7, "the flows of an endpoint that is gone are still there, or others went with them");
+        ensure!(
+            total(site, &[])? == 7,
+            "the flows of an endpoint that is gone are still there, or others went with them"
+        );
         let c = site.container_with("c", &["--ip", &a.address.to_string()])?;
         ensure!(total(site, &["--endpoint", "c"])? == 0, "a new endpoint has inherited flows");
         flow(&c, server, PATIENCE)?;

@@ -111,7 +111,13 @@ fn dig_asks_dnsmasq() {
         let server = site.world.address.to_string();
         let long = "x".repeat(200);
         let mut command = Command::new("dnsmasq");
-        command.args(["--keep-in-foreground", "--conf-file=/dev/null", "--no-resolv", "--no-hosts", "--bind-interfaces"]);
+        command.args([
+            "--keep-in-foreground",
+            "--conf-file=/dev/null",
+            "--no-resolv",
+            "--no-hosts",
+            "--bind-interfaces",
+        ]);
         command.args(["--pid-file=", "--user=root", "--log-facility=-", "--address=/example.test/192.0.2.7"]);
         command.arg(format!("--listen-address={server}")).arg("--edns-packet-max=4096");
         // An answer in more than one packet.
@@ -126,7 +132,9 @@ fn dig_asks_dnsmasq() {
             let said = dig(options)?;
             ensure!(said.trim() == "192.0.2.7", "dig {options:?}: {said}");
         }
-        for options in [&["+bufsize=4096", "+notcp", "+ignore", "long.test", "TXT"][..], &["+tcp", "long.test", "TXT"]] {
+        for options in
+            [&["+bufsize=4096", "+notcp", "+ignore", "long.test", "TXT"][..], &["+tcp", "long.test", "TXT"]]
+        {
             let said = dig(options)?;
             let records = said.matches(&long).count();
             ensure!(records == 12, "dig {options:?}: {records} of 12 records: {said}");
@@ -166,7 +174,9 @@ fn datagrams_and_pings_above_the_mtu() {
         let (a, b) = (site.container("a")?, site.container("b")?);
         for to in [site.world.address, b.address] {
             for size in [1472, 1473, 8000, 60_000] {
-                a.namespace.run(|| icmp::ping(to, size, PATIENCE).map(drop)).with_context(|| format!("{size} bytes"))?;
+                a.namespace
+                    .run(|| icmp::ping(to, size, PATIENCE).map(drop))
+                    .with_context(|| format!("{size} bytes"))?;
                 let server = SocketAddrV4::new(to, echo::PORT);
                 a.namespace
                     .run(|| echo::udp(server, &bytes(size), PATIENCE).map(drop))
@@ -177,7 +187,8 @@ fn datagrams_and_pings_above_the_mtu() {
             return Ok(());
         }
         for (to, size) in [(site.world.address, "20000"), (b.address, "20000"), (a.gateway, "20000")] {
-            a.namespace.output("ping", ["-n", "-c", "2", "-i", "0.2", "-W", "3", "-s", size, &to.to_string()])?;
+            a.namespace
+                .output("ping", ["-n", "-c", "2", "-i", "0.2", "-W", "3", "-s", size, &to.to_string()])?;
         }
         Ok(())
     });
@@ -196,15 +207,18 @@ fn an_ssh_session_outlives_the_daemon() {
         for key in ["host", "user"] {
             let path = directory.join(format!("{key}-key"));
             let words = ["-q", "-t", "ed25519", "-N", "", "-f"].map(str::to_owned);
-            a.namespace.output("ssh-keygen", words.into_iter().chain([path.to_string_lossy().into_owned()]))?;
+            a.namespace
+                .output("ssh-keygen", words.into_iter().chain([path.to_string_lossy().into_owned()]))?;
         }
-        let (outside, beside) = (SocketAddrV4::new(site.world.address, 2222), SocketAddrV4::new(b.address, 2222));
+        let (outside, beside) =
+            (SocketAddrV4::new(site.world.address, 2222), SocketAddrV4::new(b.address, 2222));
         sshd(site, &site.world.server, "sshd-outside", outside)?;
         sshd(site, &b.namespace, "sshd-beside", beside)?;
         let mut sessions = [session(&a, &directory, outside)?, session(&a, &directory, beside)?];
         for session in &mut sessions {
             if let Err(error) = session.says("before") {
-                let log = fs::read_to_string(site.lab.directory().join("sshd-outside.log")).unwrap_or_default();
+                let log =
+                    fs::read_to_string(site.lab.directory().join("sshd-outside.log")).unwrap_or_default();
                 if log.contains("account is locked") {
                     eprintln!("SKIP {TEST}: root may not log in here");
                     return Ok(());
@@ -232,7 +246,8 @@ fn sshd(site: &Site, at: &Namespace, name: &str, address: SocketAddrV4) -> Resul
     let run = site.lab.directory().join("run");
     fs::create_dir_all(run.join("sshd"))?;
     fs::write(run.join(format!("{name}.conf")), config)?;
-    let script = format!("mount --bind {} /run && exec /usr/sbin/sshd -D -e -f /run/{name}.conf", run.display());
+    let script =
+        format!("mount --bind {} /run && exec /usr/sbin/sshd -D -e -f /run/{name}.conf", run.display());
     let mut command = Command::new("unshare");
     command.args(["--mount", "sh", "-c", &script]);
     serve(site, at, name, &command, address)
@@ -246,7 +261,15 @@ struct Session {
 
 fn session(from: &Container, directory: &Path, to: SocketAddrV4) -> Result<Session> {
     let mut command = from.namespace.command("ssh")?;
-    command.args(["-F", "/dev/null", "-T", "-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null"]);
+    command.args([
+        "-F",
+        "/dev/null",
+        "-T",
+        "-o",
+        "StrictHostKeyChecking=no",
+        "-o",
+        "UserKnownHostsFile=/dev/null",
+    ]);
     command.args(["-o", "BatchMode=yes", "-o", "LogLevel=ERROR", "-o", "ConnectTimeout=5", "-i"]);
     command.arg(directory.join("user-key")).arg("-p").arg(to.port().to_string());
     // A session that hears nothing ends, and the test with it.
@@ -292,15 +315,21 @@ fn ftp_in_passive_mode() {
         fs::write(directory.join("file"), bytes(MEBIBYTE))?;
         let address = SocketAddrV4::new(site.world.address, 2121);
         let mut command = Command::new(PYTHON);
-        command.args(["-m", "pyftpdlib", "-w", "-i", &address.ip().to_string(), "-p", "2121", "-d"]).arg(&directory);
+        command
+            .args(["-m", "pyftpdlib", "-w", "-i", &address.ip().to_string(), "-p", "2121", "-d"])
+            .arg(&directory);
         serve(site, &site.world.server, "ftp", &command, address)?;
         // The data's connection by the answer to EPSV (RFC 2428) and to PASV (RFC 959), both made by the container.
         for option in ["--ftp-pasv", "--disable-epsv"] {
             let (url, file) = (format!("ftp://{address}/"), site.lab.directory().join("fetched"));
             let fetched = file.to_string_lossy().into_owned();
-            a.namespace.output("curl", ["-fsS", "--max-time", "10", option, "-o", &fetched, &format!("{url}file")])?;
+            a.namespace.output(
+                "curl",
+                ["-fsS", "--max-time", "10", option, "-o", &fetched, &format!("{url}file")],
+            )?;
             ensure!(fs::read(&file)? == bytes(MEBIBYTE), "{option}: curl got something else");
-            a.namespace.output("curl", ["-fsS", "--max-time", "10", option, "-T", &fetched, &format!("{url}up")])?;
+            a.namespace
+                .output("curl", ["-fsS", "--max-time", "10", option, "-T", &fetched, &format!("{url}up")])?;
             eventually("what was sent is all there", Duration::from_secs(3), || {
                 Ok(fs::read(directory.join("up")).unwrap_or_default() == bytes(MEBIBYTE))
             })?;

@@ -24,7 +24,17 @@ pub(crate) fn compare(options: &Options) -> Result<ExitCode> {
     ebpf::build(&setup::prepare(Goal::Test)?)?;
     workspace::build_netd()?;
     let mut cargo = workspace::cargo();
-    cargo.args(["test", "--release", "-p", "netd-tests", "--test", "compare", "--", "--nocapture", "--test-threads=1"]);
+    cargo.args([
+        "test",
+        "--release",
+        "-p",
+        "netd-tests",
+        "--test",
+        "compare",
+        "--",
+        "--nocapture",
+        "--test-threads=1",
+    ]);
     cargo.env("NETD_BIN", workspace::netd_binary()?);
     match &options.seed {
         Some(seed) => cargo.env("NETD_COMPARE_SEED", seed),

@@ -100,11 +100,17 @@ const TOOLS: [Tool; 25] = [
     ),
     Tool::new("etcd-server", &["etcd"], TEST_AND_BENCH, "the cluster's shared store").with_service("etcd"),
     Tool::new("busybox-static", &["busybox"], TEST, "the root file system of test containers"),
-    Tool::new("conntrack", &["conntrack"], TEST, "removes the flows of the netfilter that netd is compared with"),
+    Tool::new(
+        "conntrack",
+        &["conntrack"],
+        TEST,
+        "removes the flows of the netfilter that netd is compared with",
+    ),
     Tool::new("curl", &["curl"], TEST, "fetches over HTTP and FTP through netd"),
     Tool::new("bind9-dnsutils", &["dig"], TEST, "asks for names through netd"),
     Tool::new("traceroute", &["traceroute"], TEST, "finds the routers on the way"),
-    Tool::new("openssh-server", &["/usr/sbin/sshd"], TEST, "holds a session over a restart").with_service("ssh"),
+    Tool::new("openssh-server", &["/usr/sbin/sshd"], TEST, "holds a session over a restart")
+        .with_service("ssh"),
     Tool::new("openssh-client", &["ssh"], TEST, "the client of that session"),
     Tool::new(
         "python3-pyftpdlib",
@@ -112,7 +118,8 @@ const TOOLS: [Tool; 25] = [
         TEST,
         "serves FTP through netd",
     ),
-    Tool::new("nginx", &["nginx"], TEST_AND_BENCH, "the web server of tests and benchmarks").with_service("nginx"),
+    Tool::new("nginx", &["nginx"], TEST_AND_BENCH, "the web server of tests and benchmarks")
+        .with_service("nginx"),
     Tool::new("wrk", &["wrk"], TEST_AND_BENCH, "the client of the request benchmark, and of a test"),
     Tool::new("iperf3", &["iperf3"], BENCH, "measures throughput"),
     Tool::new("sockperf", &["sockperf"], BENCH, "measures latency"),

@@ -180,7 +180,8 @@ fn quote(text: &mut String, quote: &[u8], names: &mut Names, at: Party) {
                 _ => 2,
             };
             // A container is to get back just what it has sent.
-            if at.is_container() && ip.source == at.address()
+            if at.is_container()
+                && ip.source == at.address()
                 && let Some(sum) = ip.l4.get(field..field + 2)
             {
                 let _ = write!(text, " sum {sum:02x?}");

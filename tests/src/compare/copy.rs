@@ -110,7 +110,12 @@ impl Copy {
         let namespaces = [a, b, world.server.clone(), narrow];
         let macs = neighbours(&namespaces)?;
         let [a, b, server, narrow] = &namespaces;
-        let taps = [Tap::new(a, "eth0")?, Tap::new(b, "eth0")?, Tap::new(server, "eth0")?, Tap::new(narrow, "eth0")?];
+        let taps = [
+            Tap::new(a, "eth0")?,
+            Tap::new(b, "eth0")?,
+            Tap::new(server, "eth0")?,
+            Tap::new(narrow, "eth0")?,
+        ];
         Ok(Self {
             kind,
             taps,
@@ -198,7 +203,8 @@ impl Copy {
             while let Some(packet) = self.taps[party as usize].receive()? {
                 let Some(whole) = self.reassembly[party as usize].add(packet) else { continue };
                 all.push((party, canon::describe(&whole, party, &mut self.names)));
-                let is_error = whole[9] == 1 && matches!(whole.get(usize::from(whole[0] & 15) * 4), Some(3 | 4 | 11 | 12));
+                let is_error = whole[9] == 1
+                    && matches!(whole.get(usize::from(whole[0] & 15) * 4), Some(3 | 4 | 11 | 12));
                 if !is_error {
                     self.last[party as usize] = Some(whole);
                 }
@@ -279,7 +285,9 @@ fn neighbours(namespaces: &[Namespace; 4]) -> Result<[[[u8; 6]; 2]; 4]> {
         if party.is_container() {
             // So that the routers on the way find their neighbours, too.
             for far in [Party::Server, Party::Narrow] {
-                namespace.run(|| icmp::ping(far.address().into(), 56, PATIENCE)).with_context(|| format!("{party:?} → {far:?}"))?;
+                namespace
+                    .run(|| icmp::ping(far.address().into(), 56, PATIENCE))
+                    .with_context(|| format!("{party:?} → {far:?}"))?;
             }
         }
         macs[party as usize][0] = neighbour(namespace, router)?;
@@ -287,7 +295,11 @@ fn neighbours(namespaces: &[Namespace; 4]) -> Result<[[[u8; 6]; 2]; 4]> {
             macs[party as usize][1] = neighbour(namespace, other.address())?;
         }
         // They stay: a story is not to be disturbed by who asks for whom.
-        namespace.ip([format!("neigh replace {} dev eth0 nud permanent lladdr {}", Ipv4Addr::from(router), text(macs[party as usize][0]))])?;
+        namespace.ip([format!(
+            "neigh replace {} dev eth0 nud permanent lladdr {}",
+            Ipv4Addr::from(router),
+            text(macs[party as usize][0])
+        )])?;
     }
     Ok(macs)
 }
@@ -295,7 +307,9 @@ fn neighbours(namespaces: &[Namespace; 4]) -> Result<[[[u8; 6]; 2]; 4]> {
 /// The MAC by which an address is reached.
 fn neighbour(namespace: &Namespace, address: [u8; 4]) -> Result<[u8; 6]> {
     let address = Ipv4Addr::from(address);
-    namespace.run(|| icmp::ping(address, 56, PATIENCE)).with_context(|| format!("{} → {address}", namespace.name()))?;
+    namespace
+        .run(|| icmp::ping(address, 56, PATIENCE))
+        .with_context(|| format!("{} → {address}", namespace.name()))?;
     let end = Instant::now() + PATIENCE;
     loop {
         let found = namespace.ip_json(&format!("neigh show {address} dev eth0"))?;

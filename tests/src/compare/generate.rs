@@ -138,7 +138,9 @@ impl Teller {
                 } else if old.state == State::Open {
                     return self.segment(index, 0, ACK, 0);
                 } else {
-                    old.next[0] = old.next[0].wrapping_sub(u32::from(old.state != State::Opening || old.next[0] != connection.next[0]));
+                    old.next[0] = old.next[0].wrapping_sub(u32::from(
+                        old.state != State::Opening || old.next[0] != connection.next[0],
+                    ));
                 }
                 index
             }
@@ -192,7 +194,8 @@ impl Teller {
             (State::Refused, _) => (if self.odd { self.random.below(2) as usize } else { 0 }, ACK, 0),
         };
         // After its FIN a side only acknowledges.
-        let (flags, length) = if connection.finished[side] && flags & RST == 0 { (ACK, 0) } else { (flags, length) };
+        let (flags, length) =
+            if connection.finished[side] && flags & RST == 0 { (ACK, 0) } else { (flags, length) };
         let packet = self.segment(index, side, flags, length);
         let connection = &mut self.connections[index];
         let ends = u32::from(flags & (SYN | FIN) != 0);
@@ -268,7 +271,16 @@ impl Teller {
             _ => about,
         };
         let mtu = self.random.pick(&[576, 1000, 1400]);
-        let kinds = [(3, 0, 0), (3, 1, 0), (3, 3, 0), (3, 4, mtu), (3, 13, 0), (11, 0, 0), (11, 1, 0), (12, 0, 0x0900_0000)];
+        let kinds = [
+            (3, 0, 0),
+            (3, 1, 0),
+            (3, 3, 0),
+            (3, 4, mtu),
+            (3, 13, 0),
+            (11, 0, 0),
+            (11, 1, 0),
+            (12, 0, 0x0900_0000),
+        ];
         let kind = if self.odd && self.random.once_in(12) { (4, 0, 0) } else { self.random.pick(&kinds) };
         let quoted = self.random.pick(&[28, 28, 40, 64, 548]);
         let other_port = self.random.once_in(12) && (self.odd || !from.is_container());
@@ -309,11 +321,20 @@ impl Teller {
     fn odd(&mut self) -> Packet {
         let (from, to) = (self.container(), To::Party(self.remote()));
         let (source, destination) = (self.random.pick(&PORTS), self.random.pick(&REMOTE_PORTS));
-        let flags = self.random.pick(&[0, FIN, RST, SYN | ACK, FIN | ACK, RST | ACK, SYN | FIN, 0x3f, ACK, PSH]);
+        let flags =
+            self.random.pick(&[0, FIN, RST, SYN | ACK, FIN | ACK, RST | ACK, SYN | FIN, 0x3f, ACK, PSH]);
         let segment = Body::Tcp { source, destination, flags, seq: 5, ack: 6, length: 0 };
         match self.random.below(6) {
-            0 => Packet::new(from, to, Body::Other { protocol: self.random.pick(&[132, 47, 50, 253]), length: 40 }),
-            1 => Packet::new(from, to, Body::Icmp { kind: self.random.pick(&[13, 15, 17]), identifier: source }),
+            0 => Packet::new(
+                from,
+                to,
+                Body::Other { protocol: self.random.pick(&[132, 47, 50, 253]), length: 40 },
+            ),
+            1 => Packet::new(
+                from,
+                to,
+                Body::Icmp { kind: self.random.pick(&[13, 15, 17]), identifier: source },
+            ),
             2 => Packet::new(from, to, Body::Echo { reply: true, identifier: source, length: 8 }),
             3 => Packet {
                 spoiled: true,

@@ -75,7 +75,8 @@ fn fragments(difference: &Difference<'_>) -> bool {
 }
 
 fn protocols(difference: &Difference<'_>) -> bool {
-    packet(difference).is_some_and(|packet| matches!(packet.body, Body::Other { .. })) && prohibited(difference)
+    packet(difference).is_some_and(|packet| matches!(packet.body, Body::Other { .. }))
+        && prohibited(difference)
 }
 
 fn spoofed_errors(difference: &Difference<'_>) -> bool {

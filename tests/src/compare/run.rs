@@ -126,7 +126,8 @@ impl Twins {
                     let _ = writeln!(self.transcript, "   {name} nobody has got anything");
                 }
             }
-            let difference = Difference { before: &steps[..number], step, netd: &netd, netfilter: &netfilter };
+            let difference =
+                Difference { before: &steps[..number], step, netd: &netd, netfilter: &netfilter };
             return Ok(match Known::find(&difference).filter(|_| sent == [true; 2]) {
                 Some(known) => Outcome::Known(known),
                 None => Outcome::Different(number),

@@ -103,7 +103,12 @@ pub fn story(seed: u64) -> Vec<Operation> {
                     let how = random.pick(&[How::HalfClose, How::HalfClose, How::Close, How::Reset]);
                     Operation::End { connection, side, how }
                 }
-                _ => Operation::Datagram { from, to, port, length: random.pick(&[1, 1000, 1400, 4000, 20_000, 60_000]) },
+                _ => Operation::Datagram {
+                    from,
+                    to,
+                    port,
+                    length: random.pick(&[1, 1000, 1400, 4000, 20_000, 60_000]),
+                },
             }
         })
         .collect()
@@ -177,14 +182,17 @@ impl Programs {
                 stream.set_nonblocking(false)?;
                 let sent = stream.write_all(&data);
                 stream.set_nonblocking(true)?;
-                self.events.extend(sent.err().map(|error| format!("{connection}.{side} cannot send: {:?}", error.kind())));
+                self.events.extend(
+                    sent.err().map(|error| format!("{connection}.{side} cannot send: {:?}", error.kind())),
+                );
             }
             Operation::End { connection, side, how } => {
                 let Some(stream) = self.stream(connection, side) else { return Ok(()) };
                 if how == How::HalfClose {
                     // An error says that the other side has ended it already; both copies have it.
                     let ended = stream.shutdown(Shutdown::Write);
-                    self.events.extend(ended.err().map(|error| format!("{connection}.{side}: {:?}", error.kind())));
+                    self.events
+                        .extend(ended.err().map(|error| format!("{connection}.{side}: {:?}", error.kind())));
                     return Ok(());
                 }
                 if how == How::Reset {
@@ -209,7 +217,9 @@ impl Programs {
                     }
                 };
                 let sent = self.clients[index].1.send(&vec![length as u8; length]);
-                self.events.extend(sent.err().map(|error| format!("{key:?} cannot send: {:?}", error.raw_os_error())));
+                self.events.extend(
+                    sent.err().map(|error| format!("{key:?} cannot send: {:?}", error.raw_os_error())),
+                );
             }
         }
         Ok(())
@@ -223,7 +233,8 @@ impl Programs {
     fn connect(&mut self, from: Party, to: Party, port: u16) -> Result<String> {
         let number = self.connections.len();
         let address = SocketAddrV4::new(to.address().into(), port);
-        let opened = self.copy.namespace(from).run(|| Ok(TcpStream::connect_timeout(&address.into(), PATIENCE)))?;
+        let opened =
+            self.copy.namespace(from).run(|| Ok(TcpStream::connect_timeout(&address.into(), PATIENCE)))?;
         let stream = match opened {
             Ok(stream) => stream,
             Err(error) => {
@@ -249,14 +260,20 @@ impl Programs {
         let mut buffer = vec![0; 65_536];
         for (party, port, server) in &self.servers {
             while let Ok((length, peer)) = server.recv_from(&mut buffer) {
-                self.events.push(format!("{party:?}:{port} got {length} bytes {} from {}", buffer[0], name(peer)));
+                self.events.push(format!(
+                    "{party:?}:{port} got {length} bytes {} from {}",
+                    buffer[0],
+                    name(peer)
+                ));
                 let _ = server.send_to(&buffer[..length], peer);
             }
         }
         for (key, client) in &self.clients {
             loop {
                 match client.recv(&mut buffer) {
-                    Ok(length) => self.events.push(format!("{key:?} was answered {length} bytes {}", buffer[0])),
+                    Ok(length) => {
+                        self.events.push(format!("{key:?} was answered {length} bytes {}", buffer[0]))
+                    }
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                     Err(error) => self.events.push(format!("{key:?} was told {:?}", error.raw_os_error())),
                 }
@@ -296,11 +313,9 @@ impl Programs {
     /// What has been seen since the last step.
     fn seen(&self) -> Vec<String> {
         let mut lines = self.events.clone();
-        lines.extend(
-            self.read
-                .iter()
-                .map(|((number, side), (count, sum))| format!("{number}.{side} has read {count} bytes #{sum:x}")),
-        );
+        lines.extend(self.read.iter().map(|((number, side), (count, sum))| {
+            format!("{number}.{side} has read {count} bytes #{sum:x}")
+        }));
         lines.sort();
         lines
     }

@@ -259,6 +259,13 @@ fn tcp(ip: &Ip, ports: [u16; 2], flags: u8, [seq, ack]: [u32; 2], data: &[u8]) -
 /// Makes a checksum wrong.
 fn spoil(packet: &mut [u8]) {
     let header = usize::from(packet[0] & 15) * 4;
-    let field = header + if packet[9] == protocol::TCP { 16 } else if packet[9] == protocol::UDP { 6 } else { 2 };
+    let field = header
+        + if packet[9] == protocol::TCP {
+            16
+        } else if packet[9] == protocol::UDP {
+            6
+        } else {
+            2
+        };
     packet[field] ^= 0x5a;
 }

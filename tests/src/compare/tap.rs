@@ -25,9 +25,8 @@ impl Tap {
         let name = CString::new(interface).context("an interface's name")?;
         namespace.run(|| {
             let protocol = i32::from(IPV4.to_be());
-            let socket =
-                socket::open(libc::AF_PACKET, libc::SOCK_DGRAM | libc::SOCK_NONBLOCK, protocol)
-                    .context("cannot open a packet socket")?;
+            let socket = socket::open(libc::AF_PACKET, libc::SOCK_DGRAM | libc::SOCK_NONBLOCK, protocol)
+                .context("cannot open a packet socket")?;
             // SAFETY: `name` is a string that ends with zero.
             let interface = unsafe { libc::if_nametoindex(name.as_ptr()) }.cast_signed();
             ensure!(interface != 0, "no interface {name:?}");
