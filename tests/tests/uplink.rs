@@ -39,6 +39,22 @@ fn seen_as(site: &Site, from: &Container, address: Ipv4Addr) -> Result<()> {
     reach(&from.namespace, site.world.address, address)
 }
 
+/// A socket that has talked to the server, seen there as `address`.
+fn talker(site: &Site, from: &Container, address: Ipv4Addr) -> Result<UdpSocket> {
+    let socket = from.namespace.run(|| UdpSocket::bind("0.0.0.0:0").context("cannot bind"))?;
+    let seen = echo::udp_on(&socket, site.world.echo(), b"first", PATIENCE)?.seen;
+    ensure!(seen.ip() == address, "seen as {seen}");
+    Ok(socket)
+}
+
+/// The same socket is answered again, now seen as `address`.
+fn goes_on(site: &Site, talker: &UdpSocket, address: Ipv4Addr) -> Result<()> {
+    eventually("an old socket is answered with the new address", SOON, || {
+        let answer = echo::udp_on(talker, site.world.echo(), b"again", SILENCE);
+        Ok(answer.is_ok_and(|answer| answer.seen.ip() == address))
+    })
+}
+
 /// A connection to the server's echo service, from a given port; the server's first line is read.
 fn connect(site: &Site, from: &Container, port: u16) -> Result<TcpStream> {
     let local = SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, port);
@@ -77,10 +93,13 @@ fn several_addresses_on_the_uplink() {
         })?;
         reach(&site.world.server, second, site.world.address)?;
 
-        // Which one, is the configuration's to say.
+        // Which one, is the configuration's to say. What goes on talking must not be kept by the old one, to which no answer would
+        // be translated.
+        let talker = talker(site, &a, first)?;
         site.host.stop(Signal::SIGTERM)?;
         site.host.configure(&format!("[node]\naddress = \"{second}\"\n"))?;
         site.host.start()?;
+        goes_on(site, &talker, second)?;
         seen_as(site, &a, second)?;
         reach(&a.namespace, second, a.address)
     });
@@ -107,6 +126,25 @@ fn the_uplinks_address_changes() {
         })?;
         let status = site.host.json(["status", "--json"])?;
         ensure!(status["uplink"]["address"] == format!("{new}/24"), "{}", status["uplink"]);
+        Ok(())
+    });
+}
+
+#[test]
+fn the_address_changes_while_the_daemon_is_away() {
+    with_site("the_address_changes_while_the_daemon_is_away", "", |site| {
+        let a = site.container("a")?;
+        let (old, new) = (site.host.address, Ipv4Addr::new(198, 18, 1, 78));
+        let talker = talker(site, &a, old)?;
+        site.host.stop(Signal::SIGKILL)?;
+        site.host.namespace.ip([
+            format!("address del {old}/24 dev eth0"),
+            format!("address add {new}/24 dev eth0"),
+            "route replace default via 198.18.1.1".to_owned(),
+        ])?;
+        site.host.start()?;
+        goes_on(site, &talker, new)?;
+        ensure!(flows(site)?.flows.iter().all(|flow| flow.translated == new), "{:?}", flows(site)?);
         Ok(())
     });
 }
@@ -184,10 +222,13 @@ fn another_default_route_takes_over() {
         let a = site.container("a")?;
         let (first, host) = (site.host.address, site.host.namespace.clone());
         let second = second_uplink(site, 200)?;
-        seen_as(site, &a, first)?;
+        // One socket throughout: the flows of the other uplink's address could get no answer any more.
+        let talker = talker(site, &a, first)?;
         host.ip(["route del default via 198.18.1.1"])?;
+        goes_on(site, &talker, second)?;
         seen_as(site, &a, second)?;
         host.ip(["route add default via 198.18.1.1"])?;
+        goes_on(site, &talker, first)?;
         seen_as(site, &a, first)
     });
 }
@@ -209,9 +250,9 @@ fn containers_leave_by_the_uplink_only() {
         site.serve(&beside, lan)?;
         reach(&host, lan, Ipv4Addr::new(192, 168, 77, 1))?;
         netd_tests::site::unreachable(&a.namespace, lan)?;
-        let before = received(&beside, "eth0")?;
+        let before = received(&beside)?;
         netd_tests::site::unreachable(&a.namespace, lan)?;
-        let after = received(&beside, "eth0")?;
+        let after = received(&beside)?;
         ensure!(before == after, "{} packets went out by another interface", after - before);
         // A better route to a part of the world by another interface changes nothing for containers either.
         let second = second_uplink(site, 200)?;
@@ -221,8 +262,11 @@ fn containers_leave_by_the_uplink_only() {
     });
 }
 
-/// Packets that an interface has received.
-fn received(at: &Namespace, interface: &str) -> Result<u64> {
-    let links = at.ip_json(&format!("-stats link show {interface}"))?;
-    links[0]["stats64"]["rx"]["packets"].as_u64().context("ip shows no counters")
+/// IPv4 packets that a namespace has got (RFC 4293 ipSystemStatsInReceives).
+fn received(at: &Namespace) -> Result<u64> {
+    let text = at.run(|| Ok(std::fs::read_to_string("/proc/thread-self/net/snmp")?))?;
+    let mut lines = text.lines().filter(|line| line.starts_with("Ip:")).map(str::split_whitespace);
+    let (names, values) = lines.next().zip(lines.next()).context("no counters of IPv4")?;
+    let value = names.zip(values).find_map(|(name, value)| (name == "InReceives").then_some(value));
+    value.context("no counter of what is received")?.parse().context("not a number")
 }

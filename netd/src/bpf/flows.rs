@@ -116,6 +116,22 @@ impl Datapath {
         self.remove_flows::<A>(|tuple, flow| flow.address == address || tuple.destination == address)
     }
 
+    /// Removes the flows of the address's family that are translated to any other address. Returns how many.
+    pub fn keep_flows_of(&mut self, address: IpAddr) -> Result<usize> {
+        match address {
+            IpAddr::V4(_) => self.keep_flows_of_family::<V4>(address),
+            IpAddr::V6(_) => self.keep_flows_of_family::<V6>(address),
+        }
+    }
+
+    fn keep_flows_of_family<A: Family>(&mut self, address: IpAddr) -> Result<usize>
+    where
+        Datapath: HasTables<A>,
+    {
+        let Some(address) = A::of(address) else { return Ok(0) };
+        self.remove_flows::<A>(|tuple, _| tuple.destination != address)
+    }
+
     /// Removes the flows of a family for which `which` says so.
     pub(super) fn remove_flows<A: Family>(
         &mut self,

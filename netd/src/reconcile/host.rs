@@ -70,6 +70,10 @@ impl Reconciler {
         })?;
         if let Some(uplink) = uplink {
             self.datapath.attach_uplink(uplink.ifindex)?;
+            self.translate_to(uplink.address.into())?;
+            if let Some(address) = uplink.address6 {
+                self.translate_to(address.into())?;
+            }
         } else {
             self.datapath.detach_uplink()?;
         }
@@ -132,6 +136,22 @@ impl Reconciler {
         }
         let routes: Vec<_> = routes.into_iter().collect();
         self.datapath.set_routes(&routes).context("cannot set the datapath's routes")
+    }
+
+    /// Forgets the flows of any other address than the one that new flows get: no answer to them would be translated back, and as
+    /// long as their containers talk they would not time out.
+    fn translate_to(&mut self, address: IpAddr) -> Result<()> {
+        let family = usize::from(address.is_ipv6());
+        if self.translated[family] == Some(address) {
+            return Ok(());
+        }
+        let gone =
+            self.datapath.keep_flows_of(address).context("cannot remove the flows of another address")?;
+        if gone > 0 {
+            info!("the uplink's address is {address}: {gone} flows of another one are gone");
+        }
+        self.translated[family] = Some(address);
+        Ok(())
     }
 
     /// Forgets the flows of an address that the host no longer has.

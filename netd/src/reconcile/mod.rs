@@ -47,6 +47,8 @@ pub struct Reconciler {
     /// What the datapath knows of each live endpoint.
     live: HashMap<String, bpf::Endpoint>,
     by_ifindex: HashMap<u32, String>,
+    /// The addresses that all flows of each family are translated to; at the start, one does not know.
+    translated: [Option<IpAddr>; 2],
 }
 
 /// An endpoint whose link and datapath entries are (about to be) removed.
@@ -72,7 +74,18 @@ impl Reconciler {
     ) -> Self {
         let identity = identity.to_owned();
         let (live, by_ifindex) = (HashMap::new(), HashMap::new());
-        Self { nl, datapath, identity, nat, transport, remotes, ipv6: true, live, by_ifindex }
+        Self {
+            nl,
+            datapath,
+            identity,
+            nat,
+            transport,
+            remotes,
+            ipv6: true,
+            live,
+            by_ifindex,
+            translated: [None; 2],
+        }
     }
 
     /// The datapath, for its counters.

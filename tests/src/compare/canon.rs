@@ -228,3 +228,55 @@ pub(super) fn flag_names(flags: u8) -> String {
 fn hash(bytes: &[u8]) -> u32 {
     bytes.iter().fold(0x811c_9dc5, |hash, byte| (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193))
 }
+
+#[cfg(test)]
+mod tests {
+    use netd_common::host::build::{Body, Ip, icmp_error, ipv4_of};
+
+    use super::*;
+
+    const SERVER: [u8; 4] = Party::Server.address();
+    const FLOW: Flow = Flow {
+        protocol: protocol::UDP,
+        owner: Party::A,
+        port: 40_000,
+        remote: Party::Server,
+        remote_port: 53,
+    };
+
+    fn names() -> Names {
+        Names { sent: Some(FLOW), ..Names::default() }
+    }
+
+    #[test]
+    fn a_flow_has_one_name_whatever_its_port() {
+        let [first, second] = [50_000, 40_000].map(|port| {
+            let mut names = names();
+            let sent = ipv4_of(&Ip::new(NODE, SERVER), &Body::Udp(port, 53, vec![7; 10]));
+            let text = describe(&sent, Party::Server, &mut names);
+            assert_eq!(names.port(&FLOW), Some(port));
+            // An error about it, as the host would send it.
+            let answer = ipv4_of(&Ip::new(SERVER, NODE), &Body::Udp(53, port, vec![]));
+            let error = ipv4_of(&Ip::new(NODE, SERVER), &icmp_error((3, 3, 0), &answer));
+            (text, describe(&error, Party::Server, &mut names))
+        });
+        assert_eq!(first, second);
+        assert!(first.0.contains("UDP node for A:40000 → Server:53 10 bytes"), "{}", first.0);
+        assert!(first.1.contains("quoting [UDP Server:53 → node for A:40000"), "{}", first.1);
+    }
+
+    #[test]
+    fn what_is_wrong_is_said() {
+        let good = ipv4_of(&Ip::new(NODE, SERVER), &Body::Udp(50_000, 53, vec![7; 10]));
+        let text = |packet: &[u8]| describe(packet, Party::Server, &mut names());
+        assert!(!text(&good).contains("WRONG"));
+        // Byte by byte: nothing that may not change stays unsaid. Those that may: the service, the identification where it says
+        // that a packet was cut, the unused and the fragments' bits, and what a checksum has to say of itself.
+        for (at, byte) in good.iter().enumerate().filter(|(at, _)| ![1, 4, 5, 6, 7, 8].contains(at)) {
+            let mut bad = good.clone();
+            bad[at] = byte ^ 0x10;
+            assert_ne!(text(&bad), text(&good), "byte {at}");
+            assert!(at < 20 || text(&bad).contains("WRONG CHECKSUM"), "byte {at}: {}", text(&bad));
+        }
+    }
+}

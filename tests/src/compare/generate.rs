@@ -24,7 +24,7 @@ pub struct Random(pub u64);
 
 impl Random {
     /// The next one.
-    pub fn next(&mut self) -> u64 {
+    pub fn word(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut word = self.0;
         word = (word ^ word >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -34,7 +34,7 @@ impl Random {
 
     /// One below `limit`.
     pub fn below(&mut self, limit: u64) -> u64 {
-        self.next() % limit
+        self.word() % limit
     }
 
     /// Whether something happens that does so once in `times`.
@@ -121,7 +121,7 @@ impl Teller {
             port: self.random.pick(&PORTS),
             remote: self.remote(),
             remote_port: self.random.pick(&REMOTE_PORTS),
-            next: [self.random.next() as u32, self.random.next() as u32],
+            next: [self.random.word() as u32, self.random.word() as u32],
             state: State::Opening,
             finished: [false; 2],
         };

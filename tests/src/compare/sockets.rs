@@ -272,7 +272,7 @@ impl Programs {
             loop {
                 match client.recv(&mut buffer) {
                     Ok(length) => {
-                        self.events.push(format!("{key:?} was answered {length} bytes {}", buffer[0]))
+                        self.events.push(format!("{key:?} was answered {length} bytes {}", buffer[0]));
                     }
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                     Err(error) => self.events.push(format!("{key:?} was told {:?}", error.raw_os_error())),
