@@ -6,11 +6,11 @@
 use crate::{
     addr::{Addr, V4, V6},
     shared::Shared,
-    wire::{Be16, Mac, MacPair},
+    wire::{Be16, Mac, MacPair, protocol},
 };
 
 /// Version of everything in this module, part of the pins' path.
-pub const ABI_VERSION: u32 = 3;
+pub const ABI_VERSION: u32 = 4;
 
 /// What the programs know of the node, one entry a family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,6 +58,8 @@ impl<A> Interface<A> {
     /// Packets to the uplink take the uplink's address; without it they leave as they are, and packets that the host
     /// forwards may reach it.
     pub const MASQUERADE: u16 = 1;
+    /// It has published ports: what it sends may be an answer that takes the host's address and port.
+    pub const PUBLISHED: u16 = 2;
 }
 
 /// Where a container is, by its address.
@@ -192,8 +194,60 @@ pub struct Flow<A> {
     pub address: A,
     /// The new source or destination port.
     pub port: Be16,
+    /// See [`Flow::PUBLISHED`].
+    pub flags: u16,
+}
+
+impl<A> Flow<A> {
+    /// The other side opened it, by a published port.
+    pub const PUBLISHED: u16 = 1;
+    /// It is one of two that make up a connection from one container to another by a published port: each packet of it is
+    /// translated twice, by [`Tuple::OUT`] of the sender's flow and [`Tuple::IN`] of the receiver's.
+    pub const HAIRPIN: u16 = 2;
+}
+
+/// A published port, as packets to it show it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(C)]
+pub struct PortKey<A> {
+    /// The host's address; zero: any of them.
+    pub address: A,
+    /// The host's port.
+    pub port: Be16,
+    /// IP protocol.
+    pub protocol: u8,
+    /// Zero.
+    pub reserved: u8,
+}
+
+/// Whose a published port is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct Port<A> {
+    /// The endpoint's address...
+    pub address: A,
+    /// ... and the port there.
+    pub port: Be16,
     /// Zero.
     pub reserved: u16,
+    /// The endpoint whose quota its flows count against.
+    pub slot: u32,
+}
+
+/// A bit for each port of TCP and of UDP: whether it is published, at any address of either family. What is looked at first, so
+/// that packets to other ports cost next to nothing.
+pub struct PortBits;
+
+impl PortBits {
+    /// Words of 64 bits.
+    pub const WORDS: u32 = 2 * 65_536 / 64;
+
+    /// The word and the bit of a port. Protocols other than TCP are taken for UDP.
+    #[inline(always)]
+    pub const fn place(protocol: u8, port: u16) -> (u32, u32) {
+        let half = if protocol == protocol::TCP { 0 } else { Self::WORDS / 2 };
+        (half + (port as u32 >> 6), port as u32 & 63)
+    }
 }
 
 /// What the fragments of a packet have in common, before translation.
@@ -317,6 +371,10 @@ no_padding! {
     EndpointCounters = 40;
     Counter = 16;
     FlowList = 16;
+    PortKey<V4> = 8;
+    PortKey<V6> = 20;
+    Port<V4> = 12;
+    Port<V6> = 24;
 }
 
 #[cfg(feature = "host")]
@@ -333,6 +391,10 @@ mod pod {
     unsafe impl aya::Pod for Route {}
     // SAFETY: as above.
     unsafe impl<A: Addr> aya::Pod for Tuple<A> {}
+    // SAFETY: as above.
+    unsafe impl<A: Addr> aya::Pod for PortKey<A> {}
+    // SAFETY: as above.
+    unsafe impl<A: Addr> aya::Pod for Port<A> {}
     // SAFETY: as above.
     unsafe impl aya::Pod for EndpointCounters {}
     // SAFETY: as above.

@@ -6,6 +6,8 @@ use crate::{checksum, wire::Wire};
 pub trait Addr: Wire + Eq {
     /// Whether this is IPv6.
     const V6: bool;
+    /// The address that stands for any (0.0.0.0, `::`).
+    const ANY: Self;
     /// Offset of the time to live (hop limit) in a frame without VLAN tag, bytes.
     const TTL: u32;
     /// Offset of the identification of fragments; IPv6 has it in a header of its own.
@@ -25,7 +27,7 @@ pub trait Addr: Wire + Eq {
 }
 
 /// An IPv4 address in network byte order.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(transparent)]
 pub struct V4(pub u32);
 
@@ -54,6 +56,7 @@ unsafe impl Wire for V4 {}
 
 impl Addr for V4 {
     const V6: bool = false;
+    const ANY: Self = Self(0);
     const TTL: u32 = 14 + 8;
     const ID: Option<u32> = Some(14 + 4);
     const SOURCE: u32 = 14 + 12;
@@ -72,7 +75,7 @@ impl Addr for V4 {
 }
 
 /// An IPv6 address in network byte order.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(transparent)]
 pub struct V6(pub [u32; 4]);
 
@@ -81,6 +84,7 @@ unsafe impl Wire for V6 {}
 
 impl Addr for V6 {
     const V6: bool = true;
+    const ANY: Self = Self([0; 4]);
     const TTL: u32 = 14 + 7;
     const ID: Option<u32> = None;
     const SOURCE: u32 = 14 + 8;

@@ -1,9 +1,11 @@
 //! A packet that a container sends: the host side of its link, ingress.
 
 use crate::{
-    abi::{Interface, Route, Tuple},
+    abi::{Flow, Interface, Route, Tuple},
     addr::{Addr, V4},
-    arp, fragment, headers, icmp_error,
+    arp, fragment,
+    hairpin::{self, hairpin, refusal},
+    headers, icmp_error,
     nat::{self, Mapping},
     packet::{Hook, Packet},
     plan::{NO_SLOT, Plan, To, Verdict},
@@ -13,12 +15,25 @@ use crate::{
     wire::{Be16, Ethernet, Vxlan, icmp, protocol},
 };
 
+/// The plan says it all.
+pub const DECIDED: u32 = 0;
+/// [`decide_rare`] decides.
+pub const RARE: u32 = 1;
+/// [`hairpin()`] does it.
+pub const HAIRPIN: u32 = 2;
+/// The same, said where a verdict is expected.
+const HAIRPIN_FRAGMENT: u64 = u64::MAX;
+
 /// The whole way: decide, rewrite, count.
 #[inline(always)]
 pub fn from_container<P: Packet, T: Tables<V4>>(packet: &mut P, tables: &T, hook: Hook) -> Verdict {
     let mut plan = Plan::new(V4(0));
     match decide(packet, tables, hook, &mut plan) {
-        Ok(true) => Verdict::unpack(rare(packet, tables, hook.ifindex)),
+        Ok(RARE) => match rare(packet, tables, hook.ifindex) {
+            HAIRPIN_FRAGMENT => Verdict::unpack(hairpin(packet, tables, hook.ifindex)),
+            verdict => Verdict::unpack(verdict),
+        },
+        Ok(HAIRPIN) => Verdict::unpack(hairpin(packet, tables, hook.ifindex)),
         decided => carry_out(packet, tables, hook.ifindex, decided.map(|_| ()), &plan),
     }
 }
@@ -30,6 +45,11 @@ pub fn from_container<P: Packet, T: Tables<V4>>(packet: &mut P, tables: &T, hook
 fn rare<P: Packet, T: Tables<V4>>(packet: &mut P, tables: &T, ifindex: u32) -> u64 {
     let mut plan = Plan::new(V4(0));
     let decided = decide_rare(packet, tables, ifindex, &mut plan);
+    if matches!(plan.to, To::Stack)
+        && headers::ipv4(packet).is_ok_and(|ip| hairpin::concerns(packet, tables, &ip))
+    {
+        return HAIRPIN_FRAGMENT;
+    }
     carry_out(packet, tables, ifindex, decided, &plan).pack()
 }
 
@@ -90,7 +110,7 @@ fn refuse<P: Packet, T: Tables<V4>>(
     Verdict { to: To::Peer, ifindex, via: V4(0) }
 }
 
-/// Where the packet goes and what changes in it. Touches no byte of it. `Ok(true)`: that is for [`decide_rare`] to say.
+/// Where the packet goes and what changes in it. Touches no byte of it. Returns [`DECIDED`], or who decides.
 ///
 /// # Errors
 /// Why it goes nowhere.
@@ -100,7 +120,7 @@ pub fn decide<P: Packet, T: Tables<V4>>(
     tables: &T,
     hook: Hook,
     plan: &mut Plan<V4>,
-) -> Result<bool, Drop> {
+) -> Result<u32, Drop> {
     let interface = tables.interface(hook.ifindex).ok_or(Drop::UnknownInterface)?;
     plan.sender = interface.slot;
     if hook.vlan {
@@ -115,7 +135,7 @@ pub fn decide<P: Packet, T: Tables<V4>>(
         Ethernet::IPV4 => ipv4(packet, tables, hook, &interface, plan),
         Ethernet::ARP => {
             plan.ifindex = hook.ifindex;
-            arp::decide(packet, &interface, plan).map(|()| false)
+            arp::decide(packet, &interface, plan).map(|()| DECIDED)
         }
         _ => Err(Drop::EtherType),
     }
@@ -128,7 +148,7 @@ fn ipv4<P: Packet, T: Tables<V4>>(
     hook: Hook,
     interface: &Interface<V4>,
     plan: &mut Plan<V4>,
-) -> Result<bool, Drop> {
+) -> Result<u32, Drop> {
     let ip = headers::ipv4(packet)?;
     if ip.source != interface.address {
         return Err(Drop::SpoofedAddress);
@@ -138,11 +158,11 @@ fn ipv4<P: Packet, T: Tables<V4>>(
     }
     if ip.destination.within(&interface.subnet, &interface.mask) {
         if ip.destination == interface.gateway {
-            return to_host(plan).map(|()| false);
+            return Ok(to_host(packet, tables, &ip, plan));
         }
         // No two networks share an address, so whoever has this one is in the sender's network.
         let Some(endpoint) = tables.endpoint(&ip.destination) else {
-            return to_node(packet, tables, interface, &ip, plan).map(|()| false);
+            return to_node(packet, tables, interface, &ip, plan).map(|()| DECIDED);
         };
         if endpoint.ifindex == hook.ifindex {
             // Its own address: the kernel in the container would not have sent it.
@@ -154,25 +174,33 @@ fn ipv4<P: Packet, T: Tables<V4>>(
         plan.receiver = endpoint.slot;
         plan.macs = endpoint.macs;
         plan.rewrite = Plan::<V4>::MACS;
-        return Ok(false);
+        return Ok(DECIDED);
     }
-    if interface.flags & Interface::<V4>::MASQUERADE == 0 {
+    if !hairpin::translates(interface) {
         route(tables, &ip.destination, plan)?;
-        if matches!(plan.to, To::Neighbour) {
-            routed(packet, &ip, plan)?;
+        if !matches!(plan.to, To::Neighbour) {
+            return Ok(to_host(packet, tables, &ip, plan));
         }
-        return Ok(false);
+        routed(packet, &ip, plan)?;
+        return Ok(DECIDED);
     }
     // Known flows first: most packets to the world belong to one, and then need no route.
-    let Ok(transport) = headers::transport(packet, &ip, false) else { return Ok(true) };
-    let mut mapping = Mapping { address: V4(0), port: Be16::ZERO };
+    let Ok(transport) = headers::transport(packet, &ip, false) else { return Ok(RARE) };
+    let mut mapping = Mapping::NONE;
     let tuple = transport.tuple(&ip, Tuple::<V4>::OUT);
     if nat::known(tables, &tuple, transport.tcp_flags, &mut mapping) {
+        if mapping.flags & Flow::<V4>::HAIRPIN != 0 {
+            return Ok(HAIRPIN);
+        }
         to_uplink(tables, plan)?;
     } else {
         route(tables, &ip.destination, plan)?;
         if !matches!(plan.to, To::Neighbour) {
-            return Ok(false);
+            return Ok(to_host(packet, tables, &ip, plan));
+        }
+        if interface.flags & Interface::<V4>::MASQUERADE == 0 {
+            routed(packet, &ip, plan)?;
+            return Ok(DECIDED);
         }
         if ip.protocol == protocol::UDP
             && transport.destination == Vxlan::PORT
@@ -184,7 +212,7 @@ fn ipv4<P: Packet, T: Tables<V4>>(
             // Not worth a flow.
             return Err(Drop::TtlExpired);
         }
-        match nat::create(tables, &tuple, interface.slot, &mut mapping) {
+        match tables.create(&tuple, interface.slot, &mut mapping) {
             0 => {}
             reason => {
                 plan.quiet = reason & nat::SOON != 0;
@@ -206,7 +234,7 @@ fn ipv4<P: Packet, T: Tables<V4>>(
     plan.old_address = ip.source;
     plan.address = mapping.address;
     plan.port = mapping.port;
-    Ok(false)
+    Ok(DECIDED)
 }
 
 /// Where a packet goes that is to be masqueraded if it goes to the world, and has no ports of its own: a fragment that follows a
@@ -227,16 +255,18 @@ pub fn decide_rare<P: Packet, T: Tables<V4>>(
     // Only packets to the world need translation.
     route(tables, &ip.destination, plan)?;
     if !matches!(plan.to, To::Neighbour) {
+        plan.way = Way::ToHost;
         return Ok(());
     }
     let Err(reason) = headers::transport(packet, &ip, false) else { return Err(Drop::Malformed) };
+    let masquerade = interface.flags & Interface::<V4>::MASQUERADE != 0;
     if ip.is_later_fragment() {
         fragment::check_offset(&ip)?;
         let tuple = fragment::tuple(&ip, Tuple::<V4>::OUT);
-        let mut mapping = Mapping { address: V4(0), port: Be16::ZERO };
+        let mut mapping = Mapping::NONE;
         let id = fragment::follow(tables, &tuple, u32::from(ip.id.raw()), &mut mapping);
         if id == fragment::UNKNOWN {
-            return Err(reason);
+            return if masquerade { Err(reason) } else { routed(packet, &ip, plan) };
         }
         plan.rewrite = Plan::<V4>::SOURCE | Plan::<V4>::PLAIN | Plan::<V4>::ID;
         plan.id = Be16::from_raw(id as u16);
@@ -248,11 +278,11 @@ pub fn decide_rare<P: Packet, T: Tables<V4>>(
     }
     let is_error = packet.get(ip.l4).is_some_and(|[kind, _]: [u8; 2]| icmp::is_error(kind));
     if ip.protocol != protocol::ICMP || ip.is_fragment() || !is_error {
-        return Err(reason);
+        return if masquerade { Err(reason) } else { routed(packet, &ip, plan) };
     }
     let mut found = Found::new(&ip);
     if related::find(packet, tables, ip.l4, u32::from(Tuple::<V4>::OUT), &mut found) == 0 {
-        return Err(Drop::UnrelatedError);
+        return if masquerade { Err(Drop::UnrelatedError) } else { routed(packet, &ip, plan) };
     }
     routed(packet, &ip, plan)?;
     plan.way = Way::Masquerade;
@@ -329,7 +359,10 @@ fn route<T: Tables<V4>>(tables: &T, destination: &V4, plan: &mut Plan<V4>) -> Re
     }
     let route = tables.route(destination).ok_or(Drop::NoRoute)?;
     match route.kind {
-        Route::HOST => to_host(plan),
+        Route::HOST => {
+            plan.to = To::Stack;
+            Ok(())
+        }
         Route::UPLINK => {
             plan.to = To::Neighbour;
             to_uplink(tables, plan)
@@ -347,11 +380,17 @@ fn to_uplink<T: Tables<V4>>(tables: &T, plan: &mut Plan<V4>) -> Result<(), Drop>
     Ok(())
 }
 
+/// To an address of the host: its stack, or another container behind one of its ports.
 #[inline(always)]
-fn to_host(plan: &mut Plan<V4>) -> Result<(), Drop> {
+fn to_host<P: Packet, T: Tables<V4>>(
+    packet: &P,
+    tables: &T,
+    ip: &headers::Headers<V4>,
+    plan: &mut Plan<V4>,
+) -> u32 {
     plan.to = To::Stack;
     plan.way = Way::ToHost;
-    Ok(())
+    if hairpin::concerns(packet, tables, ip) { HAIRPIN } else { DECIDED }
 }
 
 /// The kernel finds the next hop and writes the Ethernet header; a router's duty is the time to live.
@@ -370,18 +409,4 @@ fn routed<P: Packet>(packet: &P, ip: &headers::Headers<V4>, plan: &mut Plan<V4>)
     plan.way = Way::Routed;
     plan.rewrite |= Plan::<V4>::TTL;
     Ok(())
-}
-
-/// The reason behind the number that a subprogram returned.
-#[inline(always)]
-fn refusal(number: u32) -> Drop {
-    const QUOTA: u32 = Drop::FlowQuota as u32;
-    const FULL: u32 = Drop::FlowTableFull as u32;
-    const PORTS: u32 = Drop::PortsExhausted as u32;
-    match number {
-        QUOTA => Drop::FlowQuota,
-        FULL => Drop::FlowTableFull,
-        PORTS => Drop::PortsExhausted,
-        _ => Drop::NoRoute,
-    }
 }

@@ -4,10 +4,12 @@ use crate::{
     abi::{Route, Tuple},
     addr::V4,
     fragment,
-    headers::{self, Headers},
+    hairpin::refusal,
+    headers::{self, Headers, Transport},
     nat::{self, Mapping},
     overlay,
     packet::{Hook, Packet},
+    published::NOT_OURS,
     plan::{NO_SLOT, Plan, To, Verdict},
     reason::{Drop, Way},
     related::{self, Found},
@@ -25,7 +27,8 @@ pub fn from_uplink<P: Packet, T: Tables<V4>>(packet: &mut P, tables: &T, hook: H
     }
 }
 
-/// The whole way of a packet to the node's address that has no ports of its own; the verdict, packed.
+/// The whole way of a packet to the node's address that has no ports of its own, or to another address of the host that may be
+/// for a published port; the verdict, packed.
 ///
 /// A subprogram of its own in BPF: what it needs of stack and registers, all the others would pay for.
 #[inline(never)]
@@ -84,7 +87,7 @@ pub fn decide<P: Packet, T: Tables<V4>>(
     }
     let (Some(config), Ok(ip)) = (tables.config(), headers::ipv4(packet)) else { return Ok(false) };
     if ip.destination != config.address {
-        return from_node(tables, &ip, plan).map(|()| false);
+        return from_node(packet, tables, &ip, plan);
     }
     if ip.protocol == protocol::UDP
         && !ip.is_fragment()
@@ -98,26 +101,49 @@ pub fn decide<P: Packet, T: Tables<V4>>(
     let Ok(transport) = headers::transport(packet, &ip, true) else { return Ok(true) };
     // The host's own sockets are kept out of the range (ip_local_reserved_ports), so their packets cost no look-up.
     let port = transport.destination.host();
-    if port < config.first_port || port > config.last_port {
+    let published = tables.is_published(ip.protocol, port);
+    if (port < config.first_port || port > config.last_port) && !published {
         return Ok(false);
     }
-    let tuple = transport.tuple(&ip, Tuple::<V4>::IN);
-    let mut mapping = Mapping { address: V4(0), port: Be16::ZERO };
+    translated(tables, &ip, &transport, published, plan).map(|()| false)
+}
+
+/// A packet to an address of the host and a port that a container may be behind.
+#[inline(always)]
+fn translated<T: Tables<V4>>(
+    tables: &T,
+    ip: &Headers<V4>,
+    transport: &Transport,
+    published: bool,
+    plan: &mut Plan<V4>,
+) -> Result<(), Drop> {
+    let tuple = transport.tuple(ip, Tuple::<V4>::IN);
+    let mut mapping = Mapping::NONE;
+    let mut way = Way::Reply;
     if !nat::reply(tables, &tuple, transport.tcp_flags, &mut mapping) {
-        return Ok(false);
+        // Not worth a flow with its last hop.
+        if !published || ip.ttl <= 1 {
+            return Ok(());
+        }
+        match tables.open(&tuple, u32::from(transport.tcp_flags), &mut mapping) {
+            0 => way = Way::Published,
+            NOT_OURS => return Ok(()),
+            reason => return Err(refusal(reason)),
+        }
     }
-    let slot = deliver(tables, &ip, mapping.address, plan)?;
+    let slot = deliver(tables, ip, mapping.address, plan)?;
     if ip.is_fragment() {
         fragment::remember(tables, &tuple, u32::from(ip.id.raw()), slot, &mapping);
     }
+    plan.way = way;
     plan.protocol = ip.protocol;
     plan.old_port = transport.destination;
     plan.port = mapping.port;
-    Ok(false)
+    Ok(())
 }
 
-/// Where a packet to the node's address goes that has no ports of its own: a fragment that follows a first one, or an ICMP error
-/// about a flow.
+/// Where a packet to an address of the host goes that has no ports of its own: a fragment that follows a first one, or an ICMP
+/// error about a flow. And one that has, if that address is another than the node's: few publish ports there.
 ///
 /// # Errors
 /// Why it goes nowhere.
@@ -130,7 +156,7 @@ pub fn decide_rare<P: Packet, T: Tables<V4>>(
 ) -> Result<(), Drop> {
     if ip.is_later_fragment() {
         let tuple = fragment::tuple(ip, Tuple::<V4>::IN);
-        let mut mapping = Mapping { address: V4(0), port: Be16::ZERO };
+        let mut mapping = Mapping::NONE;
         if fragment::follow(tables, &tuple, u32::from(ip.id.raw()), &mut mapping) == fragment::UNKNOWN {
             return Ok(());
         }
@@ -138,6 +164,10 @@ pub fn decide_rare<P: Packet, T: Tables<V4>>(
         deliver(tables, ip, mapping.address, plan)?;
         plan.rewrite |= Plan::<V4>::PLAIN;
         return Ok(());
+    }
+    if let Ok(transport) = headers::transport(packet, ip, true) {
+        let published = tables.is_published(ip.protocol, transport.destination.host());
+        return if published { translated(tables, ip, &transport, true, plan) } else { Ok(()) };
     }
     if ip.protocol != protocol::ICMP || ip.is_fragment() {
         return Ok(());
@@ -180,16 +210,29 @@ fn deliver<T: Tables<V4>>(
     Ok(endpoint.slot)
 }
 
-/// A packet to another address than the node's: an endpoint's, from a node on the uplink's subnet?
+/// A packet to another address than the node's: an endpoint's, from a node on the uplink's subnet? Or one that the host has
+/// besides, and that ports may be published at; then it is for [`decide_rare`] (`Ok(true)`).
 #[inline(always)]
-fn from_node<T: Tables<V4>>(tables: &T, ip: &Headers<V4>, plan: &mut Plan<V4>) -> Result<(), Drop> {
-    let Some(endpoint) = tables.endpoint(&ip.destination) else { return Ok(()) };
+fn from_node<P: Packet, T: Tables<V4>>(
+    packet: &P,
+    tables: &T,
+    ip: &Headers<V4>,
+    plan: &mut Plan<V4>,
+) -> Result<bool, Drop> {
+    let Some(endpoint) = tables.endpoint(&ip.destination) else {
+        let concerns = ip.protocol == protocol::ICMP
+            || ip.is_later_fragment()
+            || packet
+                .get(ip.l4)
+                .is_some_and(|[_, port]: [Be16; 2]| tables.is_published(ip.protocol, port.host()));
+        return Ok(concerns && tables.route(&ip.destination).is_some_and(|route| route.kind == Route::HOST));
+    };
     match tables.route(&ip.source) {
         Some(route) if route.kind == Route::DIRECT && route.network == endpoint.network => {
             overlay::deliver(plan, &endpoint, route.slot, Way::FromNode);
-            Ok(())
+            Ok(false)
         }
         // The host's to route, if it does, and `to_container`'s to refuse.
-        _ => Ok(()),
+        _ => Ok(false),
     }
 }

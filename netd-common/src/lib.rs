@@ -17,6 +17,7 @@ pub mod fragment;
 pub mod from_container;
 pub mod from_overlay;
 pub mod from_uplink;
+pub mod hairpin;
 pub mod headers;
 #[cfg(feature = "host")]
 pub mod host;
@@ -25,6 +26,7 @@ pub mod nat;
 pub mod overlay;
 pub mod packet;
 pub mod plan;
+pub mod published;
 pub mod reason;
 pub mod related;
 pub mod shared;

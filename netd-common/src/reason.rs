@@ -84,6 +84,8 @@ numbered! {
         UnrelatedError = 26, "unrelated-error";
         /// A fragment made to hide a transport header: the first too short for it, or another that overlaps it.
         FragmentTiny = 27, "fragment-tiny";
+        /// To a published port, from a client that the container has a flow with already, by that port of its own and another of the host's.
+        PublishedClash = 28, "published-clash";
     }
 }
 
@@ -118,6 +120,10 @@ numbered! {
         TooBigSent = 12, "too-big-sent";
         /// ICMP errors sent to containers about packets that were dropped, for which see there (from_container).
         ErrorSent = 13, "icmp-error-sent";
+        /// New flows to published ports (from_uplink, redirect_peer); what follows is counted as replies.
+        Published = 14, "published";
+        /// Container to container by a published port (from_container, redirect_peer).
+        Hairpin = 15, "hairpin";
     }
 }
 

@@ -5,6 +5,7 @@
 #![expect(clippy::needless_pass_by_value, reason = "the classifier macro passes the context by value")]
 
 mod flow_gc;
+mod functions;
 mod maps;
 mod skb;
 

@@ -12,14 +12,19 @@ use netd_common::{
     Addr, Drop, Tables, V4, Way,
     abi::{
         Config, Counter, Endpoint, EndpointCounters, Flow, Fragment, FragmentKey, FragmentRing, Interface,
-        NodeCounters, Route, Tuple,
+        NodeCounters, Port, PortBits, PortKey, Route, Tuple,
     },
     flow::{TICK_SHIFT, Ticks},
+    hairpin::Rewrite,
+    nat::Mapping,
     plan::NO_SLOT,
     reason,
     shared::Shared,
     tables::Add,
+    wire::protocol,
 };
+
+use crate::functions::{create4, hairpin4, open4};
 
 /// Entries of a map whose size the daemon sets when it loads the programs.
 const SIZED: usize = 1;
@@ -54,6 +59,13 @@ static ROUTES4: LpmTrie<V4, Route, SIZED, { BPF_F_NO_PREALLOC as usize }> = LpmT
 /// Translated flows, two entries each. Preallocated: an insertion never fails for want of memory, only for want of room.
 #[btf_map]
 static FLOWS4: HashMap<Tuple<V4>, Flow<V4>, SIZED> = HashMap::new();
+
+/// Published ports.
+#[btf_map]
+static PORTS4: HashMap<PortKey<V4>, Port<V4>, SIZED, { BPF_F_NO_PREALLOC as usize }> = HashMap::new();
+/// Which ports are published at all.
+#[btf_map]
+static PORT_BITS: Array<u64, { PortBits::WORDS as usize }> = Array::new();
 
 /// Packets that come in fragments.
 #[btf_map]
@@ -90,7 +102,8 @@ fn count(index: u32, bytes: u32) {
 
 /// One family's tables over its maps.
 macro_rules! tables {
-    ($address:ty, $bits:literal, $config:ident, $interfaces:ident, $endpoints:ident, $routes:ident, $flows:ident, $fragments:ident, $places:ident) => {
+    ($address:ty, $bits:literal, $config:ident, $interfaces:ident, $endpoints:ident, $routes:ident, $flows:ident, $ports:ident, $fragments:ident, $places:ident,
+     $create:ident, $open:ident, $hairpin:ident) => {
         // SAFETY (of the `get`s): the kernel keeps the memory of a removed entry readable until the program ends. It may
         // be given to another entry meanwhile; the fields of a flow are read at once after the look-up, so what is read
         // belongs to one entry, for all but a removal and an insertion within those few nanoseconds.
@@ -160,6 +173,17 @@ macro_rules! tables {
             }
 
             #[inline(always)]
+            fn is_published(&self, protocol: u8, port: u16) -> bool {
+                is_published(protocol, port)
+            }
+
+            #[inline(always)]
+            fn port(&self, key: &PortKey<$address>) -> Option<&Port<$address>> {
+                // SAFETY: see above.
+                unsafe { $ports.get(key) }
+            }
+
+            #[inline(always)]
             fn fragment(&self, key: &FragmentKey<$address>) -> Option<&Fragment<$address>> {
                 // SAFETY: see above.
                 unsafe { $fragments.get(key) }
@@ -193,6 +217,27 @@ macro_rules! tables {
                     *pointer = *key;
                     old
                 }
+            }
+
+            #[inline(always)]
+            fn create(&self, tuple: &Tuple<$address>, slot: u32, mapping: &mut Mapping<$address>) -> u32 {
+                $create(tuple, slot, mapping)
+            }
+
+            #[inline(always)]
+            fn open(&self, inward: &Tuple<$address>, tcp_flags: u32, mapping: &mut Mapping<$address>) -> u32 {
+                $open(inward, tcp_flags, mapping)
+            }
+
+            #[inline(always)]
+            fn hairpin(
+                &self,
+                tuple: &Tuple<$address>,
+                tcp_flags: u32,
+                slot: u32,
+                rewrite: &mut Rewrite<$address>,
+            ) -> u32 {
+                $hairpin(tuple, tcp_flags, slot, rewrite)
             }
 
             #[inline(always)]
@@ -262,6 +307,16 @@ macro_rules! tables {
     };
 }
 
+/// Whether a port is published by anybody.
+#[inline(always)]
+pub(crate) fn is_published(protocol: u8, port: u16) -> bool {
+    if protocol != protocol::TCP && protocol != protocol::UDP {
+        return false;
+    }
+    let (word, bit) = PortBits::place(protocol, port);
+    PORT_BITS.get(word).is_some_and(|word| word >> bit & 1 != 0)
+}
+
 /// Adds to a word that other CPUs add to as well; returns what it was. Never below zero: should a flow outlive its endpoint,
 /// the slot's next owner is not to pay for it.
 #[inline(always)]
@@ -279,5 +334,8 @@ fn add(count: &Shared, change: i32) -> u32 {
     old
 }
 
-tables!(V4, 32, CONFIG4, INTERFACES4, ENDPOINTS4, ROUTES4, FLOWS4, FRAGMENTS4, FRAGMENT_PLACES4);
+tables!(
+    V4, 32, CONFIG4, INTERFACES4, ENDPOINTS4, ROUTES4, FLOWS4, PORTS4, FRAGMENTS4, FRAGMENT_PLACES4, create4, open4,
+    hairpin4
+);
 const _: () = assert!(!V4::V6);

@@ -11,11 +11,12 @@ use crate::{
     Addr, Drop, Tables, Way,
     abi::{
         Config, Counter, Endpoint, EndpointCounters, Flow, Fragment, FragmentKey, Interface, NodeCounters,
-        Route, Tuple,
+        Port, PortKey, Route, Tuple,
     },
     flow::{self, Ticks, When},
     plan::NO_SLOT,
     tables::Add,
+    wire::{Be16, protocol},
 };
 
 /// Tables of one family.
@@ -35,6 +36,8 @@ pub struct Memory<A> {
     pub max_flows: usize,
     /// Flows of each slot.
     pub flow_counts: RefCell<BTreeMap<u32, u32>>,
+    /// Published ports.
+    pub ports: HashMap<PortKey<A>, Rc<Port<A>>>,
     /// Packets that come in fragments.
     pub fragments: RefCell<HashMap<FragmentKey<A>, Rc<Fragment<A>>>>,
     /// How many entries each ring has got.
@@ -65,6 +68,7 @@ impl<A> Default for Memory<A> {
             flows: RefCell::default(),
             max_flows: 1 << 20,
             flow_counts: RefCell::default(),
+            ports: HashMap::new(),
             fragments: RefCell::default(),
             fragment_turns: RefCell::default(),
             fragment_places: RefCell::default(),
@@ -165,6 +169,15 @@ impl<A: Addr + Hash> Tables<A> for Memory<A> {
         let old = *count;
         *count = old.checked_add_signed(change).expect("more flows removed than there were");
         old
+    }
+
+    fn is_published(&self, protocol: u8, port: u16) -> bool {
+        let is = |key: &PortKey<A>| (key.protocol, key.port) == (protocol, Be16::new(port));
+        matches!(protocol, protocol::TCP | protocol::UDP) && self.ports.keys().any(is)
+    }
+
+    fn port(&self, key: &PortKey<A>) -> Option<Rc<Port<A>>> {
+        self.ports.get(key).cloned()
     }
 
     fn fragment(&self, key: &FragmentKey<A>) -> Option<Rc<Fragment<A>>> {

@@ -7,7 +7,7 @@ use aya::maps::MapData;
 use netd_common::{
     V4,
     abi::Tuple,
-    flow::{State, TICK_SHIFT, Ticks},
+    flow::{State, TICK_SHIFT, Ticks, service},
 };
 
 use super::{
@@ -162,7 +162,7 @@ fn entry(tuple: &Tuple<V4>, record: &Record, other: Option<Ticks>, now: Ticks) -
         translated_port: tuple.destination_port.host(),
         phase: Phase::of(record.state),
         idle: time(idle),
-        timeout: time(State::timeout(record.state, tuple.protocol, tuple.source_port)),
+        timeout: time(State::timeout(record.state, tuple.protocol, service(tuple))),
     }
 }
 

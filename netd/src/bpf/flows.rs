@@ -10,7 +10,7 @@ use aya::{
 use netd_common::{
     V4,
     abi::{Flow, FlowList, Fragment, FragmentKey, Tuple},
-    flow::{State, TICK_SHIFT, Ticks},
+    flow::{State, TICK_SHIFT, Ticks, service},
     fragment,
     wire::Be16,
 };
@@ -25,6 +25,7 @@ pub(super) struct Record {
     pub(super) slot: u32,
     pub(super) address: V4,
     pub(super) port: Be16,
+    pub(super) flags: u16,
 }
 
 impl Datapath {
@@ -54,10 +55,10 @@ impl Datapath {
                 // A first look; whether the flow may go is for the program to say, which sees its other direction too.
                 let idle = now.wrapping_sub(flow.seen);
                 let may_go = |limit| idle > limit && idle < Ticks::MAX / 2;
-                if may_go(State::timeout(flow.state, tuple.protocol, tuple.source_port)) {
+                if may_go(State::timeout(flow.state, tuple.protocol, service(tuple))) {
                     expired.push(*tuple);
                 } else if pressed.contains(&flow.slot)
-                    && may_go(State::reuse(flow.state, tuple.protocol, tuple.source_port))
+                    && may_go(State::reuse(flow.state, tuple.protocol, service(tuple)))
                 {
                     reclaimed.push(*tuple);
                 }
@@ -164,9 +165,10 @@ pub(super) fn step(
         // SAFETY: a Tuple<V4> is words and bytes for which any bit pattern is valid, of the same size.
         let tuple: Tuple<V4> = unsafe { std::mem::transmute(*key) };
         let [state, seen, slot, address, port] = *value;
-        let [high, low, ..] = port.to_ne_bytes();
+        let [high, low, flags @ ..] = port.to_ne_bytes();
         let port = Be16::new(u16::from_be_bytes([high, low]));
-        each(&tuple, &Record { seen, state, slot, address: V4(address), port });
+        let flags = u16::from_ne_bytes(flags);
+        each(&tuple, &Record { seen, state, slot, address: V4(address), port, flags });
     })
     .context("reading map FLOWS4")
 }

@@ -12,12 +12,12 @@ use netd_common::{
     V4,
     abi::{
         Config, Counter, Endpoint, EndpointCounters, Flow, Fragment, FragmentKey, Interface, NodeCounters,
-        Route, Tuple,
+        Port, PortKey, Route, Tuple,
     },
     reason,
 };
 
-use super::{Options, check, pins::Pins, types::MAX_NODES};
+use super::{Options, check, pins::Pins, ports::MAX_PORTS, types::MAX_NODES};
 
 /// Prefixes that the route table can hold.
 const MAX_ROUTES: u32 = 65_536;
@@ -33,7 +33,7 @@ struct Shape {
 }
 
 /// All maps, with the sizes that the options ask for.
-fn shapes(options: &Options) -> [Shape; 12] {
+fn shapes(options: &Options) -> [Shape; 14] {
     const fn shape<K, V>(name: &'static str, kind: MapType, entries: Option<u32>) -> Shape {
         Shape { name, kind, key: size_of::<K>(), value: size_of::<V>(), entries }
     }
@@ -51,6 +51,8 @@ fn shapes(options: &Options) -> [Shape; 12] {
         shape::<Prefix, Route>("ROUTES4", MapType::LpmTrie, Some(MAX_ROUTES)),
         // A flow has two entries.
         shape::<Tuple<V4>, Flow<V4>>("FLOWS4", MapType::Hash, Some(options.max_flows * 2)),
+        shape::<PortKey<V4>, Port<V4>>("PORTS4", MapType::Hash, Some(MAX_PORTS)),
+        shape::<u32, u64>("PORT_BITS", MapType::Array, None),
         shape::<FragmentKey<V4>, Fragment<V4>>("FRAGMENTS4", MapType::Hash, None),
         shape::<u32, FragmentKey<V4>>("FRAGMENT_PLACES4", MapType::Array, None),
         shape::<u32, u32>("FRAGMENT_TURNS", MapType::Array, None),
@@ -109,6 +111,8 @@ pub(super) struct Maps {
     pub(super) interfaces: HashMap<MapData, u32, Interface<V4>>,
     pub(super) endpoints: HashMap<MapData, V4, Endpoint>,
     pub(super) routes: LpmTrie<MapData, V4, Route>,
+    pub(super) ports: HashMap<MapData, PortKey<V4>, Port<V4>>,
+    pub(super) port_bits: Array<MapData, u64>,
     pub(super) flows: MapData,
     pub(super) fragments: MapData,
     /// Entries that the maps of endpoints and of flows have room for.
@@ -136,6 +140,8 @@ impl Maps {
             interfaces: take("INTERFACES4")?.try_into()?,
             endpoints: take("ENDPOINTS4")?.try_into()?,
             routes: take("ROUTES4")?.try_into()?,
+            ports: take("PORTS4")?.try_into()?,
+            port_bits: take("PORT_BITS")?.try_into()?,
             flows,
             fragments,
             max_flows,

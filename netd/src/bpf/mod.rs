@@ -6,6 +6,7 @@ mod flows;
 mod links;
 mod maps;
 mod pins;
+mod ports;
 mod routes;
 mod syscall;
 mod types;
@@ -26,6 +27,7 @@ use netd_common::{
 
 pub use self::flow_list::{FlowEntry, FlowFilter, FlowReader, Phase};
 pub use self::links::Attachment;
+pub use self::ports::{MAX_PORTS, PublishedPort};
 pub use self::routes::node_behind;
 pub use self::types::{
     Counter, Endpoint, EndpointCounters, Expired, MAX_NODES, Mac, MapFill, NodeConfig, NodeCounters, Options,
@@ -35,6 +37,7 @@ use self::{
     links::Hook,
     maps::Maps,
     pins::Pins,
+    ports::Ports,
     routes::{RouteTable, Routes, entry},
     syscall::Walk,
 };
@@ -57,6 +60,7 @@ pub struct Datapath {
     pins: Pins,
     config: Option<NodeConfig>,
     routes: Routes,
+    ports: Ports,
     /// Where the search for flows that have timed out is.
     expiry: Walk,
 }
@@ -88,7 +92,15 @@ impl Datapath {
         }
         let maps = Maps::take(&mut programs)?;
         pins.adopt_links()?;
-        Ok(Self { programs, maps, pins, config: None, routes: Routes::default(), expiry: Walk::default() })
+        Ok(Self {
+            programs,
+            maps,
+            pins,
+            config: None,
+            routes: Routes::default(),
+            ports: Ports::default(),
+            expiry: Walk::default(),
+        })
     }
 
     /// Tells the programs about the node.
@@ -140,23 +152,9 @@ impl Datapath {
     /// Writes an endpoint's entries and attaches its programs. Idempotent.
     pub fn attach_endpoint(&mut self, endpoint: &Endpoint) -> Result<()> {
         let macs = MacPair::new(endpoint.mac.0, endpoint.host_mac.0);
-        let interface = abi::Interface {
-            address: v4(endpoint.address),
-            subnet: v4(endpoint.subnet.network()),
-            mask: v4(endpoint.subnet.netmask()),
-            gateway: v4(endpoint.gateway),
-            mac: WireMac::new(endpoint.mac.0),
-            flags: if endpoint.masquerade { abi::Interface::<V4>::MASQUERADE } else { 0 },
-            macs,
-            network: endpoint.network,
-            slot: endpoint.slot,
-        };
         let by_address =
             abi::Endpoint { ifindex: endpoint.ifindex, macs, network: endpoint.network, slot: endpoint.slot };
-        self.maps
-            .interfaces
-            .insert(endpoint.ifindex, interface, 0)
-            .with_context(|| full_map("INTERFACES4", endpoint))?;
+        self.set_interface(endpoint)?;
         links::attach(&mut self.programs, &self.pins, endpoint.ifindex, Hook::Ingress)?;
         links::attach(&mut self.programs, &self.pins, endpoint.ifindex, Hook::Egress)?;
         // Last: from here on others reach it.
@@ -165,6 +163,27 @@ impl Datapath {
             .insert(v4(endpoint.address), by_address, 0)
             .with_context(|| full_map("ENDPOINTS4", endpoint))?;
         Ok(())
+    }
+
+    /// Writes what the programs know of who sends from an endpoint's link.
+    pub fn set_interface(&mut self, endpoint: &Endpoint) -> Result<()> {
+        let flag = |set, flag| if set { flag } else { 0 };
+        let interface = abi::Interface {
+            address: v4(endpoint.address),
+            subnet: v4(endpoint.subnet.network()),
+            mask: v4(endpoint.subnet.netmask()),
+            gateway: v4(endpoint.gateway),
+            mac: WireMac::new(endpoint.mac.0),
+            flags: flag(endpoint.masquerade, abi::Interface::<V4>::MASQUERADE)
+                | flag(endpoint.published, abi::Interface::<V4>::PUBLISHED),
+            macs: MacPair::new(endpoint.mac.0, endpoint.host_mac.0),
+            network: endpoint.network,
+            slot: endpoint.slot,
+        };
+        self.maps
+            .interfaces
+            .insert(endpoint.ifindex, interface, 0)
+            .with_context(|| full_map("INTERFACES4", endpoint))
     }
 
     /// Removes an endpoint's entries, flows, links and pins. Idempotent; goes on past errors and reports the first.

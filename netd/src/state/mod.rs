@@ -18,6 +18,7 @@ use crate::{
     endpoint::{Endpoint, NetnsRef},
     ipam::Pool,
     network::Network,
+    publish::Ports,
     request::Refusal,
     slots::Slots,
     store::{Change, Kind, Record},
@@ -103,6 +104,7 @@ pub struct State {
     endpoints: BTreeMap<String, Endpoint>,
     host_interfaces: HashSet<String>,
     slots: Slots,
+    ports: Ports,
 }
 
 /// What an attachment needs besides what was asked for.
@@ -127,6 +129,7 @@ impl State {
             endpoints: BTreeMap::new(),
             host_interfaces: HashSet::new(),
             slots: Slots::new(MAX_ENDPOINTS),
+            ports: Ports::default(),
         }
     }
 
@@ -186,8 +189,10 @@ impl State {
             .networks
             .get_mut(&endpoint.network)
             .with_context(|| format!("{}: no network `{}`", what(), endpoint.network))?;
+        self.ports.check(&endpoint.publish).map_err(anyhow::Error::msg).with_context(what)?;
         network.pool.take(endpoint.address, name).with_context(what)?;
         self.slots.claim(endpoint.slot).with_context(what)?;
+        self.ports.take(name, &endpoint.publish);
         self.host_interfaces.insert(endpoint.host_interface.clone());
         self.endpoints.insert(name.clone(), endpoint);
         Ok(())
