@@ -27,15 +27,36 @@ const HAIRPIN_FRAGMENT: u64 = u64::MAX;
 /// The whole way: decide, rewrite, count.
 #[inline(always)]
 pub fn from_container<P: Packet, T: Tables<V4>>(packet: &mut P, tables: &T, hook: Hook) -> Verdict {
-    let mut plan = Plan::new(V4(0));
-    match decide(packet, tables, hook, &mut plan) {
-        Ok(RARE) => match rare(packet, tables, hook.ifindex) {
+    let mut verdict = Verdict::DROP;
+    match ordinary(packet, tables, hook.ifindex, hook.vlan, &mut verdict) {
+        RARE => match rare(packet, tables, hook.ifindex) {
             HAIRPIN_FRAGMENT => Verdict::unpack(hairpin(packet, tables, hook.ifindex)),
             verdict => Verdict::unpack(verdict),
         },
-        Ok(HAIRPIN) => Verdict::unpack(hairpin(packet, tables, hook.ifindex)),
-        decided => carry_out(packet, tables, hook.ifindex, decided.map(|_| ()), &plan),
+        HAIRPIN => Verdict::unpack(hairpin(packet, tables, hook.ifindex)),
+        _ => verdict,
     }
+}
+
+/// The whole way of all packets but those for which it returns another number than [`DECIDED`].
+///
+/// A subprogram of its own in BPF: its stack is not the others', who would not have enough.
+#[inline(never)]
+fn ordinary<P: Packet, T: Tables<V4>>(
+    packet: &mut P,
+    tables: &T,
+    ifindex: u32,
+    vlan: bool,
+    verdict: &mut Verdict,
+) -> u32 {
+    let mut plan = Plan::new(V4(0));
+    let decided = match decide(packet, tables, Hook { ifindex, vlan, ..Hook::default() }, &mut plan) {
+        Ok(DECIDED) => Ok(()),
+        Ok(other) => return other,
+        Err(reason) => Err(reason),
+    };
+    *verdict = carry_out(packet, tables, ifindex, decided, &plan);
+    DECIDED
 }
 
 /// The whole way of a packet that is to be masqueraded and has no ports of its own; the verdict, packed.

@@ -5,7 +5,7 @@ use crate::{
     addr::V4,
     fragment,
     hairpin::refusal,
-    headers::{self, Headers, Transport},
+    headers::{self, Headers},
     nat::{self, Mapping},
     overlay,
     packet::{Hook, Packet},
@@ -27,8 +27,7 @@ pub fn from_uplink<P: Packet, T: Tables<V4>>(packet: &mut P, tables: &T, hook: H
     }
 }
 
-/// The whole way of a packet to the node's address that has no ports of its own, or to another address of the host that may be
-/// for a published port; the verdict, packed.
+/// The whole way of a packet to an address of the host that has no ports of its own; the verdict, packed.
 ///
 /// A subprogram of its own in BPF: what it needs of stack and registers, all the others would pay for.
 #[inline(never)]
@@ -86,10 +85,13 @@ pub fn decide<P: Packet, T: Tables<V4>>(
         return Ok(false);
     }
     let (Some(config), Ok(ip)) = (tables.config(), headers::ipv4(packet)) else { return Ok(false) };
-    if ip.destination != config.address {
-        return from_node(packet, tables, &ip, plan);
-    }
-    if ip.protocol == protocol::UDP
+    let other = ip.destination != config.address;
+    if other {
+        match from_node(packet, tables, &ip, plan)? {
+            PUBLISHED => {}
+            decided => return Ok(decided == RARE),
+        }
+    } else if ip.protocol == protocol::UDP
         && !ip.is_fragment()
         && packet.get::<Udp>(ip.l4).is_some_and(|udp| udp.destination == Vxlan::PORT)
     {
@@ -102,36 +104,24 @@ pub fn decide<P: Packet, T: Tables<V4>>(
     // The host's own sockets are kept out of the range (ip_local_reserved_ports), so their packets cost no look-up.
     let port = transport.destination.host();
     let published = tables.is_published(ip.protocol, port);
-    if (port < config.first_port || port > config.last_port) && !published {
+    if (other || port < config.first_port || port > config.last_port) && !published {
         return Ok(false);
     }
-    translated(tables, &ip, &transport, published, plan).map(|()| false)
-}
-
-/// A packet to an address of the host and a port that a container may be behind.
-#[inline(always)]
-fn translated<T: Tables<V4>>(
-    tables: &T,
-    ip: &Headers<V4>,
-    transport: &Transport,
-    published: bool,
-    plan: &mut Plan<V4>,
-) -> Result<(), Drop> {
-    let tuple = transport.tuple(ip, Tuple::<V4>::IN);
+    let tuple = transport.tuple(&ip, Tuple::<V4>::IN);
     let mut mapping = Mapping::NONE;
     let mut way = Way::Reply;
     if !nat::reply(tables, &tuple, transport.tcp_flags, &mut mapping) {
         // Not worth a flow with its last hop.
         if !published || ip.ttl <= 1 {
-            return Ok(());
+            return Ok(false);
         }
         match tables.open(&tuple, u32::from(transport.tcp_flags), &mut mapping) {
             0 => way = Way::Published,
-            NOT_OURS => return Ok(()),
+            NOT_OURS => return Ok(false),
             reason => return Err(refusal(reason)),
         }
     }
-    let slot = deliver(tables, ip, mapping.address, plan)?;
+    let slot = deliver(tables, &ip, mapping.address, plan)?;
     if ip.is_fragment() {
         fragment::remember(tables, &tuple, u32::from(ip.id.raw()), slot, &mapping);
     }
@@ -139,11 +129,16 @@ fn translated<T: Tables<V4>>(
     plan.protocol = ip.protocol;
     plan.old_port = transport.destination;
     plan.port = mapping.port;
-    Ok(())
+    Ok(false)
 }
 
+/// [`decide_rare`] decides.
+const RARE: u32 = 1;
+/// To an address of the host that is not the node's, and a port that somebody has published.
+const PUBLISHED: u32 = 2;
+
 /// Where a packet to an address of the host goes that has no ports of its own: a fragment that follows a first one, or an ICMP
-/// error about a flow. And one that has, if that address is another than the node's: few publish ports there.
+/// error about a flow.
 ///
 /// # Errors
 /// Why it goes nowhere.
@@ -164,10 +159,6 @@ pub fn decide_rare<P: Packet, T: Tables<V4>>(
         deliver(tables, ip, mapping.address, plan)?;
         plan.rewrite |= Plan::<V4>::PLAIN;
         return Ok(());
-    }
-    if let Ok(transport) = headers::transport(packet, ip, true) {
-        let published = tables.is_published(ip.protocol, transport.destination.host());
-        return if published { translated(tables, ip, &transport, true, plan) } else { Ok(()) };
     }
     if ip.protocol != protocol::ICMP || ip.is_fragment() {
         return Ok(());
@@ -211,28 +202,33 @@ fn deliver<T: Tables<V4>>(
 }
 
 /// A packet to another address than the node's: an endpoint's, from a node on the uplink's subnet? Or one that the host has
-/// besides, and that ports may be published at; then it is for [`decide_rare`] (`Ok(true)`).
+/// besides, and that ports may be published at: then [`PUBLISHED`], or [`RARE`] if it has no ports of its own.
 #[inline(always)]
 fn from_node<P: Packet, T: Tables<V4>>(
     packet: &P,
     tables: &T,
     ip: &Headers<V4>,
     plan: &mut Plan<V4>,
-) -> Result<bool, Drop> {
+) -> Result<u32, Drop> {
     let Some(endpoint) = tables.endpoint(&ip.destination) else {
-        let concerns = ip.protocol == protocol::ICMP
-            || ip.is_later_fragment()
-            || packet
-                .get(ip.l4)
-                .is_some_and(|[_, port]: [Be16; 2]| tables.is_published(ip.protocol, port.host()));
-        return Ok(concerns && tables.route(&ip.destination).is_some_and(|route| route.kind == Route::HOST));
+        let rare = ip.protocol == protocol::ICMP || ip.is_later_fragment();
+        let is_published = |[_, port]: [Be16; 2]| tables.is_published(ip.protocol, port.host());
+        if !rare && !packet.get(ip.l4).is_some_and(is_published) {
+            return Ok(0);
+        }
+        let is_host = tables.route(&ip.destination).is_some_and(|route| route.kind == Route::HOST);
+        return Ok(match (is_host, rare) {
+            (false, _) => 0,
+            (true, true) => RARE,
+            (true, false) => PUBLISHED,
+        });
     };
     match tables.route(&ip.source) {
         Some(route) if route.kind == Route::DIRECT && route.network == endpoint.network => {
             overlay::deliver(plan, &endpoint, route.slot, Way::FromNode);
-            Ok(false)
+            Ok(0)
         }
         // The host's to route, if it does, and `to_container`'s to refuse.
-        _ => Ok(false),
+        _ => Ok(0),
     }
 }
