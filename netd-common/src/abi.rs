@@ -234,6 +234,32 @@ pub struct Port<A> {
     pub slot: u32,
 }
 
+/// A socket of the host's that talks to a published port: what its packets really go to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(C)]
+pub struct PeerKey {
+    /// The socket's cookie.
+    pub cookie: u64,
+    /// The endpoint's address...
+    pub address: V4,
+    /// ... and its port.
+    pub port: Be16,
+    /// Zero.
+    pub reserved: u16,
+}
+
+/// What it was asked to talk to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct Peer {
+    /// The address, IPv4-mapped (`::ffff:a.b.c.d`) if it is IPv4.
+    pub address: V6,
+    /// The port.
+    pub port: Be16,
+    /// Zero.
+    pub reserved: u16,
+}
+
 /// A bit for each port of TCP and of UDP: whether it is published, at any address of either family. What is looked at first, so
 /// that packets to other ports cost next to nothing.
 pub struct PortBits;
@@ -371,6 +397,8 @@ no_padding! {
     EndpointCounters = 40;
     Counter = 16;
     FlowList = 16;
+    PeerKey = 16;
+    Peer = 20;
     PortKey<V4> = 8;
     PortKey<V6> = 20;
     Port<V4> = 12;

@@ -5,14 +5,14 @@
 //! later packets, both ways, are what those of masqueraded flows are.
 
 use crate::{
-    abi::{Flow, Port, PortKey, Tuple},
-    addr::Addr,
+    abi::{Flow, Port, PortKey, Route, Tuple},
+    addr::{Addr, V4},
     flow::{self, State, Ticks, When},
     nat::Mapping,
     reason::Drop,
     shared::Shared,
     tables::{Add, Tables},
-    wire::{protocol, tcp},
+    wire::{Be16, protocol, tcp},
 };
 
 /// No flow is to be made: the packet is the host's.
@@ -31,6 +31,27 @@ fn find<'a, A: Addr, T: Tables<A>>(tables: &'a T, inward: &Tuple<A>) -> Option<T
         return Some(port);
     }
     key.address = A::ANY;
+    tables.port(&key)
+}
+
+/// Where a socket of the host's is to connect to instead of an address and a port that it asks for, if they are a published port:
+/// the host's own packets to itself come by none of the programs that see packets.
+#[inline(always)]
+pub fn for_host<T: Tables<V4>>(tables: &T, asked: V4, port: Be16, protocol: u8) -> Option<T::Ref<'_, Port<V4>>> {
+    if !tables.is_published(protocol, port.host()) {
+        return None;
+    }
+    // For connect(2) and its like, 0.0.0.0 is the host itself.
+    let address = if asked == V4::ANY { V4::new([127, 0, 0, 1]) } else { asked };
+    let is_loopback = address.bytes()[0] == 127;
+    if !is_loopback && !tables.route(&address).is_some_and(|route| route.kind == Route::HOST) {
+        return None;
+    }
+    let mut key = PortKey { address, port, protocol, reserved: 0 };
+    if let Some(port) = tables.port(&key) {
+        return Some(port);
+    }
+    key.address = V4::ANY;
     tables.port(&key)
 }
 

@@ -8,16 +8,17 @@ mod flow_gc;
 mod functions;
 mod maps;
 mod skb;
+mod sockets;
 
 use aya_ebpf::{
     bindings::{__sk_buff, TC_ACT_SHOT, TC_ACT_UNSPEC, bpf_redir_neigh},
     helpers::generated::{bpf_redirect, bpf_redirect_neigh, bpf_redirect_peer},
-    macros::classifier,
-    programs::TcContext,
+    macros::{cgroup_sock_addr, classifier},
+    programs::{SockAddrContext, TcContext},
 };
 use netd_common::{To, V4, Verdict};
 
-use crate::{maps::Maps, skb::Skb};
+use crate::{maps::Maps, skb::Skb, sockets::Call};
 
 /// The host side of a container's link, ingress: what the container sends.
 #[classifier]
@@ -56,6 +57,48 @@ fn from_overlay(ctx: TcContext) -> i32 {
 #[classifier]
 fn flow_gc(ctx: TcContext) -> i32 {
     flow_gc::run(&Skb::new(&ctx)) as i32
+}
+
+/// A socket of the host's connects to an IPv4 address.
+#[cgroup_sock_addr(connect4)]
+fn connect4(ctx: SockAddrContext) -> i32 {
+    sockets::to4(&Call(ctx.sock_addr))
+}
+
+/// A socket of the host's connects to an IPv6 address.
+#[cgroup_sock_addr(connect6)]
+fn connect6(ctx: SockAddrContext) -> i32 {
+    sockets::to6(&Call(ctx.sock_addr))
+}
+
+/// A UDP socket of the host's sends to an IPv4 address that it is not connected to.
+#[cgroup_sock_addr(sendmsg4)]
+fn sendmsg4(ctx: SockAddrContext) -> i32 {
+    sockets::to4(&Call(ctx.sock_addr))
+}
+
+/// It is told from where an answer comes.
+#[cgroup_sock_addr(recvmsg4)]
+fn recvmsg4(ctx: SockAddrContext) -> i32 {
+    sockets::from4(&Call(ctx.sock_addr))
+}
+
+/// The same with an IPv6 socket.
+#[cgroup_sock_addr(recvmsg6)]
+fn recvmsg6(ctx: SockAddrContext) -> i32 {
+    sockets::from6(&Call(ctx.sock_addr))
+}
+
+/// A socket of the host's asks whom it talks to.
+#[cgroup_sock_addr(getpeername4)]
+fn getpeername4(ctx: SockAddrContext) -> i32 {
+    sockets::from4(&Call(ctx.sock_addr))
+}
+
+/// The same with an IPv6 socket.
+#[cgroup_sock_addr(getpeername6)]
+fn getpeername6(ctx: SockAddrContext) -> i32 {
+    sockets::from6(&Call(ctx.sock_addr))
 }
 
 #[inline(always)]

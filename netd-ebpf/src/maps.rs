@@ -4,7 +4,7 @@ use core::ffi::c_void;
 
 use aya_ebpf::{
     bindings::{BPF_F_NO_PREALLOC, BPF_NOEXIST},
-    btf_maps::{Array, HashMap, LpmTrie, PerCpuArray, lpm_trie::Key},
+    btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, lpm_trie::Key},
     helpers::generated::{bpf_get_prandom_u32, bpf_get_smp_processor_id, bpf_ktime_get_coarse_ns, bpf_loop},
     macros::btf_map,
 };
@@ -12,7 +12,7 @@ use netd_common::{
     Addr, Drop, Tables, V4, Way,
     abi::{
         Config, Counter, Endpoint, EndpointCounters, Flow, Fragment, FragmentKey, FragmentRing, Interface,
-        NodeCounters, Port, PortBits, PortKey, Route, Tuple,
+        NodeCounters, Peer, PeerKey, Port, PortBits, PortKey, Route, Tuple,
     },
     flow::{TICK_SHIFT, Ticks},
     hairpin::Rewrite,
@@ -66,6 +66,13 @@ static PORTS4: HashMap<PortKey<V4>, Port<V4>, SIZED, { BPF_F_NO_PREALLOC as usiz
 /// Which ports are published at all.
 #[btf_map]
 static PORT_BITS: Array<u64, { PortBits::WORDS as usize }> = Array::new();
+
+/// The cookie of the network namespace whose sockets may reach published ports.
+#[btf_map]
+pub(crate) static HOST: Array<u64, 1> = Array::new();
+/// What those sockets asked for.
+#[btf_map]
+pub(crate) static HOST_PEERS: LruHashMap<PeerKey, Peer, 65_536> = LruHashMap::new();
 
 /// Packets that come in fragments.
 #[btf_map]
