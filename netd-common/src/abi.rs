@@ -6,7 +6,7 @@
 use crate::{
     addr::{Addr, V4, V6},
     shared::Shared,
-    wire::{Be16, Mac, MacPair},
+    wire::{Be16, Mac, MacPair, protocol},
 };
 
 /// Version of everything in this module, part of the pins' path.
@@ -65,6 +65,8 @@ impl<A> Interface<A> {
     /// Packets to the uplink take the uplink's address; without it they leave as they are, and packets that the host
     /// forwards may reach it.
     pub const MASQUERADE: u16 = 1;
+    /// It has published ports: what it sends may be an answer that takes the host's address and port.
+    pub const PUBLISHED: u16 = 2;
 }
 
 /// Where a container is, by its address.
@@ -199,8 +201,86 @@ pub struct Flow<A> {
     pub address: A,
     /// The new source or destination port.
     pub port: Be16,
+    /// See [`Flow::PUBLISHED`].
+    pub flags: u16,
+}
+
+impl<A> Flow<A> {
+    /// The other side opened it, by a published port.
+    pub const PUBLISHED: u16 = 1;
+    /// It is one of two that make up a connection from one container to another by a published port: each packet of it is
+    /// translated twice, by [`Tuple::OUT`] of the sender's flow and [`Tuple::IN`] of the receiver's.
+    pub const HAIRPIN: u16 = 2;
+}
+
+/// A published port, as packets to it show it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(C)]
+pub struct PortKey<A> {
+    /// The host's address; zero: any of them.
+    pub address: A,
+    /// The host's port.
+    pub port: Be16,
+    /// IP protocol.
+    pub protocol: u8,
+    /// Zero.
+    pub reserved: u8,
+}
+
+/// Whose a published port is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct Port<A> {
+    /// The endpoint's address...
+    pub address: A,
+    /// ... and the port there.
+    pub port: Be16,
     /// Zero.
     pub reserved: u16,
+    /// The endpoint whose quota its flows count against.
+    pub slot: u32,
+}
+
+/// A socket of the host's that talks to a published port: what its packets really go to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(C)]
+pub struct PeerKey {
+    /// The socket's cookie.
+    pub cookie: u64,
+    /// The endpoint's address...
+    pub address: V4,
+    /// ... and its port.
+    pub port: Be16,
+    /// Zero.
+    pub reserved: u16,
+}
+
+/// What it was asked to talk to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct Peer {
+    /// The address, IPv4-mapped (`::ffff:a.b.c.d`) if it is IPv4.
+    pub address: V6,
+    /// The port.
+    pub port: Be16,
+    /// Zero.
+    pub reserved: u16,
+}
+
+/// A bit for each port of TCP and of UDP: whether it is published, at any address of either family. What is looked at first, so
+/// that packets to other ports cost next to nothing.
+pub struct PortBits;
+
+impl PortBits {
+    /// Words of 64 bits.
+    pub const WORDS: u32 = 2 * 65_536 / 64;
+
+    /// The word and the bit of a port. Protocols other than TCP are taken for UDP.
+    #[inline(always)]
+    pub const fn place(protocol: u8, port: u16) -> (u32, u32) {
+        let half = if protocol == protocol::TCP { 0 } else { Self::WORDS / 2 };
+        (half + (port as u32 >> 6), port as u32 & 63)
+    }
 }
 
 /// What the fragments of a packet have in common, before translation.
@@ -250,12 +330,24 @@ impl FragmentRing {
 /// Entries of the map of programs that go on where others end: from here on those of [`crate::from_container::Step6`]...
 pub const STEP_FROM_CONTAINER6: u32 = 0;
 /// ... and from here on those of [`crate::from_uplink::Step6`].
-pub const STEP_FROM_UPLINK6: u32 = 6;
+pub const STEP_FROM_UPLINK6: u32 = 7;
+/// ... and [`crate::hairpin::hairpin()`] of IPv4.
+pub const STEP_HAIRPIN4: u32 = 9;
 /// All of them, as they are called in the object.
-pub const STEP_PROGRAMS: [&str; STEPS as usize] =
-    ["from_container6", "rare6", "open6", "discover6", "refuse6", "error6", "from_uplink6", "reply6_rare"];
+pub const STEP_PROGRAMS: [&str; STEPS as usize] = [
+    "from_container6",
+    "rare6",
+    "open6",
+    "discover6",
+    "refuse6",
+    "error6",
+    "hairpin6",
+    "from_uplink6",
+    "reply6_rare",
+    "hairpin4",
+];
 /// How many.
-pub const STEPS: u32 = 8;
+pub const STEPS: u32 = 10;
 
 /// Counters of an endpoint, one a CPU.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -354,6 +446,12 @@ no_padding! {
     Counter = 16;
     Denied = 4;
     FlowList = 16;
+    PeerKey = 16;
+    Peer = 20;
+    PortKey<V4> = 8;
+    PortKey<V6> = 20;
+    Port<V4> = 12;
+    Port<V6> = 24;
 }
 
 #[cfg(feature = "host")]
@@ -370,6 +468,10 @@ mod pod {
     unsafe impl aya::Pod for Route {}
     // SAFETY: as above.
     unsafe impl<A: Addr> aya::Pod for Tuple<A> {}
+    // SAFETY: as above.
+    unsafe impl<A: Addr> aya::Pod for PortKey<A> {}
+    // SAFETY: as above.
+    unsafe impl<A: Addr> aya::Pod for Port<A> {}
     // SAFETY: as above.
     unsafe impl aya::Pod for EndpointCounters {}
     // SAFETY: as above.

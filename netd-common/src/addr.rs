@@ -121,7 +121,7 @@ pub trait Addr: Wire + Eq {
 }
 
 /// An IPv4 address in network byte order.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(transparent)]
 pub struct V4(pub u32);
 
@@ -239,7 +239,7 @@ impl Addr for V4 {
 }
 
 /// An IPv6 address in network byte order.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(transparent)]
 pub struct V6(pub [u32; 4]);
 

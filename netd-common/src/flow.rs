@@ -105,7 +105,7 @@ impl State {
         true
     }
 
-    /// How long a flow in this state is kept after its last packet. `port`: the far side's.
+    /// How long a flow in this state is kept after its last packet. `port`: see [`service`].
     #[inline(always)]
     pub const fn timeout(state: u32, protocol: u8, port: Be16) -> Ticks {
         match protocol {
@@ -136,6 +136,13 @@ impl State {
             Self::timeout(state, protocol, port)
         }
     }
+}
+
+/// The port by which a flow's timeout goes, given its inbound entry: the far side's, or that which a client of the container's
+/// asked for, if that is DNS.
+#[inline(always)]
+pub const fn service<A>(inward: &Tuple<A>) -> Be16 {
+    if inward.destination_port.host() == 53 { inward.destination_port } else { inward.source_port }
 }
 
 /// When a flow may go.
@@ -190,9 +197,9 @@ pub fn remove<A: Addr, T: Tables<A>>(
             idle = 0;
         }
         let limit = if matches!(when, When::TimedOut) {
-            State::timeout(state, inward.protocol, inward.source_port)
+            State::timeout(state, inward.protocol, service(inward))
         } else {
-            State::reuse(state, inward.protocol, inward.source_port)
+            State::reuse(state, inward.protocol, service(inward))
         };
         if idle <= limit {
             return false;

@@ -1,9 +1,10 @@
 //! A packet that a container sends: the host side of its link, ingress.
 
 use crate::{
-    abi::{Interface, Route, Tuple},
+    abi::{Flow, Interface, Route, Tuple},
     addr::{Addr, V4, V6},
     fragment,
+    hairpin::{self, hairpin, refusal},
     headers::{self, Headers, Transport},
     icmp_error,
     nat::{self, Mapping},
@@ -12,17 +13,30 @@ use crate::{
     reason::{Drop, Way},
     related::{self, Found},
     tables::Tables,
-    wire::{Be16, Ethernet, Vxlan, protocol, tcp},
+    wire::{Ethernet, Vxlan, protocol, tcp},
 };
+
+/// What [`rare`] returns for a packet that [`hairpin()`] is for; no packed [`Verdict`].
+const HAIRPIN: u64 = u64::MAX;
 
 /// The whole way of all but IPv6: decide, rewrite, count.
 #[inline(always)]
 pub fn from_container<P: Packet, T: Tables<V4>>(packet: &mut P, tables: &T, hook: Hook) -> Verdict {
+    begin4(packet, tables, hook).unwrap_or_else(|| hairpin::<V4, P, T>(packet, tables, hook.ifindex))
+}
+
+/// The same but for what [`hairpin()`] is for: `None`.
+#[inline(always)]
+pub fn begin4<P: Packet, T: Tables<V4>>(packet: &mut P, tables: &T, hook: Hook) -> Option<Verdict> {
     let mut plan = Plan::<V4>::new();
     let mut node = None;
     match decide(packet, tables, hook, &mut plan, &mut node) {
-        Ok(Then::Rare) => Verdict::unpack(rare(packet, tables, hook.ifindex)),
-        decided => finish(packet, tables, hook.ifindex, decided.map(|_| ()), &plan, node.as_deref()),
+        Ok(Then::Hairpin) => None,
+        Ok(Then::Rare) => match rare(packet, tables, hook.ifindex) {
+            HAIRPIN => None,
+            verdict => Some(Verdict::unpack(verdict)),
+        },
+        decided => Some(finish(packet, tables, hook.ifindex, decided.map(|_| ()), &plan, node.as_deref())),
     }
 }
 
@@ -32,8 +46,10 @@ pub fn from_container<P: Packet, T: Tables<V4>>(packet: &mut P, tables: &T, hook
 #[inline(never)]
 fn rare<P: Packet, T: Tables<V4>>(packet: &mut P, tables: &T, ifindex: u32) -> u64 {
     let mut plan = Plan::<V4>::new();
-    let decided = decide_rare(packet, tables, ifindex, &mut plan).map(|_| ());
-    finish(packet, tables, ifindex, decided, &plan, None).pack()
+    match decide_rare(packet, tables, ifindex, &mut plan) {
+        Ok(Then::Hairpin) => HAIRPIN,
+        decided => finish(packet, tables, ifindex, decided.map(|_| ()), &plan, None).pack(),
+    }
 }
 
 #[inline(always)]
@@ -72,12 +88,14 @@ pub enum Step6 {
     Refuse = 4,
     /// Anything of ICMPv6 but echo requests that is to be masqueraded: see [`decide_error`].
     Error = 5,
+    /// One to another container by a published port: see [`hairpin()`].
+    Hairpin = 6,
 }
 
 impl Step6 {
     /// All of them, by number.
-    pub const ALL: [Self; 6] =
-        [Self::Begin, Self::Rare, Self::Open, Self::Discover, Self::Refuse, Self::Error];
+    pub const ALL: [Self; 7] =
+        [Self::Begin, Self::Rare, Self::Open, Self::Discover, Self::Refuse, Self::Error, Self::Hairpin];
 }
 
 /// What the steps hand on: why a packet is dropped.
@@ -110,6 +128,9 @@ pub fn step6<P: Packet, T: Tables<V6>>(
         let bytes = packet.len();
         return Ok(refuse(packet, tables, ifindex, slot, told, bytes));
     }
+    if matches!(step, Step6::Hairpin) {
+        return Ok(hairpin::<V6, P, T>(packet, tables, ifindex));
+    }
     let mut plan = Plan::<V6>::new();
     let mut node = None;
     let decided = match step {
@@ -117,7 +138,7 @@ pub fn step6<P: Packet, T: Tables<V6>>(
         Step6::Error => decide_error(packet, tables, ifindex, &mut plan),
         Step6::Open => decide_open(packet, tables, ifindex, &mut plan),
         Step6::Discover => decide_discovery(packet, tables, ifindex, &mut plan),
-        Step6::Begin | Step6::Refuse => decide(packet, tables, hook, &mut plan, &mut node),
+        Step6::Begin | Step6::Refuse | Step6::Hairpin => decide(packet, tables, hook, &mut plan, &mut node),
     };
     let done = match decided {
         Ok(Then::Plan) => carry_out(packet, tables, &plan, node.as_deref()),
@@ -126,6 +147,7 @@ pub fn step6<P: Packet, T: Tables<V6>>(
         Ok(Then::Open) => return Err(Step6::Open),
         Ok(Then::Discover) => return Err(Step6::Discover),
         Ok(Then::Again) => return Err(Step6::Begin),
+        Ok(Then::Hairpin) => return Err(Step6::Hairpin),
         Err(reason) => Err(reason),
     };
     match done {
@@ -165,6 +187,8 @@ pub enum Then {
     Again,
     /// It is neighbour discovery: see [`decide_discovery`].
     Discover,
+    /// It goes to another container by a published port: see [`hairpin()`].
+    Hairpin,
 }
 
 /// Does what the plan says, and counts.
@@ -273,8 +297,7 @@ fn ip<'t, A: Addr, P: Packet, T: Tables<A>>(
     }
     if ip.destination.within(&interface.subnet, &interface.mask) {
         if ip.destination == interface.gateway {
-            to_host(plan);
-            return Ok(Then::Plan);
+            return Ok(host_or_hairpin(packet, tables, &ip, plan));
         }
         // No two networks share an address, so whoever has this one is in the sender's network.
         let Some(endpoint) = tables.endpoint(&ip.destination) else {
@@ -292,12 +315,12 @@ fn ip<'t, A: Addr, P: Packet, T: Tables<A>>(
         plan.rewrite = Plan::<A>::MACS;
         return Ok(Then::Plan);
     }
-    if interface.flags & Interface::<A>::MASQUERADE == 0 {
+    if !hairpin::translates(interface) {
         route(tables, &ip.destination, plan)?;
-        if matches!(plan.to, To::Neighbour) {
-            routed(packet, &ip, plan)?;
+        if !matches!(plan.to, To::Neighbour) {
+            return Ok(host_or_hairpin(packet, tables, &ip, plan));
         }
-        return Ok(Then::Plan);
+        return routed(packet, &ip, plan).map(|()| Then::Plan);
     }
     // Known flows first: most packets to the world belong to one, and then need no route.
     let Ok(transport) = headers::transport(packet, &ip, false) else {
@@ -307,16 +330,19 @@ fn ip<'t, A: Addr, P: Packet, T: Tables<A>>(
     if A::V6 && ip.is_fragment() {
         return Ok(Then::Rare);
     }
-    let mut mapping = Mapping { address: A::ZERO, port: Be16::ZERO };
+    let mut mapping = Mapping::NONE;
     let tuple = transport.tuple(&ip, Tuple::<A>::OUT);
     if nat::known(tables, &tuple, transport.tcp_flags, &mut mapping) {
+        if mapping.flags & Flow::<A>::HAIRPIN != 0 {
+            return Ok(Then::Hairpin);
+        }
         to_uplink(tables, plan)?;
     } else if A::V6 {
         return Ok(Then::Open);
     } else {
-        open(tables, &ip, &tuple, interface.slot, &mut mapping, plan)?;
-        if !matches!(plan.to, To::Neighbour) {
-            return Ok(Then::Plan);
+        match open(packet, tables, interface, &ip, &tuple, &mut mapping, plan)? {
+            Then::Again => {}
+            then => return Ok(then),
         }
     }
     if ip.is_fragment() {
@@ -346,19 +372,23 @@ fn masquerade<A: Addr, P: Packet>(
     Ok(())
 }
 
-/// Where a packet goes that belongs to no flow, and a new flow if that is the world.
+/// Where a packet goes that belongs to no flow, and a new flow if that is the world: then [`Then::Again`].
 #[inline(always)]
-fn open<A: Addr, T: Tables<A>>(
+fn open<A: Addr, P: Packet, T: Tables<A>>(
+    packet: &P,
     tables: &T,
+    interface: &Interface<A>,
     ip: &Headers<A>,
     tuple: &Tuple<A>,
-    slot: u32,
     mapping: &mut Mapping<A>,
     plan: &mut Plan<A>,
-) -> Result<(), Drop> {
+) -> Result<Then, Drop> {
     route(tables, &ip.destination, plan)?;
     if !matches!(plan.to, To::Neighbour) {
-        return Ok(());
+        return Ok(host_or_hairpin(packet, tables, ip, plan));
+    }
+    if interface.flags & Interface::<A>::MASQUERADE == 0 {
+        return routed(packet, ip, plan).map(|()| Then::Plan);
     }
     if tuple.protocol == protocol::UDP
         && tuple.destination_port == Vxlan::PORT
@@ -370,8 +400,8 @@ fn open<A: Addr, T: Tables<A>>(
         // Not worth a flow.
         return Err(Drop::TtlExpired);
     }
-    match nat::create(tables, tuple, slot, mapping) {
-        0 => Ok(()),
+    match tables.create(tuple, interface.slot, mapping) {
+        0 => Ok(Then::Again),
         reason => {
             plan.quiet = reason & nat::SOON != 0;
             Err(refusal(reason & !nat::SOON))
@@ -392,13 +422,11 @@ pub fn decide_open<A: Addr, P: Packet, T: Tables<A>>(
     plan: &mut Plan<A>,
 ) -> Result<Then, Drop> {
     let Some(interface) = tables.interface(ifindex) else { return Err(A::NO_INTERFACE) };
-    let slot = interface.slot;
-    plan.sender = slot;
+    plan.sender = interface.slot;
     let ip = headers::ip::<A, P>(packet)?;
     let tuple = headers::transport(packet, &ip, false)?.tuple(&ip, Tuple::<A>::OUT);
-    let mut mapping = Mapping { address: A::ZERO, port: Be16::ZERO };
-    open(tables, &ip, &tuple, slot, &mut mapping, plan)?;
-    Ok(if matches!(plan.to, To::Neighbour) { Then::Again } else { Then::Plan })
+    let mut mapping = Mapping::NONE;
+    open(packet, tables, &interface, &ip, &tuple, &mut mapping, plan)
 }
 
 /// What becomes of neighbour discovery.
@@ -433,16 +461,17 @@ pub fn decide_rare<A: Addr, P: Packet, T: Tables<A>>(
     let Some(interface) = tables.interface(ifindex) else { return Err(A::NO_INTERFACE) };
     let slot = interface.slot;
     plan.sender = slot;
+    let masquerade = interface.flags & Interface::<A>::MASQUERADE != 0;
     let ip = headers::ip::<A, P>(packet)?;
     // Only packets to the world need translation.
     route(tables, &ip.destination, plan)?;
     if !matches!(plan.to, To::Neighbour) {
-        return Ok(Then::Plan);
+        return Ok(host_or_hairpin(packet, tables, &ip, plan));
     }
     let reason = match headers::transport(packet, &ip, false) {
         Ok(transport) if A::V6 => {
             // The first fragment of several.
-            let mut mapping = Mapping { address: A::ZERO, port: Be16::ZERO };
+            let mut mapping = Mapping::NONE;
             let tuple = transport.tuple(&ip, Tuple::<A>::OUT);
             if !nat::known(tables, &tuple, transport.tcp_flags, &mut mapping) {
                 return Ok(Then::Open);
@@ -450,7 +479,7 @@ pub fn decide_rare<A: Addr, P: Packet, T: Tables<A>>(
             plan.id = fragment::remember(tables, &tuple, ip.id, slot, &mapping);
             plan.id_at = ip.id_at;
             plan.rewrite = Plan::<A>::ID;
-            return masquerade(packet, &ip, &transport, &mapping, plan).map(|()| Then::Plan);
+            return self::masquerade(packet, &ip, &transport, &mapping, plan).map(|()| Then::Plan);
         }
         Ok(_) => return Err(Drop::Malformed),
         Err(reason) => reason,
@@ -458,10 +487,10 @@ pub fn decide_rare<A: Addr, P: Packet, T: Tables<A>>(
     if ip.is_later_fragment() {
         fragment::check_offset(&ip)?;
         let tuple = fragment::tuple(&ip, Tuple::<A>::OUT);
-        let mut mapping = Mapping { address: A::ZERO, port: Be16::ZERO };
+        let mut mapping = Mapping::NONE;
         let id = fragment::follow(tables, &tuple, ip.id, &mut mapping);
         if id == fragment::UNKNOWN {
-            return Err(reason);
+            return unless(masquerade, reason, packet, &ip, plan);
         }
         plan.rewrite = Plan::<A>::SOURCE | Plan::<A>::PLAIN | Plan::<A>::ID;
         plan.id = id as u32;
@@ -472,9 +501,21 @@ pub fn decide_rare<A: Addr, P: Packet, T: Tables<A>>(
         return Ok(Then::Plan);
     }
     if A::V6 {
-        return Err(reason);
+        return unless(masquerade, reason, packet, &ip, plan);
     }
-    error(packet, tables, &ip, reason, plan)
+    error(packet, tables, &ip, masquerade, reason, plan)
+}
+
+/// What of a routed network needs no translation, as an answer by a published port would, goes on as it is.
+#[inline(always)]
+fn unless<A: Addr, P: Packet>(
+    masquerade: bool,
+    reason: Drop,
+    packet: &P,
+    ip: &Headers<A>,
+    plan: &mut Plan<A>,
+) -> Result<Then, Drop> {
+    if masquerade { Err(reason) } else { routed(packet, ip, plan).map(|()| Then::Plan) }
 }
 
 /// Where a packet of ICMPv6 that is to be masqueraded and no echo request goes: see [`decide_rare`].
@@ -490,13 +531,14 @@ pub fn decide_error<A: Addr, P: Packet, T: Tables<A>>(
 ) -> Result<Then, Drop> {
     let Some(interface) = tables.interface(ifindex) else { return Err(A::NO_INTERFACE) };
     plan.sender = interface.slot;
+    let masquerade = interface.flags & Interface::<A>::MASQUERADE != 0;
     let ip = headers::ip::<A, P>(packet)?;
     // Only packets to the world need translation.
     route(tables, &ip.destination, plan)?;
     if !matches!(plan.to, To::Neighbour) {
         return Ok(Then::Plan);
     }
-    error(packet, tables, &ip, Drop::Protocol, plan)
+    error(packet, tables, &ip, masquerade, Drop::Protocol, plan)
 }
 
 /// An ICMP error about a flow, on its way to the world; anything else is dropped for the `reason`.
@@ -505,16 +547,17 @@ fn error<A: Addr, P: Packet, T: Tables<A>>(
     packet: &P,
     tables: &T,
     ip: &Headers<A>,
+    masquerade: bool,
     reason: Drop,
     plan: &mut Plan<A>,
 ) -> Result<Then, Drop> {
     let is_error = packet.get(ip.l4).is_some_and(|[kind, _]: [u8; 2]| A::is_icmp_error(kind));
     if ip.protocol != A::ICMP.protocol || ip.is_fragment() || !is_error {
-        return Err(reason);
+        return unless(masquerade, reason, packet, ip, plan);
     }
     let mut found = Found::new(ip);
     if related::find(packet, tables, ip.l4, u32::from(Tuple::<A>::OUT), &mut found) == 0 {
-        return Err(Drop::UnrelatedError);
+        return unless(masquerade, Drop::UnrelatedError, packet, ip, plan);
     }
     routed(packet, ip, plan)?;
     plan.way = Way::Masquerade;
@@ -617,6 +660,21 @@ fn to_host<A: Addr>(plan: &mut Plan<A>) {
     plan.way = Way::ToHost;
 }
 
+/// To the host's stack, or by it to another container.
+#[inline(always)]
+fn host_or_hairpin<A: Addr, P: Packet, T: Tables<A>>(
+    packet: &P,
+    tables: &T,
+    ip: &Headers<A>,
+    plan: &mut Plan<A>,
+) -> Then {
+    if hairpin::concerns(packet, tables, ip) {
+        return Then::Hairpin;
+    }
+    to_host(plan);
+    Then::Plan
+}
+
 /// The kernel finds the next hop and writes the Ethernet header; a router's duty is the time to live.
 #[inline(always)]
 fn routed<A: Addr, P: Packet>(packet: &P, ip: &Headers<A>, plan: &mut Plan<A>) -> Result<(), Drop> {
@@ -633,18 +691,4 @@ fn routed<A: Addr, P: Packet>(packet: &P, ip: &Headers<A>, plan: &mut Plan<A>) -
     plan.way = Way::Routed;
     plan.rewrite |= Plan::<A>::TTL;
     Ok(())
-}
-
-/// The reason behind the number that a subprogram returned.
-#[inline(always)]
-fn refusal(number: u32) -> Drop {
-    const QUOTA: u32 = Drop::FlowQuota as u32;
-    const FULL: u32 = Drop::FlowTableFull as u32;
-    const PORTS: u32 = Drop::PortsExhausted as u32;
-    match number {
-        QUOTA => Drop::FlowQuota,
-        FULL => Drop::FlowTableFull,
-        PORTS => Drop::PortsExhausted,
-        _ => Drop::NoRoute,
-    }
 }

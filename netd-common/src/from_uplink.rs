@@ -4,11 +4,13 @@ use crate::{
     abi::{Route, Tuple},
     addr::{Addr, V4, V6},
     fragment,
+    hairpin::refusal,
     headers::{self, Headers},
     nat::{self, Mapping},
     overlay,
     packet::{Hook, Packet},
     plan::{NO_SLOT, Plan, To, Verdict},
+    published::NOT_OURS,
     reason::{Drop, Way},
     related::{self, Found},
     tables::Tables,
@@ -32,7 +34,7 @@ pub fn from_uplink<P: Packet, T: Tables<V4> + Tables<V6>>(packet: &mut P, tables
 pub enum Step6 {
     /// Most packets.
     Begin = 0,
-    /// One to the node's address that has no ports of its own: see [`decide_rare`].
+    /// One to an address of the host that has no ports of its own: see [`decide_rare`].
     Rare = 1,
 }
 
@@ -98,7 +100,7 @@ pub enum Then {
     Overlay,
 }
 
-/// The whole way of a packet to the node's address that has no ports of its own; the verdict, packed.
+/// The whole way of a packet to an address of the host that has no ports of its own; the verdict, packed.
 ///
 /// A subprogram of its own in BPF: what it needs of stack and registers, all the others would pay for.
 #[inline(never)]
@@ -158,10 +160,14 @@ pub fn decide<A: Addr, P: Packet, T: Tables<A>>(
     let (Some(config), Ok(ip)) = (tables.config(), headers::ip::<A, P>(packet)) else {
         return Ok(Then::Plan);
     };
-    if ip.destination != config.address {
-        return from_node(tables, &ip, plan).map(|()| Then::Plan);
-    }
-    if ip.protocol == protocol::UDP
+    let other = ip.destination != config.address;
+    if other {
+        match from_node(packet, tables, &ip, plan)? {
+            PUBLISHED => {}
+            RARE => return Ok(Then::Rare),
+            _ => return Ok(Then::Plan),
+        }
+    } else if ip.protocol == protocol::UDP
         && !ip.is_fragment()
         && packet.get::<Udp>(ip.l4).is_some_and(|udp| udp.destination == Vxlan::PORT)
     {
@@ -174,26 +180,42 @@ pub fn decide<A: Addr, P: Packet, T: Tables<A>>(
     let Ok(transport) = headers::transport(packet, &ip, true) else { return Ok(Then::Rare) };
     // The host's own sockets are kept out of the range (ip_local_reserved_ports), so their packets cost no look-up.
     let port = transport.destination.host();
-    if port < config.first_port || port > config.last_port {
+    let published = tables.is_published(ip.protocol, port);
+    if (other || port < config.first_port || port > config.last_port) && !published {
         return Ok(Then::Plan);
     }
     let tuple = transport.tuple(&ip, Tuple::<A>::IN);
-    let mut mapping = Mapping { address: A::ZERO, port: Be16::ZERO };
+    let mut mapping = Mapping::NONE;
+    let mut way = Way::Reply;
     if !nat::reply(tables, &tuple, transport.tcp_flags, &mut mapping) {
-        return Ok(Then::Plan);
+        // Not worth a flow with its last hop.
+        if !published || ip.ttl <= 1 {
+            return Ok(Then::Plan);
+        }
+        match tables.open(&tuple, u32::from(transport.tcp_flags), &mut mapping) {
+            0 => way = Way::Published,
+            NOT_OURS => return Ok(Then::Plan),
+            reason => return Err(refusal(reason)),
+        }
     }
     let slot = deliver(tables, &ip, mapping.address, plan)?;
     if ip.is_fragment() {
         fragment::remember(tables, &tuple, ip.id, slot, &mapping);
     }
+    plan.way = way;
     plan.protocol = ip.protocol;
     plan.old_port = transport.destination;
     plan.port = mapping.port;
     Ok(Then::Plan)
 }
 
-/// Where a packet to the node's address goes that has no ports of its own: a fragment that follows a first one, or an ICMP error
-/// about a flow.
+/// [`decide_rare`] decides.
+const RARE: u32 = 1;
+/// To an address of the host that is not the node's, and a port that somebody has published.
+const PUBLISHED: u32 = 2;
+
+/// Where a packet to an address of the host goes that has no ports of its own: a fragment that follows a first one, or an ICMP
+/// error about a flow.
 ///
 /// # Errors
 /// Why it goes nowhere.
@@ -206,7 +228,7 @@ pub fn decide_rare<A: Addr, P: Packet, T: Tables<A>>(
 ) -> Result<(), Drop> {
     if ip.is_later_fragment() {
         let tuple = fragment::tuple(ip, Tuple::<A>::IN);
-        let mut mapping = Mapping { address: A::ZERO, port: Be16::ZERO };
+        let mut mapping = Mapping::NONE;
         if fragment::follow(tables, &tuple, ip.id, &mut mapping) == fragment::UNKNOWN {
             return Ok(());
         }
@@ -255,16 +277,38 @@ fn deliver<A: Addr, T: Tables<A>>(
     Ok(endpoint.slot)
 }
 
-/// A packet to another address than the node's: an endpoint's, from a node on the uplink's subnet?
+/// A packet to another address than the node's: an endpoint's, from a node on the uplink's subnet? Or one that the host has
+/// besides, and that ports may be published at: then [`PUBLISHED`], or [`RARE`] if it has no ports of its own.
 #[inline(always)]
-fn from_node<A: Addr, T: Tables<A>>(tables: &T, ip: &Headers<A>, plan: &mut Plan<A>) -> Result<(), Drop> {
-    let Some(endpoint) = tables.endpoint(&ip.destination) else { return Ok(()) };
+fn from_node<A: Addr, P: Packet, T: Tables<A>>(
+    packet: &P,
+    tables: &T,
+    ip: &Headers<A>,
+    plan: &mut Plan<A>,
+) -> Result<u32, Drop> {
+    let Some(endpoint) = tables.endpoint(&ip.destination) else {
+        if !ip.destination.is_routable() {
+            // What is bound to 127.0.0.1 or ::1 is the host's alone.
+            return Ok(0);
+        }
+        let rare = ip.protocol == A::ICMP.protocol || ip.is_later_fragment();
+        let is_published = |[_, port]: [Be16; 2]| tables.is_published(ip.protocol, port.host());
+        if !rare && !packet.get(ip.l4).is_some_and(is_published) {
+            return Ok(0);
+        }
+        let is_host = tables.route(&ip.destination).is_some_and(|route| route.kind == Route::HOST);
+        return Ok(match (is_host, rare) {
+            (false, _) => 0,
+            (true, true) => RARE,
+            (true, false) => PUBLISHED,
+        });
+    };
     match tables.route(&ip.source) {
         Some(route) if route.kind == Route::DIRECT && route.network == endpoint.network => {
             overlay::deliver(plan, &endpoint, route.slot, Way::FromNode);
-            Ok(())
+            Ok(0)
         }
         // The host's to route, if it does, and `to_container`'s to refuse.
-        _ => Ok(()),
+        _ => Ok(0),
     }
 }

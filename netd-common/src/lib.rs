@@ -18,6 +18,7 @@ pub mod fragment;
 pub mod from_container;
 pub mod from_overlay;
 pub mod from_uplink;
+pub mod hairpin;
 pub mod headers;
 #[cfg(feature = "host")]
 pub mod host;
@@ -27,6 +28,7 @@ pub mod ndp;
 pub mod overlay;
 pub mod packet;
 pub mod plan;
+pub mod published;
 pub mod reason;
 pub mod related;
 pub mod shared;

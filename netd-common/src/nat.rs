@@ -13,11 +13,27 @@ use crate::{
 
 /// What a tuple's container side is translated to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
 pub struct Mapping<A> {
     /// The address.
     pub address: A,
     /// The port.
     pub port: Be16,
+    /// The flow's flags: see [`Flow::PUBLISHED`].
+    pub flags: u16,
+}
+
+impl<A: Addr> Mapping<A> {
+    /// None.
+    pub const NONE: Self = Self { address: A::ZERO, port: Be16::ZERO, flags: 0 };
+}
+
+impl<A: Addr> Flow<A> {
+    /// What its tuple is translated to.
+    #[inline(always)]
+    pub fn mapping(&self) -> Mapping<A> {
+        Mapping { address: self.address, port: self.port, flags: self.flags }
+    }
 }
 
 /// Ports tried for a new flow. With 95 % of a destination's ports in use, 128 random tries all fail once in 700 times and
@@ -39,7 +55,7 @@ pub fn known<A: Addr, T: Tables<A>>(
     mapping: &mut Mapping<A>,
 ) -> bool {
     let Some(flow) = tables.flow(tuple) else { return false };
-    *mapping = Mapping { address: flow.address, port: flow.port };
+    *mapping = flow.mapping();
     flow.touch(tables.now());
     if tcp_flags & (tcp::SYN | tcp::FIN | tcp::RST) == 0 {
         return true;
@@ -50,14 +66,17 @@ pub fn known<A: Addr, T: Tables<A>>(
         return true;
     }
     tables.flow_remove(tuple);
+    *mapping = Mapping::NONE;
     false
 }
 
 /// Makes a flow for an outbound packet that belongs to none. Returns 0, or the [`Drop`] reason (see [`SOON`]).
 ///
-/// The inbound entry is inserted first: whoever gets it in owns the port. A subprogram of its own in BPF (a scalar result,
-/// all else through references), to keep its stack apart.
-#[inline(never)]
+/// `mapping` says what is wanted, and then what it has become: an address that stands in for the container (none: the node's), a
+/// port (none: the container's own) that is taken if it is in the range and free, and the flow's flags.
+///
+/// The inbound entry is inserted first: whoever gets it in owns the port. A function of its own in BPF (see [`Tables::create`]).
+#[inline(always)]
 pub fn create<A: Addr, T: Tables<A>>(
     tables: &T,
     tuple: &Tuple<A>,
@@ -65,13 +84,15 @@ pub fn create<A: Addr, T: Tables<A>>(
     mapping: &mut Mapping<A>,
 ) -> u32 {
     let Some(config) = tables.config() else { return Drop::NoRoute as u32 };
-    if config.address == A::ZERO {
+    if config.address == A::ZERO && mapping.address == A::ZERO {
         return Drop::NoRoute as u32;
     }
     if tables.flows_of(slot, 0) >= config.quota {
         return Drop::FlowQuota as u32;
     }
-    mapping.address = config.address;
+    if mapping.address == A::ZERO {
+        mapping.address = config.address;
+    }
     let outcome = claim_port(tables, tuple, slot, mapping);
     if outcome != 0 { outcome } else { record(tables, tuple, slot, mapping) }
 }
@@ -88,7 +109,7 @@ fn record<A: Addr, T: Tables<A>>(tables: &T, tuple: &Tuple<A>, slot: u32, mappin
         slot,
         address: mapping.address,
         port: mapping.port,
-        reserved: 0,
+        flags: mapping.flags,
     };
     match tables.flow_add(tuple, flow) {
         Ok(()) => {
@@ -99,7 +120,7 @@ fn record<A: Addr, T: Tables<A>>(tables: &T, tuple: &Tuple<A>, slot: u32, mappin
             tables.flow_remove(&inward(tuple, mapping));
             match tables.flow(tuple) {
                 Some(flow) if matches!(full, Add::Exists) => {
-                    *mapping = Mapping { address: flow.address, port: flow.port };
+                    *mapping = flow.mapping();
                     0
                 }
                 _ => Drop::FlowTableFull as u32,
@@ -140,7 +161,8 @@ fn claim_port<A: Addr, T: Tables<A>>(
         return Drop::PortsExhausted as u32;
     }
     // The container's own port if it is in the range: some protocols expect it, and it is as good as any.
-    let mut port = u32::from(tuple.source_port.host());
+    let wanted = if mapping.port == Be16::ZERO { tuple.source_port } else { mapping.port };
+    let mut port = u32::from(wanted.host());
     if port.wrapping_sub(first) >= ports {
         port = first + below(tables.random(), ports);
     }
@@ -150,7 +172,7 @@ fn claim_port<A: Addr, T: Tables<A>>(
         inward: inward(tuple, mapping),
         container: tuple.source,
         port: tuple.source_port,
-        reserved: 0,
+        flags: mapping.flags,
         now: tables.now(),
         slot,
         first,
@@ -171,7 +193,8 @@ struct Search<'a, A, T> {
     container: A,
     /// ... and port.
     port: Be16,
-    reserved: u16,
+    /// The flow's flags.
+    flags: u16,
     now: Ticks,
     slot: u32,
     first: u32,
@@ -183,6 +206,12 @@ struct Search<'a, A, T> {
 /// Tries to insert the inbound entry with one port. Returns 0 to go on, 1 when the search is over.
 extern "C" fn claim<A: Addr, T: Tables<A>>(_: u32, search: &mut Search<'_, A, T>) -> i64 {
     let tables = search.tables;
+    let inward = &search.inward;
+    if tables.is_published(inward.protocol, inward.destination_port.host()) {
+        // New connections to it are somebody's.
+        search.try_another();
+        return 0;
+    }
     let old = tables.flow(&search.inward);
     if let Some(old) = &old
         && State::is_closed(old.state.get(), search.inward.protocol)
@@ -196,7 +225,7 @@ extern "C" fn claim<A: Addr, T: Tables<A>>(_: u32, search: &mut Search<'_, A, T>
             slot: search.slot,
             address: search.container,
             port: search.port,
-            reserved: search.reserved,
+            flags: search.flags,
         };
         match tables.flow_add(&search.inward, flow) {
             Ok(()) => {
@@ -211,8 +240,16 @@ extern "C" fn claim<A: Addr, T: Tables<A>>(_: u32, search: &mut Search<'_, A, T>
             Err(Add::Exists) => {}
         }
     }
-    search.inward.destination_port = Be16::new((search.first + below(tables.random(), search.ports)) as u16);
+    search.try_another();
     0
+}
+
+impl<A: Addr, T: Tables<A>> Search<'_, A, T> {
+    #[inline(always)]
+    fn try_another(&mut self) {
+        let port = self.first + below(self.tables.random(), self.ports);
+        self.inward.destination_port = Be16::new(port as u16);
+    }
 }
 
 /// A random number below `limit`: by multiplication, because a division costs more and would have to exclude zero.
@@ -234,6 +271,6 @@ pub fn reply<A: Addr, T: Tables<A>>(
         return false;
     }
     flow.touch(tables.now());
-    *mapping = Mapping { address: flow.address, port: flow.port };
+    *mapping = flow.mapping();
     true
 }

@@ -94,6 +94,8 @@ numbered! {
         ExtensionHeader = 31, "extension-header";
         /// From a source of the deny list, at the uplink (xdp_uplink).
         Denied = 40, "denied";
+        /// To a published port, from a client that the container has a flow with already, by that port of its own and another of the host's.
+        PublishedClash = 32, "published-clash";
     }
 }
 
@@ -130,6 +132,10 @@ numbered! {
         ErrorSent = 13, "icmp-error-sent";
         /// Neighbour solicitations answered (from_container, redirect_peer).
         Ndp = 14, "ndp";
+        /// New flows to published ports (from_uplink, redirect_peer); what follows is counted as replies.
+        Published = 15, "published";
+        /// Container to container by a published port (from_container, redirect_peer).
+        Hairpin = 16, "hairpin";
     }
 }
 

@@ -3,8 +3,12 @@
 use core::ops::Deref;
 
 use crate::{
-    abi::{Config, Endpoint, Flow, Fragment, FragmentKey, Interface, Route, Tuple},
+    abi::{Config, Endpoint, Flow, Fragment, FragmentKey, Interface, Port, PortKey, Route, Tuple},
+    addr::Addr,
     flow::Ticks,
+    hairpin::{self, Rewrite},
+    nat::{self, Mapping},
+    published,
     reason::{Drop, Way},
 };
 
@@ -25,6 +29,8 @@ pub trait Common {
     fn random(&self) -> u32;
     /// Changes the number of flows of an endpoint's slot and returns what it was.
     fn flows_of(&self, slot: u32, change: i32) -> u32;
+    /// Whether anybody has published a port of a protocol (TCP or UDP), at whatever address.
+    fn is_published(&self, protocol: u8, port: u16) -> bool;
     /// Counts the entries that a ring of fragments has got; what it was before.
     fn fragment_turn(&self, ring: u32) -> u32;
 
@@ -88,4 +94,32 @@ pub trait Tables<A>: Common {
     fn fragment_remove(&self, key: &FragmentKey<A>);
     /// Puts a key into a place; what was there before.
     fn fragment_place(&self, place: u32, key: &FragmentKey<A>) -> FragmentKey<A>;
+    /// Who has published a port.
+    fn port(&self, key: &PortKey<A>) -> Option<Self::Ref<'_, Port<A>>>;
+
+    /// [`nat::create`]. In BPF this, and the next two, are global functions: the verifier looks at each once, by itself, and not
+    /// again for every way that leads to a call.
+    fn create(&self, tuple: &Tuple<A>, slot: u32, mapping: &mut Mapping<A>) -> u32
+    where
+        A: Addr,
+        Self: Sized,
+    {
+        nat::create(self, tuple, slot, mapping)
+    }
+    /// [`published::open`].
+    fn open(&self, inward: &Tuple<A>, tcp_flags: u32, mapping: &mut Mapping<A>) -> u32
+    where
+        A: Addr,
+        Self: Sized,
+    {
+        published::open(self, inward, tcp_flags, mapping)
+    }
+    /// [`hairpin::translate`].
+    fn hairpin(&self, tuple: &Tuple<A>, tcp_flags: u32, slot: u32, rewrite: &mut Rewrite<A>) -> u32
+    where
+        A: Addr,
+        Self: Sized,
+    {
+        hairpin::translate(self, tuple, tcp_flags, slot, rewrite)
+    }
 }

@@ -20,7 +20,7 @@ unsafe impl Wire for u32 {}
 unsafe impl<T: Wire, const N: usize> Wire for [T; N] {}
 
 /// A 16-bit number in network byte order.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(transparent)]
 pub struct Be16(u16);
 

@@ -126,7 +126,7 @@ fn run<A: Family>(events: &[Event]) -> Result<(), TestCaseError> {
                     direction: Tuple::<A>::OUT,
                     reserved: 0,
                 };
-                let mut mapping = Mapping { address: node, port: Be16::ZERO };
+                let mut mapping = Mapping::NONE;
                 let had_port = port_is_free(&tables, &tuple, port);
                 if nat::known(&tables, &tuple, flags, &mut mapping) {
                     let before = known.get(&tuple);
@@ -173,7 +173,7 @@ fn run<A: Family>(events: &[Event]) -> Result<(), TestCaseError> {
                 let tuple = used[nth % used.len()];
                 let Some(flow) = tables.flow(&tuple) else { continue };
                 let inward = tuple.opposite(flow.address, flow.port);
-                let mut owner = Mapping { address: node, port: Be16::ZERO };
+                let mut owner = Mapping::NONE;
                 let flags = if tuple.protocol == protocol::TCP { flags } else { 0 };
                 prop_assert!(nat::reply(&tables, &inward, flags, &mut owner), "an answer found no flow");
                 prop_assert_eq!(
@@ -181,7 +181,7 @@ fn run<A: Family>(events: &[Event]) -> Result<(), TestCaseError> {
                     (tuple.source, tuple.source_port),
                     "an answer reached another than the flow's owner"
                 );
-                let mapping = Mapping { address: flow.address, port: flow.port };
+                let mapping = flow.mapping();
                 let until = now + shortest(&tables, &tuple, &mapping);
                 known.insert(tuple, Known { mapping, until });
             }

@@ -7,23 +7,25 @@
 mod deny;
 mod flow_gc;
 mod frame;
+mod functions;
 mod maps;
 mod skb;
+mod sockets;
 
 use aya_ebpf::{
     bindings::{__sk_buff, TC_ACT_SHOT, TC_ACT_UNSPEC, bpf_redir_neigh, xdp_action},
     helpers::generated::{bpf_redirect, bpf_redirect_neigh, bpf_redirect_peer},
-    macros::{classifier, xdp},
-    programs::{TcContext, XdpContext},
+    macros::{cgroup_sock_addr, classifier, xdp},
+    programs::{SockAddrContext, TcContext, XdpContext},
 };
 use netd_common::{
-    Addr as _, To, V6, Verdict,
-    abi::{STEP_FROM_CONTAINER6, STEP_FROM_UPLINK6},
+    Addr as _, To, V4, V6, Verdict,
+    abi::{STEP_FROM_CONTAINER6, STEP_FROM_UPLINK6, STEP_HAIRPIN4},
     from_container::{Step6, Told},
     from_uplink::Step6 as Uplink6,
 };
 
-use crate::{frame::Frame, maps::Maps, skb::Skb};
+use crate::{frame::Frame, maps::Maps, skb::Skb, sockets::Call};
 
 /// The host side of a container's link, ingress: what the container sends.
 #[classifier]
@@ -34,7 +36,21 @@ fn from_container(ctx: TcContext) -> i32 {
         return TC_ACT_SHOT;
     }
     let hook = skb.hook();
-    verdict(netd_common::from_container(&mut skb, &Maps, hook), hook.ifindex)
+    match netd_common::from_container::begin4(&mut skb, &Maps, hook) {
+        Some(done) => verdict(done, hook.ifindex),
+        None => {
+            step(&ctx, STEP_HAIRPIN4);
+            TC_ACT_SHOT
+        }
+    }
+}
+
+/// IPv4 from a container to another by a published port; attached to nothing, as those of [`steps6`].
+#[classifier]
+fn hairpin4(ctx: TcContext) -> i32 {
+    let mut skb = Skb::new(&ctx);
+    let ifindex = skb.hook().ifindex;
+    verdict(netd_common::hairpin::hairpin::<V4, _, _>(&mut skb, &Maps, ifindex), ifindex)
 }
 
 /// The uplink, ingress: what comes from the world.
@@ -78,6 +94,8 @@ steps6! {
     discover6 = Discover;
     /// Those that are dropped.
     refuse6 = Refuse;
+    /// Those to another container by a published port.
+    hairpin6 = Hairpin;
 }
 
 #[inline(always)]
@@ -150,6 +168,48 @@ fn from_overlay(ctx: TcContext) -> i32 {
 #[classifier]
 fn flow_gc(ctx: TcContext) -> i32 {
     flow_gc::run(&Skb::new(&ctx)) as i32
+}
+
+/// A socket of the host's connects to an IPv4 address.
+#[cgroup_sock_addr(connect4)]
+fn connect4(ctx: SockAddrContext) -> i32 {
+    sockets::to4(&Call(ctx.sock_addr))
+}
+
+/// A socket of the host's connects to an IPv6 address.
+#[cgroup_sock_addr(connect6)]
+fn connect6(ctx: SockAddrContext) -> i32 {
+    sockets::to6(&Call(ctx.sock_addr))
+}
+
+/// A UDP socket of the host's sends to an IPv4 address that it is not connected to.
+#[cgroup_sock_addr(sendmsg4)]
+fn sendmsg4(ctx: SockAddrContext) -> i32 {
+    sockets::to4(&Call(ctx.sock_addr))
+}
+
+/// It is told from where an answer comes.
+#[cgroup_sock_addr(recvmsg4)]
+fn recvmsg4(ctx: SockAddrContext) -> i32 {
+    sockets::from4(&Call(ctx.sock_addr))
+}
+
+/// The same with an IPv6 socket.
+#[cgroup_sock_addr(recvmsg6)]
+fn recvmsg6(ctx: SockAddrContext) -> i32 {
+    sockets::from6(&Call(ctx.sock_addr))
+}
+
+/// A socket of the host's asks whom it talks to.
+#[cgroup_sock_addr(getpeername4)]
+fn getpeername4(ctx: SockAddrContext) -> i32 {
+    sockets::from4(&Call(ctx.sock_addr))
+}
+
+/// The same with an IPv6 socket.
+#[cgroup_sock_addr(getpeername6)]
+fn getpeername6(ctx: SockAddrContext) -> i32 {
+    sockets::from6(&Call(ctx.sock_addr))
 }
 
 #[inline(always)]

@@ -4,7 +4,7 @@ use core::ffi::c_void;
 
 use aya_ebpf::{
     bindings::{BPF_F_NO_PREALLOC, BPF_NOEXIST},
-    btf_maps::{Array, HashMap, LpmTrie, PerCpuArray, ProgramArray, lpm_trie::Key},
+    btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, ProgramArray, lpm_trie::Key},
     helpers::generated::{bpf_get_prandom_u32, bpf_get_smp_processor_id, bpf_ktime_get_coarse_ns, bpf_loop},
     macros::btf_map,
 };
@@ -12,14 +12,19 @@ use netd_common::{
     Common, Tables, V4, V6, Way,
     abi::{
         Config, Counter, Endpoint, EndpointCounters, Flow, Fragment, FragmentKey, FragmentRing, Interface,
-        NodeCounters, Route, STEPS as STEPS_COUNT, Tuple,
+        NodeCounters, Peer, PeerKey, Port, PortBits, PortKey, Route, STEPS as STEPS_COUNT, Tuple,
     },
     flow::{TICK_SHIFT, Ticks},
+    hairpin::Rewrite,
+    nat::Mapping,
     plan::NO_SLOT,
     reason,
     shared::Shared,
     tables::Add,
+    wire::protocol,
 };
+
+use crate::functions::{create_flow4, create_flow6, hairpin_flows4, hairpin_flows6, open_flow4, open_flow6};
 
 /// Entries of a map whose size the daemon sets when it loads the programs.
 const SIZED: usize = 1;
@@ -70,6 +75,23 @@ static ROUTES6: LpmTrie<V6, Route, SIZED, { BPF_F_NO_PREALLOC as usize }> = LpmT
 /// Translated flows.
 #[btf_map]
 static FLOWS6: HashMap<Tuple<V6>, Flow<V6>, SIZED> = HashMap::new();
+
+/// Published ports.
+#[btf_map]
+static PORTS4: HashMap<PortKey<V4>, Port<V4>, SIZED, { BPF_F_NO_PREALLOC as usize }> = HashMap::new();
+/// The same of IPv6.
+#[btf_map]
+static PORTS6: HashMap<PortKey<V6>, Port<V6>, SIZED, { BPF_F_NO_PREALLOC as usize }> = HashMap::new();
+/// Which ports are published at all.
+#[btf_map]
+static PORT_BITS: Array<u64, { PortBits::WORDS as usize }> = Array::new();
+
+/// The cookie of the network namespace whose sockets may reach published ports.
+#[btf_map]
+pub(crate) static HOST: Array<u64, 1> = Array::new();
+/// What those sockets asked for.
+#[btf_map]
+pub(crate) static HOST_PEERS: LruHashMap<PeerKey, Peer, 65_536> = LruHashMap::new();
 
 /// Packets that come in fragments.
 #[btf_map]
@@ -134,6 +156,11 @@ impl Common for Maps {
         // SAFETY: Shared is transparent over the word, which programs change by compare-and-swap only.
         let count = unsafe { &*count.cast::<Shared>() };
         add(count, change)
+    }
+
+    #[inline(always)]
+    fn is_published(&self, protocol: u8, port: u16) -> bool {
+        is_published(protocol, port)
     }
 
     #[inline(always)]
@@ -210,7 +237,8 @@ impl Common for Maps {
 
 /// One family's tables over its maps.
 macro_rules! tables {
-    ($address:ty, $bits:literal, $config:ident, $interfaces:ident, $endpoints:ident, $routes:ident, $flows:ident, $fragments:ident, $places:ident) => {
+    ($address:ty, $bits:literal, $config:ident, $interfaces:ident, $endpoints:ident, $routes:ident, $flows:ident, $ports:ident, $fragments:ident, $places:ident,
+     $create:ident, $open:ident, $hairpin:ident) => {
         // SAFETY (of the `get`s): the kernel keeps the memory of a removed entry readable until the program ends. It may
         // be given to another entry meanwhile; the fields of a flow are read at once after the look-up, so what is read
         // belongs to one entry, for all but a removal and an insertion within those few nanoseconds.
@@ -260,6 +288,12 @@ macro_rules! tables {
             }
 
             #[inline(always)]
+            fn port(&self, key: &PortKey<$address>) -> Option<&Port<$address>> {
+                // SAFETY: see above.
+                unsafe { $ports.get(key) }
+            }
+
+            #[inline(always)]
             fn fragment(&self, key: &FragmentKey<$address>) -> Option<&Fragment<$address>> {
                 // SAFETY: see above.
                 unsafe { $fragments.get(key) }
@@ -287,8 +321,39 @@ macro_rules! tables {
                     old
                 }
             }
+
+            #[inline(always)]
+            fn create(&self, tuple: &Tuple<$address>, slot: u32, mapping: &mut Mapping<$address>) -> u32 {
+                $create(tuple, slot, mapping)
+            }
+
+            #[inline(always)]
+            fn open(&self, inward: &Tuple<$address>, tcp_flags: u32, mapping: &mut Mapping<$address>) -> u32 {
+                $open(inward, tcp_flags, mapping)
+            }
+
+            #[inline(always)]
+            fn hairpin(
+                &self,
+                tuple: &Tuple<$address>,
+                tcp_flags: u32,
+                slot: u32,
+                rewrite: &mut Rewrite<$address>,
+            ) -> u32 {
+                $hairpin(tuple, tcp_flags, slot, rewrite)
+            }
         }
     };
+}
+
+/// Whether a port is published by anybody.
+#[inline(always)]
+pub(crate) fn is_published(protocol: u8, port: u16) -> bool {
+    if protocol != protocol::TCP && protocol != protocol::UDP {
+        return false;
+    }
+    let (word, bit) = PortBits::place(protocol, port);
+    PORT_BITS.get(word).is_some_and(|word| word >> bit & 1 != 0)
 }
 
 /// Adds to a word that other CPUs add to as well; returns what it was. Never below zero: should a flow outlive its endpoint,
@@ -308,5 +373,33 @@ fn add(count: &Shared, change: i32) -> u32 {
     old
 }
 
-tables!(V4, 32, CONFIG4, INTERFACES4, ENDPOINTS4, ROUTES4, FLOWS4, FRAGMENTS4, FRAGMENT_PLACES4);
-tables!(V6, 128, CONFIG6, INTERFACES6, ENDPOINTS6, ROUTES6, FLOWS6, FRAGMENTS6, FRAGMENT_PLACES6);
+tables!(
+    V4,
+    32,
+    CONFIG4,
+    INTERFACES4,
+    ENDPOINTS4,
+    ROUTES4,
+    FLOWS4,
+    PORTS4,
+    FRAGMENTS4,
+    FRAGMENT_PLACES4,
+    create_flow4,
+    open_flow4,
+    hairpin_flows4
+);
+tables!(
+    V6,
+    128,
+    CONFIG6,
+    INTERFACES6,
+    ENDPOINTS6,
+    ROUTES6,
+    FLOWS6,
+    PORTS6,
+    FRAGMENTS6,
+    FRAGMENT_PLACES6,
+    create_flow6,
+    open_flow6,
+    hairpin_flows6
+);

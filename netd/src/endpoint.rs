@@ -13,10 +13,11 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::{
-    bpf::{self, Mac},
+    bpf::{self, Mac, PublishedPort},
     mac,
     netlink::{Netns, NetnsId, is_same},
     network::{LinkChoice, Network},
+    publish::Publish,
 };
 
 /// The kind of link that an endpoint has.
@@ -70,6 +71,9 @@ pub struct Endpoint {
     pub host_interface: String,
     /// Index of its counters.
     pub slot: u32,
+    /// Its published ports.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub publish: Vec<Publish>,
 }
 
 impl Endpoint {
@@ -100,6 +104,12 @@ impl Endpoint {
         Some(bpf::EndpointV6 { address, subnet, gateway })
     }
 
+    /// Some of its published ports, as the datapath wants them.
+    #[must_use]
+    pub fn ports(&self, publish: &[Publish]) -> Vec<PublishedPort> {
+        publish.iter().flat_map(|publish| publish.entries(self.address, self.slot)).collect()
+    }
+
     /// What the datapath needs to know, once the link has an index.
     #[must_use]
     pub fn entry(&self, network: &Network, ifindex: u32) -> bpf::Endpoint {
@@ -114,6 +124,7 @@ impl Endpoint {
             mac: self.mac(),
             host_mac: network.host_mac(),
             masquerade: network.masquerade,
+            published: !self.publish.is_empty(),
         }
     }
 }

@@ -1,7 +1,7 @@
 //! netd: container networking on eBPF, without the Linux bridge and without iptables.
 //!
 //! Floors, lowest first; a lower one never calls a higher one: [`netlink`] and [`bpf`] talk to the kernel, [`store`] keeps
-//! the desired state, the domain ([`network`], [`endpoint`], [`node`], [`ipam`], and [`state`], which holds them together)
+//! the desired state, the domain ([`network`], [`endpoint`], [`publish`], [`node`], [`ipam`], and [`state`], which holds them together)
 //! says what it means, [`reconcile`] brings the kernel to it, [`daemon`] owns all of that, [`api`] offers it on a unix
 //! socket, and [`cli`] is what people type.
 
@@ -14,6 +14,7 @@ pub mod config;
 pub mod daemon;
 pub mod demo;
 pub mod endpoint;
+pub mod held;
 pub mod ipam;
 pub mod lab;
 pub mod mac;
@@ -22,6 +23,7 @@ pub mod netlink;
 pub mod network;
 pub mod node;
 pub mod pair;
+pub mod publish;
 pub mod reconcile;
 pub mod request;
 pub mod slots;

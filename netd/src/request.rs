@@ -12,6 +12,7 @@ use crate::{
     cluster::{Presence, Transport},
     endpoint::LinkKind,
     network::{LinkChoice, Origin},
+    publish::Publish,
 };
 
 /// Asks for an endpoint.
@@ -31,6 +32,17 @@ pub struct AttachRequest {
     /// The kind of link; none: the network's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub link: Option<LinkChoice>,
+    /// Ports to publish, each as `[HOSTIP:]HOSTPORT:PORT[/tcp|udp]`, or a range of them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub publish: Vec<String>,
+}
+
+/// Asks for ports to be published, or to be published no more.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PublishRequest {
+    /// Which, as in [`AttachRequest::publish`].
+    pub publish: Vec<String>,
 }
 
 /// Asks for a network.
@@ -83,6 +95,9 @@ pub struct EndpointView {
     pub netns: String,
     /// The kind of its link.
     pub link: LinkKind,
+    /// Its published ports.
+    #[serde(default)]
+    pub ports: Vec<Publish>,
     /// Packets and bytes, seen from the container.
     pub counters: EndpointCounters,
     /// Why it does not work; none: it does.

@@ -44,7 +44,7 @@ fn nothing_is_left(test: &str, signal: Signal) {
         let before = Snapshot::of(&site.host)?;
 
         site.host.start()?;
-        let a = site.container("a")?;
+        let a = site.container_with("a", &["-p", "8080:7"])?;
         let b = site.container_with("b", &["--network", "other"])?;
         let created = site.host.netd([
             "network",

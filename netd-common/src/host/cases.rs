@@ -10,8 +10,8 @@ use super::{
 };
 use crate::{
     Addr as _, Drop, Hook, Packet as _, To, V4, V6, Verdict, Way,
-    abi::{Config, Endpoint, Interface, Route},
-    wire::{Ethernet, Mac, MacPair, Vxlan, tcp},
+    abi::{Config, Endpoint, Interface, Port, PortKey, Route},
+    wire::{Be16, Ethernet, Mac, MacPair, Vxlan, protocol, tcp},
 };
 
 /// An endpoint of the world.
@@ -46,6 +46,21 @@ pub struct Network {
     pub masquerade: bool,
 }
 
+/// A published port of the world.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PublishedPort {
+    /// The host's address; zero: any of them.
+    pub host: [u8; 4],
+    /// The host's port.
+    pub host_port: u16,
+    /// IP protocol.
+    pub protocol: u8,
+    /// Whose it is...
+    pub member: Member,
+    /// ... and the port there.
+    pub port: u16,
+}
+
 /// A node with an uplink, a masqueraded network of two endpoints and a routed one of one.
 #[derive(Clone, Copy, Debug)]
 pub struct World {
@@ -67,6 +82,8 @@ pub const PORTS: (u16, u16) = (49152, 65535);
 pub const QUOTA: u32 = 4;
 /// The node's address on the uplink.
 pub const NODE: [u8; 4] = [192, 0, 2, 10];
+/// Another address of the node's.
+pub const OTHER: [u8; 4] = [192, 0, 2, 11];
 /// The uplink's MTU.
 pub const MTU: u32 = 1500;
 /// A node on the uplink's subnet: 10.88.32.0/24 of network 1 is its slice.
@@ -147,7 +164,8 @@ impl World {
                     gateway: V4::new(network.gateway),
                     subnet4: V4::new(network.subnet),
                     mac: Mac::new(member.mac),
-                    flags: if network.masquerade { Interface::<V4>::MASQUERADE } else { 0 },
+                    flags: Interface::<V4>::PUBLISHED
+                        | if network.masquerade { Interface::<V4>::MASQUERADE } else { 0 },
                     macs,
                     network: network.number,
                     slot: member.slot,
@@ -166,11 +184,42 @@ impl World {
         for (prefix, bits, route) in self.routes() {
             tables.routes.push((V4::new(prefix), mask(bits), Rc::new(route)));
         }
+        for port in self.ports() {
+            let key = PortKey {
+                address: V4::new(port.host),
+                port: Be16::new(port.host_port),
+                protocol: port.protocol,
+                reserved: 0,
+            };
+            let Member { address, slot, .. } = port.member;
+            let (address, port) = (V4::new(address), Be16::new(port.port));
+            tables.ports.insert(key, Rc::new(Port { address, port, reserved: 0, slot }));
+        }
         tables
     }
 
+    /// The published ports.
+    pub fn ports(&self) -> [PublishedPort; 6] {
+        let port = |host, host_port, protocol, member, port| PublishedPort {
+            host,
+            host_port,
+            protocol,
+            member,
+            port,
+        };
+        let any = [0; 4];
+        [
+            port(any, 8080, protocol::TCP, self.a, 80),
+            port(any, 8081, protocol::TCP, self.a, 80),
+            port(any, 5353, protocol::UDP, self.a, 53),
+            port(NODE, 9090, protocol::TCP, self.b, 90),
+            port(any, 9090, protocol::TCP, self.a, 91),
+            port(any, 8088, protocol::TCP, self.c, 80),
+        ]
+    }
+
     /// The routes, longest first: prefix, bits, route.
-    pub fn routes(&self) -> [([u8; 4], u8, Route); 8] {
+    pub fn routes(&self) -> [([u8; 4], u8, Route); 9] {
         let (one, two) = (self.a.network, self.c.network);
         let route = |kind, network: u32| Route { kind, mtu: 0, network, node: V6::ZERO, slot: 0 };
         let node = |kind, network: u32, node, slot| {
@@ -179,6 +228,7 @@ impl World {
         };
         [
             (NODE, 32, route(Route::HOST, 0)),
+            (OTHER, 32, route(Route::HOST, 0)),
             (FAR_NODE, 32, node(Route::UPLINK, 0, FAR_NODE, 0)),
             ([10, 99, 0, 128], 25, node(Route::VXLAN, two.number, FAR_NODE, 1)),
             ([10, 88, 64, 0], 24, node(Route::VXLAN, one.number, FAR_NODE, 1)),
@@ -284,6 +334,7 @@ pub fn cases(world: &World) -> Vec<Case> {
         super::overlay_cases::cases(world),
         super::icmp_cases::cases(world),
         super::fragment_cases::cases(world),
+        super::published_cases::cases(world),
     ]
     .concat()
 }

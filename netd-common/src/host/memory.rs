@@ -11,11 +11,12 @@ use crate::{
     Addr, Common, Drop, Tables, V4, V6, Way,
     abi::{
         Config, Counter, Denied, Endpoint, EndpointCounters, Flow, Fragment, FragmentKey, Interface,
-        NodeCounters, Route, Tuple,
+        NodeCounters, Port, PortKey, Route, Tuple,
     },
     flow::{self, Ticks, When},
     plan::NO_SLOT,
     tables::Add,
+    wire::{Be16, protocol},
     xdp_uplink::DenyList,
 };
 
@@ -38,6 +39,8 @@ pub struct Memory<A> {
     pub max_flows: usize,
     /// Flows of each slot.
     pub flow_counts: RefCell<BTreeMap<u32, u32>>,
+    /// Published ports.
+    pub ports: HashMap<PortKey<A>, Rc<Port<A>>>,
     /// Packets that come in fragments.
     pub fragments: RefCell<HashMap<FragmentKey<A>, Rc<Fragment<A>>>>,
     /// How many entries each ring has got.
@@ -75,6 +78,7 @@ impl<A> Default for Memory<A> {
             flows: RefCell::default(),
             max_flows: 1 << 20,
             flow_counts: RefCell::default(),
+            ports: HashMap::new(),
             fragments: RefCell::default(),
             fragment_turns: RefCell::default(),
             fragment_places: RefCell::default(),
@@ -144,6 +148,12 @@ impl<A: Addr + Hash> Common for Memory<A> {
         let old = *count;
         *count = old.checked_add_signed(change).expect("more flows removed than there were");
         old
+    }
+
+    fn is_published(&self, protocol: u8, port: u16) -> bool {
+        let is = |key: &PortKey<A>| (key.protocol, key.port) == (protocol, Be16::new(port));
+        let other = self.v6.as_ref().is_some_and(|v6| v6.is_published(protocol, port));
+        matches!(protocol, protocol::TCP | protocol::UDP) && (self.ports.keys().any(is) || other)
     }
 
     fn fragment_turn(&self, ring: u32) -> u32 {
@@ -248,6 +258,10 @@ impl<A: Addr + Hash> Tables<A> for Memory<A> {
         self.flows.borrow_mut().remove(tuple);
     }
 
+    fn port(&self, key: &PortKey<A>) -> Option<Rc<Port<A>>> {
+        self.ports.get(key).cloned()
+    }
+
     fn fragment(&self, key: &FragmentKey<A>) -> Option<Rc<Fragment<A>>> {
         self.fragments.borrow().get(key).cloned()
     }
@@ -303,6 +317,10 @@ impl Tables<V6> for Memory<V4> {
 
     fn flow_remove(&self, tuple: &Tuple<V6>) {
         self.v6.iter().for_each(|v6| v6.flow_remove(tuple));
+    }
+
+    fn port(&self, key: &PortKey<V6>) -> Option<Rc<Port<V6>>> {
+        self.v6.as_ref()?.port(key)
     }
 
     fn fragment(&self, key: &FragmentKey<V6>) -> Option<Rc<Fragment<V6>>> {

@@ -8,6 +8,7 @@ mod frame;
 mod icmp_cases;
 mod memory;
 mod overlay_cases;
+mod published_cases;
 
 pub use frame::Frame;
 pub use memory::Memory;

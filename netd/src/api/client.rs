@@ -18,7 +18,7 @@ use crate::{
     names,
     request::{
         AttachRequest, DeniedList, DenyRequest, EndpointList, EndpointView, FlowList, FlowQuery, Flushed,
-        NetworkList, NetworkRequest, NetworkView, NodeList, Status,
+        NetworkList, NetworkRequest, NetworkView, NodeList, PublishRequest, Status,
     },
 };
 
@@ -48,6 +48,18 @@ impl Client {
         // What is no name needs no daemon to be refused, and could not be part of a path.
         names::check(name).context("endpoint name")?;
         self.request(Method::DELETE, &format!("/v1/endpoints/{name}"), None::<&()>).await.map(drop)
+    }
+
+    /// Publishes more ports of an endpoint.
+    pub async fn publish(&self, name: &str, request: &PublishRequest) -> Result<EndpointView> {
+        names::check(name).context("endpoint name")?;
+        self.json(Method::POST, &format!("/v1/endpoints/{name}/ports"), Some(request)).await
+    }
+
+    /// Publishes ports of an endpoint no more.
+    pub async fn unpublish(&self, name: &str, request: &PublishRequest) -> Result<EndpointView> {
+        names::check(name).context("endpoint name")?;
+        self.json(Method::DELETE, &format!("/v1/endpoints/{name}/ports"), Some(request)).await
     }
 
     /// All endpoints.

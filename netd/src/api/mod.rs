@@ -5,6 +5,8 @@
 //! | `GET` | `/v1/endpoints` | all endpoints ([`EndpointList`]) |
 //! | `POST` | `/v1/endpoints` | attaches one ([`AttachRequest`]), answers 201 with it ([`EndpointView`]) |
 //! | `DELETE` | `/v1/endpoints/{name}` | detaches it |
+//! | `POST` | `/v1/endpoints/{name}/ports` | publishes more ports of it ([`PublishRequest`]), answers with it ([`EndpointView`]) |
+//! | `DELETE` | `/v1/endpoints/{name}/ports` | publishes ports of it no more (likewise) |
 //! | `GET` | `/v1/networks` | all networks ([`NetworkList`]) |
 //! | `POST` | `/v1/networks` | creates one ([`NetworkRequest`]), answers 201 with it ([`NetworkView`]) |
 //! | `DELETE` | `/v1/networks/{name}` | removes it |
@@ -30,7 +32,7 @@ use axum::{
     },
     http::{Method, StatusCode, Uri},
     response::{IntoResponse, Response},
-    routing::{delete, get},
+    routing::{delete, get, post},
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use tokio::net::UnixListener;
@@ -39,7 +41,7 @@ use crate::{
     daemon::Handle,
     request::{
         AttachRequest, DeniedList, DenyRequest, EndpointList, EndpointView, FlowList, FlowQuery, Flushed,
-        NetworkList, NetworkRequest, NetworkView, NodeList, Refusal, Status,
+        NetworkList, NetworkRequest, NetworkView, NodeList, PublishRequest, Refusal, Status,
     },
 };
 
@@ -123,6 +125,7 @@ fn router(daemon: Handle) -> Router {
     Router::new()
         .route("/v1/endpoints", get(endpoints).post(attach))
         .route("/v1/endpoints/{name}", delete(detach))
+        .route("/v1/endpoints/{name}/ports", post(publish).delete(unpublish))
         .route("/v1/networks", get(networks).post(create_network))
         .route("/v1/networks/{name}", delete(remove_network))
         .route("/v1/nodes", get(nodes))
@@ -156,6 +159,22 @@ async fn detach(
 ) -> Result<StatusCode, Failure> {
     daemon.detach(in_path(name)?).await?;
     Ok(StatusCode::NO_CONTENT)
+}
+
+async fn publish(
+    State(daemon): State<Handle>,
+    name: Result<Path<String>, PathRejection>,
+    Body(request): Body<PublishRequest>,
+) -> Result<Json<EndpointView>, Failure> {
+    Ok(Json(daemon.publish(in_path(name)?, request).await?))
+}
+
+async fn unpublish(
+    State(daemon): State<Handle>,
+    name: Result<Path<String>, PathRejection>,
+    Body(request): Body<PublishRequest>,
+) -> Result<Json<EndpointView>, Failure> {
+    Ok(Json(daemon.unpublish(in_path(name)?, request).await?))
 }
 
 async fn networks(State(daemon): State<Handle>) -> Result<Json<NetworkList>, Failure> {

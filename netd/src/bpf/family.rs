@@ -21,6 +21,7 @@ pub(super) struct Names {
     pub(super) endpoints: &'static str,
     pub(super) routes: &'static str,
     pub(super) flows: &'static str,
+    pub(super) ports: &'static str,
     pub(super) fragments: &'static str,
     pub(super) fragment_places: &'static str,
 }
@@ -55,6 +56,12 @@ pub(super) trait Family: Addr + aya::Pod + std::hash::Hash {
     }
 }
 
+/// A flow's flags, out of the word that ends with them.
+fn flags(word: u32) -> u16 {
+    let [.., low, high] = word.to_ne_bytes();
+    u16::from_ne_bytes([low, high])
+}
+
 /// A port, out of the word that begins with it.
 fn port(word: u32) -> Be16 {
     let [high, low, ..] = word.to_ne_bytes();
@@ -68,6 +75,7 @@ impl Family for V4 {
         endpoints: "ENDPOINTS4",
         routes: "ROUTES4",
         flows: "FLOWS4",
+        ports: "PORTS4",
         fragments: "FRAGMENTS4",
         fragment_places: "FRAGMENT_PLACES4",
     };
@@ -95,7 +103,7 @@ impl Family for V4 {
 
     fn record(words: &Self::Flow) -> Record<Self> {
         let [state, seen, slot, address, last] = *words;
-        Record { seen, state, slot, address: Self(address), port: port(last) }
+        Record { seen, state, slot, address: Self(address), port: port(last), flags: flags(last) }
     }
 }
 
@@ -106,6 +114,7 @@ impl Family for V6 {
         endpoints: "ENDPOINTS6",
         routes: "ROUTES6",
         flows: "FLOWS6",
+        ports: "PORTS6",
         fragments: "FRAGMENTS6",
         fragment_places: "FRAGMENT_PLACES6",
     };
@@ -133,7 +142,7 @@ impl Family for V6 {
 
     fn record(words: &Self::Flow) -> Record<Self> {
         let [state, seen, slot, a, b, c, d, last] = *words;
-        Record { seen, state, slot, address: Self([a, b, c, d]), port: port(last) }
+        Record { seen, state, slot, address: Self([a, b, c, d]), port: port(last), flags: flags(last) }
     }
 }
 

@@ -7,7 +7,7 @@ use aya::maps::MapData;
 use netd_common::{
     V4, V6,
     abi::Tuple,
-    flow::{State, TICK_SHIFT, Ticks},
+    flow::{State, TICK_SHIFT, Ticks, service},
 };
 
 use super::{
@@ -186,7 +186,7 @@ fn entry<A: Family>(tuple: &Tuple<A>, record: &Record<A>, other: Option<Ticks>, 
         translated_port: tuple.destination_port.host(),
         phase: Phase::of(record.state),
         idle: time(idle),
-        timeout: time(State::timeout(record.state, tuple.protocol, tuple.source_port)),
+        timeout: time(State::timeout(record.state, tuple.protocol, service(tuple))),
     }
 }
 

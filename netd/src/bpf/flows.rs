@@ -10,7 +10,7 @@ use aya::{
 use netd_common::{
     V4, V6,
     abi::{FlowList, Tuple},
-    flow::{State, TICK_SHIFT, Ticks},
+    flow::{State, TICK_SHIFT, Ticks, service},
     fragment,
     wire::Be16,
 };
@@ -30,6 +30,7 @@ pub(super) struct Record<A> {
     pub(super) slot: u32,
     pub(super) address: A,
     pub(super) port: Be16,
+    pub(super) flags: u16,
 }
 
 /// Where the search for flows that have timed out is: in the tables one after the other.
@@ -83,10 +84,10 @@ impl Datapath {
                 // A first look; whether the flow may go is for the program to say, which sees its other direction too.
                 let idle = now.wrapping_sub(flow.seen);
                 let may_go = |limit| idle > limit && idle < Ticks::MAX / 2;
-                if may_go(State::timeout(flow.state, tuple.protocol, tuple.source_port)) {
+                if may_go(State::timeout(flow.state, tuple.protocol, service(tuple))) {
                     expired.push(*tuple);
                 } else if pressed.contains(&flow.slot)
-                    && may_go(State::reuse(flow.state, tuple.protocol, tuple.source_port))
+                    && may_go(State::reuse(flow.state, tuple.protocol, service(tuple)))
                 {
                     reclaimed.push(*tuple);
                 }

@@ -15,12 +15,12 @@ use netd_common::{
     V4, V6,
     abi::{
         Config, Counter, Denied, Endpoint, EndpointCounters, Flow, Fragment, FragmentKey, Interface,
-        NodeCounters, Route, Tuple,
+        NodeCounters, Port, PortKey, Route, Tuple,
     },
     reason,
 };
 
-use super::{Options, check, family::Family, pins::Pins, types::MAX_NODES};
+use super::{Options, check, family::Family, pins::Pins, ports::MAX_PORTS, types::MAX_NODES};
 
 /// Prefixes that the route table can hold.
 const MAX_ROUTES: u32 = 65_536;
@@ -43,6 +43,7 @@ fn shapes(options: &Options) -> Vec<Shape> {
         shape::<u32, EndpointCounters>("ENDPOINT_COUNTERS", MapType::PerCpuArray, endpoints),
         shape::<u32, NodeCounters>("NODE_COUNTERS", MapType::PerCpuArray, Some(MAX_NODES)),
         shape::<u32, u32>("FLOW_COUNTS", MapType::Array, endpoints),
+        shape::<u32, u64>("PORT_BITS", MapType::Array, None),
         shape::<u32, u32>("FRAGMENT_TURNS", MapType::Array, None),
         shape::<Key<V4>, Denied>("DENIED4", MapType::LpmTrie, None),
         shape::<Key<V6>, Denied>("DENIED6", MapType::LpmTrie, None),
@@ -55,7 +56,7 @@ fn shapes(options: &Options) -> Vec<Shape> {
 }
 
 /// The maps of a family.
-fn shapes_of<A: Family>(options: &Options) -> [Shape; 7] {
+fn shapes_of<A: Family>(options: &Options) -> [Shape; 8] {
     let endpoints = Some(options.max_endpoints);
     let names = A::NAMES;
     [
@@ -66,6 +67,7 @@ fn shapes_of<A: Family>(options: &Options) -> [Shape; 7] {
         shape::<Key<A>, Route>(names.routes, MapType::LpmTrie, Some(MAX_ROUTES)),
         // A flow has two entries.
         shape::<Tuple<A>, Flow<A>>(names.flows, MapType::Hash, Some(options.max_flows * 2)),
+        shape::<PortKey<A>, Port<A>>(names.ports, MapType::Hash, Some(MAX_PORTS)),
         shape::<FragmentKey<A>, Fragment<A>>(names.fragments, MapType::Hash, None),
         shape::<u32, FragmentKey<A>>(names.fragment_places, MapType::Array, None),
     ]
@@ -123,6 +125,7 @@ pub(super) struct Maps {
     pub(super) endpoint_counters: PerCpuArray<MapData, EndpointCounters>,
     pub(super) node_counters: PerCpuArray<MapData, NodeCounters>,
     pub(super) flow_counts: Array<MapData, u32>,
+    pub(super) port_bits: Array<MapData, u64>,
     pub(super) v4: Tables<V4>,
     pub(super) v6: Tables<V6>,
     /// Entries that the map of endpoints has room for.
@@ -135,6 +138,7 @@ pub(super) struct Tables<A: Family> {
     pub(super) interfaces: HashMap<MapData, u32, Interface<A>>,
     pub(super) endpoints: HashMap<MapData, A, Endpoint>,
     pub(super) routes: LpmTrie<MapData, A, Route>,
+    pub(super) ports: HashMap<MapData, PortKey<A>, Port<A>>,
     pub(super) flows: MapData,
     pub(super) fragments: MapData,
     /// Flows that there is room for.
@@ -159,6 +163,7 @@ impl<A: Family> Tables<A> {
             interfaces: take(programs, A::NAMES.interfaces)?.try_into()?,
             endpoints: take(programs, A::NAMES.endpoints)?.try_into()?,
             routes: take(programs, A::NAMES.routes)?.try_into()?,
+            ports: take(programs, A::NAMES.ports)?.try_into()?,
             flows,
             fragments,
             max_flows: max_flows.max_entries() / 2,
@@ -243,6 +248,7 @@ impl Maps {
             endpoint_counters,
             node_counters: take(programs, "NODE_COUNTERS")?.try_into()?,
             flow_counts: take(programs, "FLOW_COUNTS")?.try_into()?,
+            port_bits: take(programs, "PORT_BITS")?.try_into()?,
             v4: Tables::take(programs)?,
             v6: Tables::take(programs)?,
         })

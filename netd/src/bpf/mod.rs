@@ -9,6 +9,7 @@ mod flows;
 mod links;
 mod maps;
 mod pins;
+mod ports;
 mod routes;
 mod syscall;
 mod types;
@@ -31,6 +32,7 @@ pub use self::crowd::add_crowd;
 pub use self::deny::MAX_DENIED;
 pub use self::flow_list::{FlowEntry, FlowFilter, FlowReader, Phase, Protocol};
 pub use self::links::Attachment;
+pub use self::ports::{MAX_PORTS, PublishedPort};
 pub use self::routes::node_behind;
 pub use self::types::{
     Counter, Endpoint, EndpointCounters, EndpointV6, Expired, MAX_NODES, Mac, MapFill, NodeConfig,
@@ -43,6 +45,7 @@ use self::{
     links::{Hook, XDP_UPLINK},
     maps::Maps,
     pins::Pins,
+    ports::Ports,
     routes::Routes,
 };
 
@@ -65,6 +68,7 @@ pub struct Datapath {
     pins: Pins,
     config: Option<NodeConfig>,
     routes: [Routes; 2],
+    ports: Ports,
     /// Where the search for flows that have timed out is.
     expiry: Expiry,
 }
@@ -112,8 +116,8 @@ impl Datapath {
         let maps = Maps::take(&mut programs)?;
         let deny = DenyMaps::take(&mut programs)?;
         pins.adopt_links()?;
-        let routes = Default::default();
-        Ok(Self { programs, maps, deny, pins, config: None, routes, expiry: Expiry::default() })
+        let (routes, ports) = Default::default();
+        Ok(Self { programs, maps, deny, pins, config: None, routes, ports, expiry: Expiry::default() })
     }
 
     /// Tells the programs about the node.
@@ -182,9 +186,28 @@ impl Datapath {
     /// Writes an endpoint's entries and attaches its programs. Idempotent.
     pub fn attach_endpoint(&mut self, endpoint: &Endpoint) -> Result<()> {
         let macs = MacPair::new(endpoint.mac.0, endpoint.host_mac.0);
+        let (network, slot, ifindex) = (endpoint.network, endpoint.slot, endpoint.ifindex);
+        self.set_interface(endpoint)?;
+        links::attach(&mut self.programs, &self.pins, ifindex, Hook::Ingress)?;
+        links::attach(&mut self.programs, &self.pins, ifindex, Hook::Egress)?;
+        // Last: from here on others reach it.
+        let by_address = abi::Endpoint { ifindex, macs, network, slot };
+        self.maps.v4.set_endpoint(v4(endpoint.address), by_address)?;
+        if let Some(own) = &endpoint.v6 {
+            self.maps.v6.set_endpoint(v6(own.address), by_address)?;
+        }
+        Ok(())
+    }
+
+    /// Writes what the programs know of who sends from an endpoint's link.
+    pub fn set_interface(&mut self, endpoint: &Endpoint) -> Result<()> {
+        let flag = |set, flag| if set { flag } else { 0 };
         let subnet4 = v4(endpoint.subnet.network());
-        let (mac, network, slot) = (WireMac::new(endpoint.mac.0), endpoint.network, endpoint.slot);
-        let flags = if endpoint.masquerade { abi::Interface::<V4>::MASQUERADE } else { 0 };
+        let mac = WireMac::new(endpoint.mac.0);
+        let macs = MacPair::new(endpoint.mac.0, endpoint.host_mac.0);
+        let flags = flag(endpoint.masquerade, abi::Interface::<V4>::MASQUERADE)
+            | flag(endpoint.published, abi::Interface::<V4>::PUBLISHED);
+        let (network, slot, ifindex) = (endpoint.network, endpoint.slot, endpoint.ifindex);
         let interface = abi::Interface {
             address: v4(endpoint.address),
             subnet: subnet4,
@@ -197,35 +220,21 @@ impl Datapath {
             network,
             slot,
         };
-        let ifindex = endpoint.ifindex;
         self.maps.v4.set_interface(ifindex, interface)?;
-        match &endpoint.v6 {
-            Some(own) => {
-                let interface6 = abi::Interface {
-                    address: v6(own.address),
-                    subnet: v6(own.subnet.network()),
-                    mask: v6(own.subnet.netmask()),
-                    gateway: v6(own.gateway),
-                    subnet4,
-                    mac,
-                    flags,
-                    macs,
-                    network,
-                    slot,
-                };
-                self.maps.v6.set_interface(ifindex, interface6)?;
-            }
-            None => self.maps.v6.remove_interface(ifindex)?,
-        }
-        links::attach(&mut self.programs, &self.pins, ifindex, Hook::Ingress)?;
-        links::attach(&mut self.programs, &self.pins, ifindex, Hook::Egress)?;
-        // Last: from here on others reach it.
-        let by_address = abi::Endpoint { ifindex, macs, network, slot };
-        self.maps.v4.set_endpoint(v4(endpoint.address), by_address)?;
-        if let Some(own) = &endpoint.v6 {
-            self.maps.v6.set_endpoint(v6(own.address), by_address)?;
-        }
-        Ok(())
+        let Some(own) = &endpoint.v6 else { return self.maps.v6.remove_interface(ifindex) };
+        let interface6 = abi::Interface {
+            address: v6(own.address),
+            subnet: v6(own.subnet.network()),
+            mask: v6(own.subnet.netmask()),
+            gateway: v6(own.gateway),
+            subnet4,
+            mac,
+            flags,
+            macs,
+            network,
+            slot,
+        };
+        self.maps.v6.set_interface(ifindex, interface6)
     }
 
     /// Removes an endpoint's entries, flows, links and pins. Idempotent; goes on past errors and reports the first.

@@ -72,6 +72,8 @@ pub struct Endpoint {
     /// Whether what it sends to the uplink takes the uplink's address. Without it the network is a routed one: its
     /// packets leave as they are, and packets that the host forwards may reach it.
     pub masquerade: bool,
+    /// Whether it has published ports: what it sends may be an answer that takes the host's address.
+    pub published: bool,
 }
 
 impl Endpoint {

@@ -5,7 +5,7 @@ use std::{net::IpAddr, path::absolute};
 use anyhow::{Context, Result};
 use clap::Args;
 
-use super::{print, print_json, table};
+use super::{print, print_json, publish, table};
 use crate::{
     api::client::Client,
     network::LinkChoice,
@@ -20,6 +20,7 @@ use crate::{
   netd attach web --netns web                          a namespace of `ip netns`
   netd attach db --netns /proc/4711/ns/net             that of a process
   netd attach api --netns api --network blue --ip 10.89.0.10     and the IPv6 address that goes with it
+  netd attach web --netns web -p 8080:80               the host's port 8080 leads to its port 80
   netd attach web --netns web --json                   print the endpoint as JSON")]
 pub(super) struct Attach {
     /// A name for the endpoint
@@ -36,6 +37,10 @@ pub(super) struct Attach {
     /// An address of the network; once for each family, where one determines the other [default: the next free ones]
     #[arg(long = "ip", value_name = "ADDRESS")]
     addresses: Vec<IpAddr>,
+
+    /// A port of the host that leads to one of the container, or a range of them; may be given several times
+    #[arg(short, long = "publish", value_name = "[HOSTIP:]HOSTPORT:PORT[/tcp|udp]")]
+    publish: Vec<String>,
 
     /// The kind of link [default: the network's]
     #[arg(long, value_name = "KIND")]
@@ -54,6 +59,7 @@ impl Attach {
             network: self.network,
             addresses: self.addresses,
             link: self.link,
+            publish: self.publish,
         };
         let endpoint = client.attach(&request).await?;
         if self.json { print_json(&endpoint) } else { print(describe(&endpoint)) }
@@ -73,6 +79,7 @@ fn describe(endpoint: &EndpointView) -> String {
     let addresses: Vec<String> = endpoint.addresses.iter().map(ToString::to_string).collect();
     let gateway6 = endpoint.gateway6.map(|gateway| format!(" {gateway}")).unwrap_or_default();
     let mut list = table::list();
+    let ports = publish::list(endpoint);
     for (what, value) in [
         ("name", &endpoint.name),
         ("network", &endpoint.network),
@@ -84,6 +91,9 @@ fn describe(endpoint: &EndpointView) -> String {
         ("netns", &endpoint.netns),
     ] {
         list.add_row([what, value]);
+    }
+    if !ports.is_empty() {
+        list.add_row(["ports", &ports]);
     }
     table::text(&list)
 }

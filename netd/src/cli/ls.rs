@@ -3,7 +3,7 @@
 use anyhow::Result;
 use clap::Args;
 
-use super::{print, print_json, table};
+use super::{print, print_json, publish, table};
 use crate::{api::client::Client, request::EndpointView};
 
 /// List the endpoints: addresses, links, and how much they have sent and received
@@ -34,13 +34,14 @@ impl Ls {
             "addresses",
             "link",
             "netns",
+            "ports",
             "tx packets",
             "tx bytes",
             "rx packets",
             "rx bytes",
             "",
         ];
-        let mut shown = table::table(&headings, &[5, 6, 7, 8]);
+        let mut shown = table::table(&headings, &[6, 7, 8, 9]);
         for endpoint in &list.endpoints {
             shown.add_row(row(endpoint));
         }
@@ -58,6 +59,7 @@ fn row(endpoint: &EndpointView) -> Vec<String> {
         addresses.join(" "),
         endpoint.link.as_str().to_owned(),
         endpoint.netns.clone(),
+        publish::list(endpoint),
         counters.tx_packets.to_string(),
         table::bytes(counters.tx_bytes),
         counters.rx_packets.to_string(),

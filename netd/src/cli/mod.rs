@@ -13,6 +13,7 @@ mod flows;
 mod ls;
 mod network;
 mod nodes;
+mod publish;
 mod run;
 mod status;
 mod table;
@@ -70,6 +71,8 @@ enum Command {
     Run(run::Run),
     Attach(attach::Attach),
     Detach(detach::Detach),
+    Publish(publish::Publish),
+    Unpublish(publish::Unpublish),
     Ls(ls::Ls),
     #[command(subcommand)]
     Network(network::Command),
@@ -108,6 +111,8 @@ impl Cli {
             Command::Completions(completions) => completions.run()?,
             Command::Attach(attach) => block_on(attach.run(&client))?,
             Command::Detach(detach) => block_on(detach.run(&client))?,
+            Command::Publish(publish) => block_on(publish.run(&client))?,
+            Command::Unpublish(unpublish) => block_on(unpublish.run(&client))?,
             Command::Ls(ls) => block_on(ls.run(&client))?,
             Command::Network(network) => block_on(network.run(&client))?,
             Command::Deny(deny) => block_on(deny.run(&client))?,

@@ -4,7 +4,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::request::{
     AttachRequest, DeniedList, DenyRequest, EndpointList, EndpointView, FlowList, FlowQuery, Flushed,
-    NetworkList, NetworkRequest, NetworkView, NodeList, Refusal, Status,
+    NetworkList, NetworkRequest, NetworkView, NodeList, PublishRequest, Refusal, Status,
 };
 
 /// Where the answer to a request goes.
@@ -15,6 +15,8 @@ pub(super) type Reply<T> = oneshot::Sender<Result<T, Refusal>>;
 pub(super) enum Request {
     Attach(AttachRequest, Reply<EndpointView>),
     Detach(String, Reply<()>),
+    Publish(String, PublishRequest, Reply<EndpointView>),
+    Unpublish(String, PublishRequest, Reply<EndpointView>),
     Endpoints(Reply<EndpointList>),
     CreateNetwork(NetworkRequest, Reply<NetworkView>),
     RemoveNetwork(String, Reply<()>),
@@ -57,6 +59,16 @@ impl Handle {
     /// Removes an endpoint.
     pub async fn detach(&self, name: String) -> Result<(), Refusal> {
         self.ask(|reply| Request::Detach(name, reply)).await
+    }
+
+    /// Publishes more ports of an endpoint.
+    pub async fn publish(&self, name: String, request: PublishRequest) -> Result<EndpointView, Refusal> {
+        self.ask(|reply| Request::Publish(name, request, reply)).await
+    }
+
+    /// Publishes ports of an endpoint no more.
+    pub async fn unpublish(&self, name: String, request: PublishRequest) -> Result<EndpointView, Refusal> {
+        self.ask(|reply| Request::Unpublish(name, request, reply)).await
     }
 
     /// All endpoints.

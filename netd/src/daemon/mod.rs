@@ -8,6 +8,7 @@ mod lock;
 mod membership;
 mod owner;
 mod privileges;
+mod publish;
 mod purge;
 mod requests;
 mod socket;

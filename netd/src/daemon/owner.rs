@@ -17,6 +17,7 @@ use super::{
 use crate::{
     bpf::Expired,
     config::Config,
+    held::Held,
     netlink::{Event, Netlink, NetnsId, monitor},
     node::{HostRoutes, HostView, host_routes, log_uplink},
     reconcile::{Reconciler, network_of},
@@ -42,6 +43,8 @@ pub(super) struct Owner {
     pub(super) view: HostView,
     /// The daemon's own network namespace.
     pub(super) netns: NetnsId,
+    /// The sockets that hold published ports.
+    pub(super) held: Held,
     /// Its part in a cluster with a shared store.
     pub(super) membership: Option<Membership>,
     /// Endpoints that do not work, and why.
@@ -173,6 +176,7 @@ impl Owner {
             for error in self.kernel.tear_down(&endpoint).await.errors {
                 warn!("endpoint {name}: {error:#}");
             }
+            self.held.free(&endpoint.publish);
         }
         if !names.is_empty() {
             self.flush_pending().await;
@@ -250,6 +254,9 @@ impl Owner {
         self.answer_waiting();
         if self.troubles.contains_key("host network") {
             self.apply_view().await;
+        }
+        if !self.held.taken.is_empty() {
+            self.hold_ports();
         }
         if !self.broken.is_empty() {
             self.repair(self.broken.keys().cloned().collect()).await;

@@ -33,6 +33,12 @@ impl Owner {
                 answer(reply, attached);
             }
             Request::Detach(name, reply) => self.detach(&name, reply).await,
+            Request::Publish(name, request, reply) => {
+                answer(reply, self.publish(&name, &request.publish).await);
+            }
+            Request::Unpublish(name, request, reply) => {
+                answer(reply, self.unpublish(&name, &request.publish).await);
+            }
             Request::Endpoints(reply) => answer(reply, self.endpoints()),
             Request::CreateNetwork(request, reply) if self.membership.is_some() => {
                 match definition(&request) {
@@ -61,8 +67,13 @@ impl Owner {
         self.state.check_attach(request)?;
         let place = self.place(request).await?;
         let (endpoint, changes) = self.state.attach(request, place)?;
+        if let Err(why) = self.held.take(&endpoint.publish) {
+            self.state.remove(&endpoint.name);
+            return Err(Refusal::Conflict(why));
+        }
         if let Err(error) = self.commit(changes).await {
             self.state.remove(&endpoint.name);
+            self.held.free(&endpoint.publish);
             return Err(Refusal::Failed(error.context("cannot keep the endpoint")));
         }
         tracing::debug!("committed");
@@ -121,6 +132,7 @@ impl Owner {
         {
             warn!("endpoint {}: undoing the attachment: {error:#}", endpoint.name);
         }
+        self.held.free(&endpoint.publish);
         if let Some((_, changes)) = self.state.remove(&endpoint.name) {
             // Not lost if this fails: they are part of the next commit.
             self.pending.extend(changes);
@@ -143,6 +155,7 @@ impl Owner {
         }
         self.broken.remove(name);
         let torn = self.kernel.tear_down(&endpoint).await;
+        self.held.free(&endpoint.publish);
         info!("endpoint {name} detached");
         // The datapath no longer knows it, so from here on nobody else need wait.
         let nl = self.kernel.netlink().clone();

@@ -16,6 +16,7 @@ use crate::{
     cluster::{Remotes, Update, View, said_by_cluster, said_by_configuration, slices_of},
     config::Config,
     endpoint::Endpoint,
+    held::{Held, raise_limit},
     netlink::{Event, Netlink, Netns, find_uplink, monitor, release_ports, reserve_ports},
     network::Network,
     node::{HostView, Occupied, is_own, log_uplink, wanted},
@@ -36,6 +37,7 @@ pub(super) struct Started {
 /// Starts, up to the socket.
 pub(super) async fn start(options: &Options) -> Result<Started> {
     privileges::check()?;
+    raise_limit();
     let config = Config::load(options.config.as_deref())?;
     let state_dir = &options.state_dir;
     fs::create_dir_all(state_dir)
@@ -136,18 +138,20 @@ pub(super) async fn start(options: &Options) -> Result<Started> {
     for (name, error) in &broken {
         warn!("endpoint {name}: {error:#}");
     }
-    let owner = Owner {
+    let mut owner = Owner {
         config,
         state,
         store: Box::new(store),
         kernel,
         view,
         netns: Netns::current()?,
+        held: Held::default(),
         membership,
         broken,
         pending: Vec::new(),
         troubles: Default::default(),
     };
+    owner.hold_ports();
     Ok(Started { owner, events, _locks: [state_lock, pin_lock] })
 }
 

@@ -37,6 +37,7 @@ impl Owner {
             host_interface: endpoint.host_interface.clone(),
             netns: endpoint.netns.path.display().to_string(),
             link: endpoint.link,
+            ports: endpoint.publish.clone(),
             counters: self.kernel.datapath().endpoint_counters(endpoint.slot)?,
             problem: self.broken.get(&endpoint.name).map(|error| format!("{error:#}")),
         })
@@ -101,6 +102,7 @@ impl Owner {
         let (forwarded, drops) = datapath.counters()?;
         let mut problems: Vec<String> =
             self.broken.iter().map(|(name, error)| format!("endpoint `{name}`: {error:#}")).collect();
+        problems.extend(self.held.taken.values().map(|why| format!("published {why}")));
         problems.extend(self.view.problem.clone());
         problems.extend(self.membership.iter().flat_map(|membership| membership.problems.clone()));
         problems.extend(self.troubles.iter().map(|(task, error)| format!("{task}: {error}")));

@@ -28,6 +28,7 @@ use crate::{
     netlink::{ContainerSide, Link, Netlink, Netns, Route, VethSpec, is_gone},
     network::Network,
     node::{HostView, LOOPBACK, host_routes, is_own},
+    publish::Publish,
     state::State,
 };
 
@@ -154,6 +155,10 @@ impl Reconciler {
                 broken.insert(endpoint.name.clone(), error);
             }
         }
+        // Also those of endpoints that do not work yet: what comes to them is dropped until they do.
+        let ports: Vec<_> =
+            state.endpoints().flat_map(|endpoint| endpoint.ports(&endpoint.publish)).collect();
+        self.datapath.retain_ports(&ports).context("cannot publish ports")?;
         let live: Vec<bpf::Endpoint> = self.live.values().cloned().collect();
         self.datapath.retain_endpoints(&live).context("cannot clean up the datapath")?;
         Ok(broken)
@@ -183,6 +188,7 @@ impl Reconciler {
         debug!("container's side configured");
         self.add_route(&self.entry(endpoint, network, ifindex)).await?;
         debug!("host's side configured");
+        self.datapath.publish(&endpoint.ports(&endpoint.publish))?;
         carrier::wait(&self.nl, &endpoint.host_interface, ifindex).await?;
         debug!("ready");
         Ok(())
@@ -248,9 +254,40 @@ impl Reconciler {
         self.datapath.attach_endpoint(&entry)
     }
 
+    /// Publishes ports of an endpoint, which it has already.
+    ///
+    /// # Errors
+    /// The maps cannot be written.
+    pub fn publish(&mut self, endpoint: &Endpoint, ports: &[Publish]) -> Result<()> {
+        self.mark(endpoint)?;
+        self.datapath.publish(&endpoint.ports(ports))
+    }
+
+    /// Publishes ports of an endpoint no more, which it does not have any longer. Their connections end, no others.
+    ///
+    /// # Errors
+    /// The maps cannot be written.
+    pub fn unpublish(&mut self, endpoint: &Endpoint, ports: &[Publish]) -> Result<()> {
+        self.datapath.unpublish(&endpoint.ports(ports))?;
+        self.mark(endpoint)
+    }
+
+    /// Tells the programs whether an endpoint has published ports.
+    fn mark(&mut self, endpoint: &Endpoint) -> Result<()> {
+        let published = !endpoint.publish.is_empty();
+        match self.live.get_mut(&endpoint.name) {
+            Some(entry) if entry.published != published => {
+                entry.published = published;
+                self.datapath.set_interface(entry)
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Removes an endpoint, past all errors.
     pub async fn tear_down(&mut self, endpoint: &Endpoint) -> TornDown {
         let mut torn = TornDown { link: None, errors: Vec::new() };
+        torn.errors.extend(self.datapath.unpublish(&endpoint.ports(&endpoint.publish)).err());
         match self.live.remove(&endpoint.name) {
             Some(entry) => {
                 self.by_ifindex.remove(&entry.ifindex);

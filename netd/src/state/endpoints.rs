@@ -11,6 +11,7 @@ use crate::{
     names,
     network::Network,
     pair,
+    publish::Publish,
     request::{AttachRequest, Refusal},
     store::{Change, Kind},
 };
@@ -32,7 +33,74 @@ impl State {
         if let Some(address) = chosen(request, network)? {
             self.check_address(network, address)?;
         }
-        Ok(())
+        self.ports.check(&parse(&request.publish)?).map_err(Refusal::Conflict)
+    }
+
+    /// Publishes more ports of an endpoint. Returns it as it is then, the new ports, and what to commit; [`Self::set_ports`] takes
+    /// them back.
+    ///
+    /// # Errors
+    /// There is no such endpoint, or a port cannot be one or is taken.
+    pub fn publish(
+        &mut self,
+        name: &str,
+        publish: &[String],
+    ) -> Result<(Endpoint, Vec<Publish>, Vec<Change>), Refusal> {
+        let publish = parse(publish)?;
+        let mut all = self.known(name)?.publish.clone();
+        self.ports.check(&publish).map_err(Refusal::Conflict)?;
+        all.extend(&publish);
+        let (endpoint, changes) = self.set_ports(name, all)?;
+        Ok((endpoint, publish, changes))
+    }
+
+    /// Publishes ports of an endpoint no more. Returns it as it is then, those ports, and what to commit.
+    ///
+    /// # Errors
+    /// There is no such endpoint, or it has not published them.
+    pub fn unpublish(
+        &mut self,
+        name: &str,
+        publish: &[String],
+    ) -> Result<(Endpoint, Vec<Publish>, Vec<Change>), Refusal> {
+        let publish = parse(publish)?;
+        let mut left = self.known(name)?.publish.clone();
+        for those in &publish {
+            let found = left.iter().enumerate().find_map(|(n, these)| Some((n, these.without(*those)?)));
+            let Some((n, rest)) = found else {
+                let has: Vec<String> = left.iter().map(|these| format!("`{these}`")).collect();
+                let has = if has.is_empty() { "none".to_owned() } else { has.join(", ") };
+                return Err(Refusal::NotFound(format!(
+                    "endpoint `{name}` does not publish {those}, but {has}"
+                )));
+            };
+            left.splice(n..=n, rest);
+        }
+        let (endpoint, changes) = self.set_ports(name, left)?;
+        Ok((endpoint, publish, changes))
+    }
+
+    /// Gives an endpoint exactly these ports. Returns it as it is then, and what to commit.
+    ///
+    /// # Errors
+    /// There is no such endpoint.
+    pub fn set_ports(
+        &mut self,
+        name: &str,
+        publish: Vec<Publish>,
+    ) -> Result<(Endpoint, Vec<Change>), Refusal> {
+        let mut endpoint = self.known(name)?.clone();
+        self.ports.free(name, &endpoint.publish);
+        self.ports.take(name, &publish);
+        endpoint.publish = publish;
+        let changes = vec![Change::put(Kind::Endpoint, name, &endpoint)?];
+        self.endpoints.insert(name.to_owned(), endpoint.clone());
+        Ok((endpoint, changes))
+    }
+
+    fn known(&self, name: &str) -> Result<&Endpoint, Refusal> {
+        let unknown = || Refusal::NotFound(format!("no endpoint `{name}`: `netd ls` shows all"));
+        self.endpoints.get(name).ok_or_else(unknown)
     }
 
     fn check_address(&self, network: &Network, address: Ipv4Addr) -> Result<(), Refusal> {
@@ -87,12 +155,14 @@ impl State {
             interface: place.interface,
             host_interface: place.host_interface,
             slot,
+            publish: parse(&request.publish)?,
         };
         let changes = vec![
             Change::put(Kind::Endpoint, name, &endpoint)?,
             Change::put(Kind::Cursor, &network_name, &state.pool.cursor())?,
         ];
         self.host_interfaces.insert(endpoint.host_interface.clone());
+        self.ports.take(name, &endpoint.publish);
         self.endpoints.insert(name.clone(), endpoint.clone());
         Ok((endpoint, changes))
     }
@@ -102,6 +172,7 @@ impl State {
         let endpoint = self.endpoints.remove(name)?;
         self.host_interfaces.remove(&endpoint.host_interface);
         self.slots.free(endpoint.slot);
+        self.ports.free(name, &endpoint.publish);
         let mut changes = vec![Change::delete(Kind::Endpoint, name)];
         if let Some(state) = self.networks.get_mut(&endpoint.network) {
             let before = state.pool.cursor();
@@ -132,6 +203,11 @@ impl State {
     fn network_of<'a>(&self, request: &'a AttachRequest) -> &'a str {
         request.network.as_deref().unwrap_or(DEFAULT_NETWORK)
     }
+}
+
+/// Ports that are asked for.
+fn parse(publish: &[String]) -> Result<Vec<Publish>, Refusal> {
+    publish.iter().map(|text| text.parse().map_err(Refusal::Invalid)).collect()
 }
 
 /// The IPv6 address that was asked for.

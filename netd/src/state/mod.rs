@@ -20,6 +20,7 @@ use crate::{
     endpoint::{Endpoint, NetnsRef},
     ipam::Pool,
     network::Network,
+    publish::Ports,
     request::Refusal,
     slots::Slots,
     store::{Change, Kind, Record},
@@ -107,6 +108,7 @@ pub struct State {
     slots: Slots,
     denied: BTreeMap<IpNet, u32>,
     denied_slots: Slots,
+    ports: Ports,
 }
 
 /// What an attachment needs besides what was asked for.
@@ -135,6 +137,7 @@ impl State {
             slots: Slots::new(MAX_ENDPOINTS),
             denied: BTreeMap::new(),
             denied_slots: Slots::new(MAX_DENIED),
+            ports: Ports::default(),
         }
     }
 
@@ -199,8 +202,10 @@ impl State {
             let right = network.network.address6(endpoint.address) == Some(address6);
             ensure!(right, "{}: {address6} does not go with {}", what(), endpoint.address);
         }
+        self.ports.check(&endpoint.publish).map_err(anyhow::Error::msg).with_context(what)?;
         network.pool.take(endpoint.address, name).with_context(what)?;
         self.slots.claim(endpoint.slot).with_context(what)?;
+        self.ports.take(name, &endpoint.publish);
         self.host_interfaces.insert(endpoint.host_interface.clone());
         self.endpoints.insert(name.clone(), endpoint);
         Ok(())

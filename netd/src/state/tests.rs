@@ -34,6 +34,7 @@ fn network(name: &str, subnet: &str) -> Definition {
 
 fn request(name: &str) -> AttachRequest {
     AttachRequest {
+        publish: Vec::new(),
         name: name.to_owned(),
         netns: "ns".to_owned(),
         network: None,

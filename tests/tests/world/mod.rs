@@ -9,7 +9,7 @@ use std::{
     thread,
 };
 
-use netd::bpf::{Datapath, Endpoint, Mac, NodeConfig, Options, Route, TestRun, Uplink};
+use netd::bpf::{Datapath, Endpoint, Mac, NodeConfig, Options, PublishedPort, Route, TestRun, Uplink};
 use netd_common::{
     abi,
     host::cases::{At, MTU, Member, NODE, PORTS, QUOTA, World},
@@ -56,8 +56,9 @@ impl Loaded {
 
     /// Removes all flows. Returns how many.
     pub(crate) fn flush(&mut self) -> usize {
-        let (a, b) = (self.world.a.address, self.world.b.address);
-        [a, b].into_iter().map(|address| self.datapath.flush_flows(address.into()).expect("flush")).sum()
+        let World { a, b, c, .. } = self.world;
+        let addresses = [a, b, c].map(|member| member.address);
+        addresses.into_iter().map(|address| self.datapath.flush_flows(address.into()).expect("flush")).sum()
     }
 }
 
@@ -131,6 +132,19 @@ fn load(world: World, directory: &Path) -> Loaded {
         })
         .collect();
     datapath.set_routes(&routes).expect("routes");
+    let ports: Vec<_> = world
+        .ports()
+        .into_iter()
+        .map(|port| PublishedPort {
+            host: (port.host != [0; 4]).then(|| port.host.into()),
+            host_port: port.host_port,
+            protocol: port.protocol,
+            address: port.member.address.into(),
+            port: port.port,
+            slot: port.member.slot,
+        })
+        .collect();
+    datapath.publish(&ports).expect("published ports");
     Loaded { world, directory: directory.to_owned(), datapath, config }
 }
 
@@ -148,6 +162,7 @@ pub(crate) fn endpoint(member: &Member) -> Endpoint {
         mac: Mac(member.mac),
         host_mac: Mac(member.host_mac),
         masquerade: network.masquerade,
+        published: true,
     }
 }
 

@@ -1,0 +1,147 @@
+//! Published ports: who connects to one of the host's ports from outside comes to a container.
+//!
+//! Such a connection is a flow like any other, of two entries, only that its first packet comes from the other side: the
+//! [`Tuple::IN`] entry turns the host's address and port into the container's, the [`Tuple::OUT`] entry turns them back. So its
+//! later packets, both ways, are what those of masqueraded flows are.
+
+use crate::{
+    abi::{Flow, Port, PortKey, Route, Tuple},
+    addr::{Addr, V4},
+    flow::{self, State, Ticks, When},
+    nat::Mapping,
+    reason::Drop,
+    shared::Shared,
+    tables::{Add, Tables},
+    wire::{Be16, protocol, tcp},
+};
+
+/// No flow is to be made: the packet is the host's.
+pub const NOT_OURS: u32 = u32::MAX;
+
+/// Whose port a packet is for: the exact address counts before any address.
+#[inline(always)]
+fn find<'a, A: Addr, T: Tables<A>>(tables: &'a T, inward: &Tuple<A>) -> Option<T::Ref<'a, Port<A>>> {
+    let mut key = PortKey {
+        address: inward.destination,
+        port: inward.destination_port,
+        protocol: inward.protocol,
+        reserved: 0,
+    };
+    if let Some(port) = tables.port(&key) {
+        return Some(port);
+    }
+    key.address = A::ZERO;
+    tables.port(&key)
+}
+
+/// Where a socket of the host's is to connect to instead of an address and a port that it asks for, if they are a published port:
+/// the host's own packets to itself come by none of the programs that see packets.
+#[inline(always)]
+pub fn for_host<T: Tables<V4>>(
+    tables: &T,
+    asked: V4,
+    port: Be16,
+    protocol: u8,
+) -> Option<T::Ref<'_, Port<V4>>> {
+    if !tables.is_published(protocol, port.host()) {
+        return None;
+    }
+    // For connect(2) and its like, 0.0.0.0 is the host itself.
+    let address = if asked == V4::ZERO { V4::new([127, 0, 0, 1]) } else { asked };
+    let is_loopback = address.bytes()[0] == 127;
+    if !is_loopback && !tables.route(&address).is_some_and(|route| route.kind == Route::HOST) {
+        return None;
+    }
+    let mut key = PortKey { address, port, protocol, reserved: 0 };
+    if let Some(port) = tables.port(&key) {
+        return Some(port);
+    }
+    key.address = V4::ZERO;
+    tables.port(&key)
+}
+
+/// Whether a packet can be the first of a flow by a published port. TCP's is a SYN: anything else that belongs to no flow may be
+/// for a socket of the host's.
+#[inline(always)]
+pub const fn opens(protocol: u8, tcp_flags: u8) -> bool {
+    const FLAGS: u8 = tcp::SYN | tcp::ACK | tcp::FIN | tcp::RST;
+    protocol == protocol::UDP || (protocol == protocol::TCP && tcp_flags & FLAGS == tcp::SYN)
+}
+
+/// Makes a flow for a packet to a published port that belongs to none, given its [`Tuple::IN`]. `flags` are TCP's.
+/// `mapping.flags` are the flow's besides [`Flow::PUBLISHED`]; the rest of it becomes the container's address and port. Returns 0,
+/// [`NOT_OURS`], or the [`Drop`] reason.
+///
+/// A function of its own in BPF (see [`Tables::open`]).
+#[inline(always)]
+pub fn open<A: Addr, T: Tables<A>>(
+    tables: &T,
+    inward: &Tuple<A>,
+    tcp_flags: u32,
+    mapping: &mut Mapping<A>,
+) -> u32 {
+    if !opens(inward.protocol, tcp_flags as u8) {
+        return NOT_OURS;
+    }
+    let (Some(port), Some(config)) = (find(tables, inward), tables.config()) else { return NOT_OURS };
+    let slot = port.slot;
+    (mapping.address, mapping.port) = (port.address, port.port);
+    mapping.flags |= Flow::<A>::PUBLISHED;
+    if tables.flows_of(slot, 0) >= config.quota {
+        return Drop::FlowQuota as u32;
+    }
+    let now = tables.now();
+    let outward = inward.opposite(mapping.address, mapping.port);
+    if !make_way(tables, &outward, now) {
+        return Drop::PublishedClash as u32;
+    }
+    let mut flow = Flow {
+        state: Shared::new(State::after(0, true, inward.protocol, tcp_flags as u8)),
+        seen: Shared::new(now),
+        slot,
+        address: mapping.address,
+        port: mapping.port,
+        flags: mapping.flags,
+    };
+    match tables.flow_add(inward, flow.clone()) {
+        Ok(()) => {}
+        // Another packet of it, on another CPU.
+        Err(Add::Exists) => return 0,
+        Err(Add::Full) => return Drop::FlowTableFull as u32,
+    }
+    flow.state = Shared::new(0);
+    (flow.address, flow.port) = (inward.destination, inward.destination_port);
+    if let Err(full) = tables.flow_add(&outward, flow) {
+        tables.flow_remove(inward);
+        return match full {
+            Add::Exists => Drop::PublishedClash as u32,
+            Add::Full => Drop::FlowTableFull as u32,
+        };
+    }
+    tables.flows_of(slot, 1);
+    // Who takes a port back takes it out of the table first, and then removes its flows. This one may have come too late for that.
+    let still =
+        find(tables, inward).is_some_and(|port| (port.address, port.port) == (mapping.address, mapping.port));
+    if !still {
+        if let Some(flow) = tables.flow(inward) {
+            flow::remove(tables, inward, &flow, now, When::Now);
+        }
+        return NOT_OURS;
+    }
+    0
+}
+
+/// Makes sure that there is no entry for a container's packets, given their tuple: one that nobody uses any more goes. `false`: it
+/// talks to that client already, by another port of the host's.
+#[inline(always)]
+fn make_way<A: Addr, T: Tables<A>>(tables: &T, outward: &Tuple<A>, now: Ticks) -> bool {
+    let Some(old) = tables.flow(outward) else { return true };
+    let inward = outward.opposite(old.address, old.port);
+    match tables.flow(&inward) {
+        Some(flow) => flow::remove(tables, &inward, &flow, now, When::Reusable),
+        None => {
+            tables.flow_remove(outward);
+            true
+        }
+    }
+}

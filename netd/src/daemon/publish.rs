@@ -1,0 +1,78 @@
+//! Publishing ports of an endpoint that is there, and taking them back.
+
+use tracing::{info, warn};
+
+use super::owner::Owner;
+use crate::{
+    endpoint::Endpoint,
+    publish::Publish,
+    reconcile::network_of,
+    request::{EndpointView, Refusal},
+};
+
+impl Owner {
+    pub(super) async fn publish(&mut self, name: &str, publish: &[String]) -> Result<EndpointView, Refusal> {
+        let before = self.ports_of(name);
+        let (endpoint, ports, changes) = self.state.publish(name, publish)?;
+        if let Err(why) = self.held.take(&ports) {
+            self.state.set_ports(name, before)?;
+            return Err(Refusal::Conflict(why));
+        }
+        if let Err(error) = self.commit(changes).await {
+            self.state.set_ports(name, before)?;
+            self.held.free(&ports);
+            return Err(Refusal::Failed(error.context(format!("cannot publish ports of `{name}`"))));
+        }
+        if let Err(error) = self.kernel.publish(&endpoint, &ports) {
+            let (endpoint, changes) = self.state.set_ports(name, before)?;
+            if let Err(error) = self.kernel.unpublish(&endpoint, &ports) {
+                warn!("endpoint {name}: undoing the publication: {error:#}");
+            }
+            self.held.free(&ports);
+            self.pending.extend(changes);
+            self.flush_pending().await;
+            return Err(Refusal::Failed(error.context(format!("cannot publish ports of `{name}`"))));
+        }
+        info!("endpoint {name} publishes {}", list(&ports));
+        self.shown(&endpoint)
+    }
+
+    pub(super) async fn unpublish(
+        &mut self,
+        name: &str,
+        publish: &[String],
+    ) -> Result<EndpointView, Refusal> {
+        let before = self.ports_of(name);
+        let (endpoint, ports, changes) = self.state.unpublish(name, publish)?;
+        if let Err(error) = self.commit(changes).await {
+            self.state.set_ports(name, before)?;
+            return Err(Refusal::Failed(error.context(format!("cannot take back ports of `{name}`"))));
+        }
+        self.kernel.unpublish(&endpoint, &ports)?;
+        self.held.free(&ports);
+        info!("endpoint {name} no longer publishes {}", list(&ports));
+        self.shown(&endpoint)
+    }
+
+    /// Holds the ports of all endpoints, as far as they can be had.
+    pub(super) fn hold_ports(&mut self) {
+        for endpoint in self.state.endpoints() {
+            self.held.take_all(&endpoint.publish);
+        }
+        for why in self.held.taken.values() {
+            warn!("published {why}");
+        }
+    }
+
+    fn ports_of(&self, name: &str) -> Vec<Publish> {
+        self.state.endpoint(name).map(|endpoint| endpoint.publish.clone()).unwrap_or_default()
+    }
+
+    fn shown(&self, endpoint: &Endpoint) -> Result<EndpointView, Refusal> {
+        Ok(self.show(endpoint, network_of(&self.state, endpoint)?)?)
+    }
+}
+
+fn list(ports: &[Publish]) -> String {
+    ports.iter().map(|port| port.shown()).collect::<Vec<_>>().join(", ")
+}
