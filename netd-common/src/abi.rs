@@ -331,8 +331,8 @@ impl FragmentRing {
 pub const STEP_FROM_CONTAINER6: u32 = 0;
 /// ... and from here on those of [`crate::from_uplink::Step6`].
 pub const STEP_FROM_UPLINK6: u32 = 7;
-/// ... and [`crate::hairpin::hairpin()`] of IPv4.
-pub const STEP_HAIRPIN4: u32 = 9;
+/// ... and from here on those of [`crate::from_container::Step4`].
+pub const STEP_FROM_CONTAINER4: u32 = 9;
 /// All of them, as they are called in the object.
 pub const STEP_PROGRAMS: [&str; STEPS as usize] = [
     "from_container6",
@@ -344,10 +344,12 @@ pub const STEP_PROGRAMS: [&str; STEPS as usize] = [
     "hairpin6",
     "from_uplink6",
     "reply6_rare",
+    "from_container",
+    "open4",
     "hairpin4",
 ];
 /// How many.
-pub const STEPS: u32 = 10;
+pub const STEPS: u32 = 12;
 
 /// Counters of an endpoint, one a CPU.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -20,23 +20,62 @@ use crate::{
 const HAIRPIN: u64 = u64::MAX;
 
 /// The whole way of all but IPv6: decide, rewrite, count.
-#[inline(always)]
 pub fn from_container<P: Packet, T: Tables<V4>>(packet: &mut P, tables: &T, hook: Hook) -> Verdict {
-    begin4(packet, tables, hook).unwrap_or_else(|| hairpin::<V4, P, T>(packet, tables, hook.ifindex))
+    let mut step = Step4::Begin;
+    // A flow that is removed as soon as it is made may be made again: as often as the kernel lets programs follow each other.
+    for _ in 0..33 {
+        match step4(packet, tables, hook, step) {
+            Ok(verdict) => return verdict,
+            Err(next) => step = next,
+        }
+    }
+    Verdict::DROP
 }
 
-/// The same but for what [`hairpin()`] is for: `None`.
+/// A step of an IPv4 packet's way. Each is a program of its own in BPF, which the one before ends with: what it needs of stack, all
+/// the others would pay for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Step4 {
+    /// Most packets.
+    Begin = 0,
+    /// One that is to be masqueraded if it goes to the world, and belongs to no flow: see [`decide_open`].
+    Open = 1,
+    /// One to another container by a published port: see [`hairpin()`].
+    Hairpin = 2,
+}
+
+/// One step of IPv4. `Err`: the step to go on with.
+///
+/// # Errors
+/// There is another step.
 #[inline(always)]
-pub fn begin4<P: Packet, T: Tables<V4>>(packet: &mut P, tables: &T, hook: Hook) -> Option<Verdict> {
+pub fn step4<P: Packet, T: Tables<V4>>(
+    packet: &mut P,
+    tables: &T,
+    hook: Hook,
+    step: Step4,
+) -> Result<Verdict, Step4> {
+    let ifindex = hook.ifindex;
+    if matches!(step, Step4::Hairpin) {
+        return Ok(hairpin::<V4, P, T>(packet, tables, ifindex));
+    }
     let mut plan = Plan::<V4>::new();
     let mut node = None;
-    match decide(packet, tables, hook, &mut plan, &mut node) {
-        Ok(Then::Hairpin) => None,
-        Ok(Then::Rare) => match rare(packet, tables, hook.ifindex) {
-            HAIRPIN => None,
-            verdict => Some(Verdict::unpack(verdict)),
+    let decided = if matches!(step, Step4::Open) {
+        decide_open(packet, tables, ifindex, &mut plan)
+    } else {
+        decide(packet, tables, hook, &mut plan, &mut node)
+    };
+    match decided {
+        Ok(Then::Again) => Err(Step4::Begin),
+        Ok(Then::Open) => Err(Step4::Open),
+        Ok(Then::Hairpin) => Err(Step4::Hairpin),
+        Ok(Then::Rare) => match rare(packet, tables, ifindex) {
+            HAIRPIN => Err(Step4::Hairpin),
+            verdict => Ok(Verdict::unpack(verdict)),
         },
-        decided => Some(finish(packet, tables, hook.ifindex, decided.map(|_| ()), &plan, node.as_deref())),
+        decided => Ok(finish(packet, tables, ifindex, decided.map(|_| ()), &plan, node.as_deref())),
     }
 }
 
@@ -337,13 +376,8 @@ fn ip<'t, A: Addr, P: Packet, T: Tables<A>>(
             return Ok(Then::Hairpin);
         }
         to_uplink(tables, plan)?;
-    } else if A::V6 {
-        return Ok(Then::Open);
     } else {
-        match open(packet, tables, interface, &ip, &tuple, &mut mapping, plan)? {
-            Then::Again => {}
-            then => return Ok(then),
-        }
+        return Ok(Then::Open);
     }
     if ip.is_fragment() {
         plan.id = fragment::remember(tables, &tuple, ip.id, interface.slot, &mapping);
@@ -409,8 +443,7 @@ fn open<A: Addr, P: Packet, T: Tables<A>>(
     }
 }
 
-/// Where a packet of IPv6 goes that is to be masqueraded if it goes to the world, and belongs to no flow: [`Then::Again`] if it has
-/// got one.
+/// Where a packet goes that is to be masqueraded if it goes to the world, and belongs to no flow: [`Then::Again`] if it has got one.
 ///
 /// # Errors
 /// Why it goes nowhere.

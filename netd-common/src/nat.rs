@@ -101,7 +101,7 @@ pub fn create<A: Addr, T: Tables<A>>(
 /// CPU may have been faster: then its mapping is the flow's.
 ///
 /// A subprogram of its own in BPF, likewise.
-#[inline(never)]
+#[inline(always)]
 fn record<A: Addr, T: Tables<A>>(tables: &T, tuple: &Tuple<A>, slot: u32, mapping: &mut Mapping<A>) -> u32 {
     let flow = Flow {
         state: Shared::new(0),
@@ -147,7 +147,7 @@ const fn inward<A: Addr>(tuple: &Tuple<A>, mapping: &Mapping<A>) -> Tuple<A> {
 /// [`SOON`]).
 ///
 /// A subprogram of its own in BPF, likewise.
-#[inline(never)]
+#[inline(always)]
 fn claim_port<A: Addr, T: Tables<A>>(
     tables: &T,
     tuple: &Tuple<A>,

@@ -19,9 +19,9 @@ use aya_ebpf::{
     programs::{SockAddrContext, TcContext, XdpContext},
 };
 use netd_common::{
-    Addr as _, To, V4, V6, Verdict,
-    abi::{STEP_FROM_CONTAINER6, STEP_FROM_UPLINK6, STEP_HAIRPIN4},
-    from_container::{Step6, Told},
+    Addr as _, Hook, To, V6, Verdict,
+    abi::{STEP_FROM_CONTAINER4, STEP_FROM_CONTAINER6, STEP_FROM_UPLINK6},
+    from_container::{Step4, Step6, Told},
     from_uplink::Step6 as Uplink6,
 };
 
@@ -36,21 +36,34 @@ fn from_container(ctx: TcContext) -> i32 {
         return TC_ACT_SHOT;
     }
     let hook = skb.hook();
-    match netd_common::from_container::begin4(&mut skb, &Maps, hook) {
-        Some(done) => verdict(done, hook.ifindex),
-        None => {
-            step(&ctx, STEP_HAIRPIN4);
-            TC_ACT_SHOT
-        }
-    }
+    from_container4_step(&mut skb, &ctx, hook, Step4::Begin)
 }
 
-/// IPv4 from a container to another by a published port; attached to nothing, as those of [`steps6`].
+/// IPv4 from a container that opens a flow; attached to nothing, as the programs of `steps6`.
+#[classifier]
+fn open4(ctx: TcContext) -> i32 {
+    let mut skb = Skb::new(&ctx);
+    let hook = skb.hook();
+    from_container4_step(&mut skb, &ctx, hook, Step4::Open)
+}
+
+/// IPv4 from a container to another by a published port.
 #[classifier]
 fn hairpin4(ctx: TcContext) -> i32 {
     let mut skb = Skb::new(&ctx);
-    let ifindex = skb.hook().ifindex;
-    verdict(netd_common::hairpin::hairpin::<V4, _, _>(&mut skb, &Maps, ifindex), ifindex)
+    let hook = skb.hook();
+    from_container4_step(&mut skb, &ctx, hook, Step4::Hairpin)
+}
+
+#[inline(always)]
+fn from_container4_step(skb: &mut Skb, ctx: &TcContext, hook: Hook, this: Step4) -> i32 {
+    match netd_common::from_container::step4(skb, &Maps, hook, this) {
+        Ok(done) => verdict(done, hook.ifindex),
+        Err(next) => {
+            step(ctx, STEP_FROM_CONTAINER4 + next as u32);
+            TC_ACT_SHOT
+        }
+    }
 }
 
 /// The uplink, ingress: what comes from the world.

@@ -103,9 +103,12 @@ impl Datapath {
         // Programs that others go on with. Those of a daemon before this one go on with them from here on, too.
         for (step, name) in (0..).zip(abi::STEP_PROGRAMS) {
             let program = program(&mut programs, name)?;
-            program
-                .load()
-                .map_err(|error| anyhow!("the kernel refuses program {name}: {}", refusal(&error)))?;
+            // One that is attached too is loaded already.
+            if !PROGRAMS.contains(&name) {
+                program
+                    .load()
+                    .map_err(|error| anyhow!("the kernel refuses program {name}: {}", refusal(&error)))?;
+            }
             let fd = program.fd().and_then(|fd| Ok(fd.try_clone()?));
             let fd = fd.with_context(|| format!("asking for program {name}"))?;
             let steps = programs.map_mut("STEPS").context("the eBPF object has no map STEPS")?;
