@@ -330,9 +330,9 @@ impl FragmentRing {
 /// Entries of the map of programs that go on where others end: from here on those of [`crate::from_container::Step6`]...
 pub const STEP_FROM_CONTAINER6: u32 = 0;
 /// ... and from here on those of [`crate::from_uplink::Step6`].
-pub const STEP_FROM_UPLINK6: u32 = 7;
+pub const STEP_FROM_UPLINK6: u32 = 9;
 /// ... and from here on those of [`crate::from_container::Step4`].
-pub const STEP_FROM_CONTAINER4: u32 = 9;
+pub const STEP_FROM_CONTAINER4: u32 = 11;
 /// All of them, as they are called in the object.
 pub const STEP_PROGRAMS: [&str; STEPS as usize] = [
     "from_container6",
@@ -342,6 +342,8 @@ pub const STEP_PROGRAMS: [&str; STEPS as usize] = [
     "refuse6",
     "error6",
     "hairpin6",
+    "hairpin6_first",
+    "hairpin6_second",
     "from_uplink6",
     "reply6_rare",
     "from_container",
@@ -349,7 +351,7 @@ pub const STEP_PROGRAMS: [&str; STEPS as usize] = [
     "hairpin4",
 ];
 /// How many.
-pub const STEPS: u32 = 12;
+pub const STEPS: u32 = 14;
 
 /// Counters of an endpoint, one a CPU.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

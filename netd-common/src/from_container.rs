@@ -58,7 +58,8 @@ pub fn step4<P: Packet, T: Tables<V4>>(
 ) -> Result<Verdict, Step4> {
     let ifindex = hook.ifindex;
     if matches!(step, Step4::Hairpin) {
-        return Ok(hairpin::<V4, P, T>(packet, tables, ifindex));
+        // IPv4's makes the flows itself.
+        return Ok(hairpin::<V4, P, T>(packet, tables, ifindex).unwrap_or(Verdict::DROP));
     }
     let mut plan = Plan::<V4>::new();
     let mut node = None;
@@ -129,12 +130,25 @@ pub enum Step6 {
     Error = 5,
     /// One to another container by a published port: see [`hairpin()`].
     Hairpin = 6,
+    /// Likewise, where the sender's flow is to be made: see [`hairpin::make_first`].
+    HairpinFirst = 7,
+    /// Likewise, where the receiver's is: see [`hairpin::make_second`].
+    HairpinSecond = 8,
 }
 
 impl Step6 {
     /// All of them, by number.
-    pub const ALL: [Self; 7] =
-        [Self::Begin, Self::Rare, Self::Open, Self::Discover, Self::Refuse, Self::Error, Self::Hairpin];
+    pub const ALL: [Self; 9] = [
+        Self::Begin,
+        Self::Rare,
+        Self::Open,
+        Self::Discover,
+        Self::Refuse,
+        Self::Error,
+        Self::Hairpin,
+        Self::HairpinFirst,
+        Self::HairpinSecond,
+    ];
 }
 
 /// What the steps hand on: why a packet is dropped.
@@ -168,7 +182,24 @@ pub fn step6<P: Packet, T: Tables<V6>>(
         return Ok(refuse(packet, tables, ifindex, slot, told, bytes));
     }
     if matches!(step, Step6::Hairpin) {
-        return Ok(hairpin::<V6, P, T>(packet, tables, ifindex));
+        return hairpin::<V6, P, T>(packet, tables, ifindex).map_err(|make| match make {
+            hairpin::Then::MakeFirst => Step6::HairpinFirst,
+            _ => Step6::HairpinSecond,
+        });
+    }
+    if matches!(step, Step6::HairpinFirst | Step6::HairpinSecond) {
+        let made = if matches!(step, Step6::HairpinFirst) {
+            hairpin::make_first::<V6, P, T>(packet, tables, ifindex)
+        } else {
+            hairpin::make_second::<V6, P, T>(packet, tables, ifindex)
+        };
+        return Err(match made {
+            Ok(()) => Step6::Hairpin,
+            Err(reason) => {
+                *told = Told { reason: reason as u32, mtu: 0, quiet: true };
+                Step6::Refuse
+            }
+        });
     }
     let mut plan = Plan::<V6>::new();
     let mut node = None;
@@ -177,7 +208,7 @@ pub fn step6<P: Packet, T: Tables<V6>>(
         Step6::Error => decide_error(packet, tables, ifindex, &mut plan),
         Step6::Open => decide_open(packet, tables, ifindex, &mut plan),
         Step6::Discover => decide_discovery(packet, tables, ifindex, &mut plan),
-        Step6::Begin | Step6::Refuse | Step6::Hairpin => decide(packet, tables, hook, &mut plan, &mut node),
+        _ => decide(packet, tables, hook, &mut plan, &mut node),
     };
     let done = match decided {
         Ok(Then::Plan) => carry_out(packet, tables, &plan, node.as_deref()),

@@ -52,30 +52,51 @@ pub fn concerns<A: Addr, P: Packet, T: Tables<A>>(packet: &P, tables: &T, ip: &H
         || tables.config().is_some_and(|config| config.first_port <= port && port <= config.last_port)
 }
 
+/// What is to be done with a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Then {
+    /// It goes into the container behind this link.
+    Peer(u32),
+    /// It is for the host.
+    Host,
+    /// The sender's flow is to be made first: see [`make_first`].
+    MakeFirst,
+    /// The receiver's flow is to be made first: see [`make_second`].
+    MakeSecond,
+}
+
 /// The whole way of a packet that [`concerns`] says yes to, or whose flow is a [`Flow::HAIRPIN`].
 ///
-/// A program of its own in BPF, which others end with: what it needs of stack and registers, all the others would pay for.
+/// A program of its own in BPF, which others end with: what it needs of stack and registers, all the others would pay for. That of
+/// IPv6 has no room for the making of flows: what is to be done first is the error.
+///
+/// # Errors
+/// [`Then::MakeFirst`] or [`Then::MakeSecond`], of IPv6 only.
 #[inline(always)]
-pub fn hairpin<A: Addr, P: Packet, T: Tables<A>>(packet: &mut P, tables: &T, ifindex: u32) -> Verdict {
+pub fn hairpin<A: Addr, P: Packet, T: Tables<A>>(
+    packet: &mut P,
+    tables: &T,
+    ifindex: u32,
+) -> Result<Verdict, Then> {
     let bytes = packet.len();
     let mut sender = NO_SLOT;
-    let done = carry_out(packet, tables, ifindex, bytes, &mut sender);
-    let verdict = match done {
-        Ok(Some(ifindex)) => Verdict { to: To::Peer, ifindex, via: V6::ZERO },
-        Ok(None) => {
+    let verdict = match carry_out(packet, tables, ifindex, bytes, &mut sender) {
+        Ok(Then::Peer(ifindex)) => Verdict { to: To::Peer, ifindex, via: V6::ZERO },
+        Ok(Then::Host) => {
             tables.count_way(Way::ToHost, bytes);
             Verdict::STACK
         }
+        Ok(make) => return Err(make),
         Err(reason) => {
             tables.count_drop(reason, sender, bytes);
-            return Verdict::DROP;
+            return Ok(Verdict::DROP);
         }
     };
     tables.count_sent(sender, bytes);
-    verdict
+    Ok(verdict)
 }
 
-/// The interface that the packet goes to, rewritten; `None`: the host's stack.
+/// Rewrites the packet, if both flows are there.
 #[inline(always)]
 fn carry_out<A: Addr, P: Packet, T: Tables<A>>(
     packet: &mut P,
@@ -83,7 +104,7 @@ fn carry_out<A: Addr, P: Packet, T: Tables<A>>(
     ifindex: u32,
     bytes: u32,
     sender: &mut u32,
-) -> Result<Option<u32>, Drop> {
+) -> Result<Then, Drop> {
     let interface = tables.interface(ifindex).ok_or(A::NO_INTERFACE)?;
     *sender = interface.slot;
     let ip = headers::ip::<A, P>(packet)?;
@@ -91,16 +112,23 @@ fn carry_out<A: Addr, P: Packet, T: Tables<A>>(
     let mut rewrite = Rewrite { source: none, destination: none, id: fragment::UNKNOWN };
     if ip.is_later_fragment() {
         if follow(tables, &ip, &mut rewrite) != 0 {
-            return Ok(None);
+            return Ok(Then::Host);
         }
         fragment::check_offset(&ip)?;
     } else {
-        let Ok(transport) = headers::transport(packet, &ip, false) else { return Ok(None) };
+        let Ok(transport) = headers::transport(packet, &ip, false) else { return Ok(Then::Host) };
         let tuple = transport.tuple(&ip, Tuple::<A>::OUT);
         let flags = u32::from(transport.tcp_flags);
-        match tables.hairpin(&tuple, flags, interface.slot, &mut rewrite) {
+        let outcome = if A::V6 {
+            known(tables, &tuple, flags, &mut rewrite)
+        } else {
+            tables.hairpin(&tuple, flags, interface.slot, &mut rewrite)
+        };
+        match outcome {
             0 => {}
-            NOT_OURS => return Ok(None),
+            NOT_OURS => return Ok(Then::Host),
+            NO_FIRST => return Ok(Then::MakeFirst),
+            NO_SECOND => return Ok(Then::MakeSecond),
             reason => return Err(refusal(reason & !nat::SOON)),
         }
         if ip.is_fragment() {
@@ -114,7 +142,83 @@ fn carry_out<A: Addr, P: Packet, T: Tables<A>>(
     write(packet, &ip, &receiver.macs, &rewrite).ok_or(Drop::Rewrite)?;
     tables.count_way(Way::Hairpin, bytes);
     tables.count_received(receiver.slot, bytes);
-    Ok(Some(receiver.ifindex))
+    Ok(Then::Peer(receiver.ifindex))
+}
+
+/// The sender's flow is not there.
+const NO_FIRST: u32 = NOT_OURS - 1;
+/// The receiver's is not.
+const NO_SECOND: u32 = NOT_OURS - 2;
+
+/// The two flows of a packet, if they are there: 0. Else [`NOT_OURS`], [`NO_FIRST`] or [`NO_SECOND`].
+#[inline(always)]
+fn known<A: Addr, T: Tables<A>>(
+    tables: &T,
+    tuple: &Tuple<A>,
+    tcp_flags: u32,
+    rewrite: &mut Rewrite<A>,
+) -> u32 {
+    let opens = published::opens(tuple.protocol, tcp_flags as u8)
+        && tables.is_published(tuple.protocol, tuple.destination_port.host());
+    if !nat::known(tables, tuple, tcp_flags as u8, &mut rewrite.source) {
+        return if opens { NO_FIRST } else { NOT_OURS };
+    }
+    if rewrite.source.flags & Flow::<A>::HAIRPIN == 0 {
+        return NOT_OURS;
+    }
+    let inward = second(tuple, &rewrite.source);
+    if nat::reply(tables, &inward, tcp_flags as u8, &mut rewrite.destination) {
+        return 0;
+    }
+    if opens { NO_SECOND } else { NOT_OURS }
+}
+
+/// Makes the sender's flow of a packet; then the packet is to be looked at anew. A program of its own in BPF.
+///
+/// # Errors
+/// Why there is none.
+#[inline(always)]
+pub fn make_first<A: Addr, P: Packet, T: Tables<A>>(
+    packet: &P,
+    tables: &T,
+    ifindex: u32,
+) -> Result<(), Drop> {
+    let Some(interface) = tables.interface(ifindex) else { return Err(A::NO_INTERFACE) };
+    let ip = headers::ip::<A, P>(packet)?;
+    let tuple = headers::transport(packet, &ip, false)?.tuple(&ip, Tuple::<A>::OUT);
+    let mut source = Mapping { address: ip.destination, port: Be16::ZERO, flags: Flow::<A>::HAIRPIN };
+    match tables.create(&tuple, interface.slot, &mut source) {
+        0 => Ok(()),
+        reason => Err(refusal(reason & !nat::SOON)),
+    }
+}
+
+/// Makes the receiver's flow of a packet that has the sender's; then the packet is to be looked at anew. A program of its own in
+/// BPF. Where that cannot be, the sender's flow goes again.
+///
+/// # Errors
+/// Why there is none; [`Drop::PublishedClash`] also where nobody has published the port any more.
+#[inline(always)]
+pub fn make_second<A: Addr, P: Packet, T: Tables<A>>(
+    packet: &P,
+    tables: &T,
+    ifindex: u32,
+) -> Result<(), Drop> {
+    let Some(_) = tables.interface(ifindex) else { return Err(A::NO_INTERFACE) };
+    let ip = headers::ip::<A, P>(packet)?;
+    let transport = headers::transport(packet, &ip, false)?;
+    let tuple = transport.tuple(&ip, Tuple::<A>::OUT);
+    let Some(source) = tables.flow(&tuple).map(|flow| flow.mapping()) else {
+        return Err(Drop::PublishedClash);
+    };
+    let mut destination = Mapping { flags: Flow::<A>::HAIRPIN, ..Mapping::NONE };
+    match tables.open(&second(&tuple, &source), u32::from(transport.tcp_flags), &mut destination) {
+        0 => Ok(()),
+        reason => {
+            give_up(tables, &tuple, &source);
+            Err(if reason == NOT_OURS { Drop::PublishedClash } else { refusal(reason & !nat::SOON) })
+        }
+    }
 }
 
 /// The two flows of a packet, given its [`Tuple::OUT`] and its sender's slot; made if they are not there and the packet is for a
@@ -189,7 +293,7 @@ fn give_up<A: Addr, T: Tables<A>>(tables: &T, tuple: &Tuple<A>, source: &Mapping
 }
 
 /// Remembers a first fragment, once for each translation.
-#[inline(never)]
+#[inline(always)]
 fn remember<A: Addr, T: Tables<A>>(
     tables: &T,
     tuple: &Tuple<A>,
@@ -204,7 +308,7 @@ fn remember<A: Addr, T: Tables<A>>(
 }
 
 /// What was remembered of a later fragment's first one. 0 if it was.
-#[inline(never)]
+#[inline(always)]
 fn follow<A: Addr, T: Tables<A>>(tables: &T, ip: &Headers<A>, rewrite: &mut Rewrite<A>) -> u32 {
     let tuple = fragment::tuple(ip, Tuple::<A>::OUT);
     rewrite.id = fragment::follow(tables, &tuple, ip.id, &mut rewrite.source);

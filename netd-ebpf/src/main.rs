@@ -109,6 +109,10 @@ steps6! {
     refuse6 = Refuse;
     /// Those to another container by a published port.
     hairpin6 = Hairpin;
+    /// Likewise, where the sender's flow is to be made.
+    hairpin6_first = HairpinFirst;
+    /// Likewise, where the receiver's is.
+    hairpin6_second = HairpinSecond;
 }
 
 #[inline(always)]
