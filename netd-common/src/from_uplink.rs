@@ -19,10 +19,11 @@ use crate::{
 #[inline(always)]
 pub fn from_uplink<P: Packet, T: Tables<V4> + Tables<V6>>(packet: &mut P, tables: &T, hook: Hook) -> Verdict {
     let mut plan = Plan::<V4>::new();
+    let bytes = packet.len();
     match decide(packet, tables, hook, &mut plan) {
         Ok(Then::Rare) => Verdict::unpack(rare::<V4, P, T>(packet, tables)),
         Ok(Then::Overlay) => Verdict::unpack(overlay::<V4, V6, P, T>(packet, tables)),
-        decided => carry_out(packet, tables, decided.map(|_| ()), &plan),
+        decided => carry_out(packet, tables, bytes, decided.map(|_| ()), &plan),
     }
 }
 
@@ -52,10 +53,11 @@ pub fn step6<P: Packet, T: Tables<V4> + Tables<V6>>(
         return Ok(Verdict::unpack(rare::<V6, P, T>(packet, tables)));
     }
     let mut plan = Plan::<V6>::new();
+    let bytes = packet.len();
     match decide(packet, tables, hook, &mut plan) {
         Ok(Then::Rare) => Err(Step6::Rare),
         Ok(Then::Overlay) => Ok(Verdict::unpack(overlay::<V6, V4, P, T>(packet, tables))),
-        decided => Ok(carry_out(packet, tables, decided.map(|_| ()), &plan)),
+        decided => Ok(carry_out(packet, tables, bytes, decided.map(|_| ()), &plan)),
     }
 }
 
@@ -74,6 +76,7 @@ pub fn from_uplink6<P: Packet, T: Tables<V4> + Tables<V6>>(
 #[inline(never)]
 fn overlay<O: Addr, A: Addr, P: Packet, T: Tables<A>>(packet: &mut P, tables: &T) -> u64 {
     let mut plan = Plan::<A>::new();
+    let bytes = packet.len();
     plan.to = To::Stack;
     let Ok(outer) = headers::ip::<O, P>(packet) else { return Verdict::STACK.pack() };
     let decided = overlay::decide::<O, A, P, T>(packet, tables, &outer, &mut plan).map(|_| ());
@@ -84,7 +87,7 @@ fn overlay<O: Addr, A: Addr, P: Packet, T: Tables<A>>(packet: &mut P, tables: &T
         return Verdict::STACK.pack();
     }
     plan.rewrite &= Plan::<A>::MACS;
-    carry_out(packet, tables, decided, &plan).pack()
+    carry_out(packet, tables, bytes, decided, &plan).pack()
 }
 
 /// What is to be done next with a packet.
@@ -104,22 +107,23 @@ pub enum Then {
 #[inline(never)]
 fn rare<A: Addr, P: Packet, T: Tables<A>>(packet: &mut P, tables: &T) -> u64 {
     let mut plan = Plan::<A>::new();
+    let bytes = packet.len();
     plan.to = To::Stack;
     let decided = match headers::ip::<A, P>(packet) {
         Ok(ip) => decide_rare(packet, tables, &ip, &mut plan),
         Err(_) => Ok(()),
     };
-    carry_out(packet, tables, decided, &plan).pack()
+    carry_out(packet, tables, bytes, decided, &plan).pack()
 }
 
 #[inline(always)]
 fn carry_out<A: Addr, P: Packet, T: Tables<A>>(
     packet: &mut P,
     tables: &T,
+    bytes: u32,
     decided: Result<(), Drop>,
     plan: &Plan<A>,
 ) -> Verdict {
-    let bytes = packet.len();
     match decided.and_then(|()| plan.carry_out(packet, tables, None)) {
         Ok(()) => {
             if !matches!(plan.to, To::Stack) {
