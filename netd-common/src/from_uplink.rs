@@ -15,16 +15,21 @@ use crate::{
     wire::{Be16, Ethernet, Udp, Vxlan, protocol, tcp},
 };
 
-/// The whole way of all but IPv6: decide, rewrite, count.
+/// The whole way of all but IPv6: decide, rewrite, count. `None`: it is IPv6, for [`step6`].
 #[inline(always)]
-pub fn from_uplink<P: Packet, T: Tables<V4> + Tables<V6>>(packet: &mut P, tables: &T, hook: Hook) -> Verdict {
+pub fn from_uplink<P: Packet, T: Tables<V4> + Tables<V6>>(
+    packet: &mut P,
+    tables: &T,
+    hook: Hook,
+) -> Option<Verdict> {
     let mut plan = Plan::<V4>::new();
     let bytes = packet.len();
-    match decide(packet, tables, hook, &mut plan) {
+    Some(match decide(packet, tables, hook, &mut plan) {
+        Ok(Then::Ipv6) => return None,
         Ok(Then::Rare) => Verdict::unpack(rare::<V4, P, T>(packet, tables)),
         Ok(Then::Overlay) => Verdict::unpack(overlay::<V4, V6, P, T>(packet, tables)),
         decided => carry_out(packet, tables, bytes, decided.map(|_| ()), &plan),
-    }
+    })
 }
 
 /// A step of an IPv6 packet's way; see [`crate::from_container::Step6`].
@@ -99,6 +104,8 @@ pub enum Then {
     Rare,
     /// It is VXLAN, with a packet of the other family in it.
     Overlay,
+    /// It is IPv6, and was looked at as IPv4.
+    Ipv6,
 }
 
 /// The whole way of a packet to the node's address that has no ports of its own; the verdict, packed.
@@ -157,7 +164,8 @@ pub fn decide<A: Addr, P: Packet, T: Tables<A>>(
     plan.to = To::Stack;
     let Some(ethernet) = packet.get::<Ethernet>(0) else { return Ok(Then::Plan) };
     if ethernet.ethertype != A::ETHERTYPE || hook.vlan {
-        return Ok(Then::Plan);
+        let v6 = !A::V6 && ethernet.ethertype == Ethernet::IPV6;
+        return Ok(if v6 { Then::Ipv6 } else { Then::Plan });
     }
     let (Some(config), Ok(ip)) = (tables.config(), headers::ip::<A, P>(packet)) else {
         return Ok(Then::Plan);

@@ -269,8 +269,8 @@ pub fn run(world: &World, tables: &Memory<V4>, at: At, frame: &mut Frame) -> Ver
     match at {
         At::FromContainer(ifindex) if v6 => crate::from_container6(frame, tables, hook(ifindex, false)),
         At::FromContainer(ifindex) => crate::from_container(frame, tables, hook(ifindex, false)),
-        At::FromUplink if v6 => crate::from_uplink6(frame, tables, hook(world.uplink, false)),
-        At::FromUplink => crate::from_uplink(frame, tables, hook(world.uplink, false)),
+        At::FromUplink => crate::from_uplink(frame, tables, hook(world.uplink, false))
+            .unwrap_or_else(|| crate::from_uplink6(frame, tables, hook(world.uplink, false))),
         At::ToContainer(ifindex, from) => crate::to_container(frame, tables, hook(ifindex, from != 0)),
         At::FromOverlay(node, vni) => {
             crate::from_overlay(frame, tables, Hook { node: V4::new(node).mapped(), vni, ..hook(0, false) })
