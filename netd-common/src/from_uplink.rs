@@ -26,6 +26,7 @@ pub fn from_uplink<P: Packet, T: Tables<V4> + Tables<V6>>(
     let bytes = packet.len();
     Some(match decide(packet, tables, hook, &mut plan) {
         Ok(Then::Ipv6) => return None,
+        Ok(Then::Host) => Verdict::STACK,
         Ok(Then::Rare) => Verdict::unpack(rare::<V4, P, T>(packet, tables)),
         Ok(Then::Overlay) => Verdict::unpack(overlay::<V4, V6, P, T>(packet, tables)),
         decided => carry_out(packet, tables, bytes, decided.map(|_| ()), &plan),
@@ -60,6 +61,7 @@ pub fn step6<P: Packet, T: Tables<V4> + Tables<V6>>(
     let mut plan = Plan::<V6>::new();
     let bytes = packet.len();
     match decide(packet, tables, hook, &mut plan) {
+        Ok(Then::Host) => Ok(Verdict::STACK),
         Ok(Then::Rare) => Err(Step6::Rare),
         Ok(Then::Overlay) => Ok(Verdict::unpack(overlay::<V6, V4, P, T>(packet, tables))),
         decided => Ok(carry_out(packet, tables, bytes, decided.map(|_| ()), &plan)),
@@ -100,6 +102,8 @@ fn overlay<O: Addr, A: Addr, P: Packet, T: Tables<A>>(packet: &mut P, tables: &T
 pub enum Then {
     /// What the plan says.
     Plan,
+    /// Nothing: it is the host's own. Apart from the plan's, so that most packets on many nodes do not pay for one.
+    Host,
     /// It has no ports of its own: see [`decide_rare`].
     Rare,
     /// It is VXLAN, with a packet of the other family in it.
@@ -131,15 +135,17 @@ fn carry_out<A: Addr, P: Packet, T: Tables<A>>(
     decided: Result<(), Drop>,
     plan: &Plan<A>,
 ) -> Verdict {
+    // The host's own, as most packets are on some nodes: nothing is asked about them that is known.
+    if decided.is_ok() && matches!(plan.to, To::Stack) {
+        return Verdict::STACK;
+    }
     match decided.and_then(|()| plan.carry_out(packet, tables, None)) {
         Ok(()) => {
-            if !matches!(plan.to, To::Stack) {
-                tables.count_way(plan.way, bytes);
-                // As it is delivered: without what an overlay put around it.
-                tables.count_received(plan.receiver, packet.len());
-                if plan.from_node != NO_SLOT {
-                    tables.count_from_node(plan.from_node, bytes);
-                }
+            tables.count_way(plan.way, bytes);
+            // As it is delivered: without what an overlay put around it.
+            tables.count_received(plan.receiver, packet.len());
+            if plan.from_node != NO_SLOT {
+                tables.count_from_node(plan.from_node, bytes);
             }
             Verdict { to: plan.to, ifindex: plan.ifindex, via: V6::ZERO }
         }
@@ -162,23 +168,24 @@ pub fn decide<A: Addr, P: Packet, T: Tables<A>>(
     plan: &mut Plan<A>,
 ) -> Result<Then, Drop> {
     plan.to = To::Stack;
-    let Some(ethernet) = packet.get::<Ethernet>(0) else { return Ok(Then::Plan) };
+    let Some(ethernet) = packet.get::<Ethernet>(0) else { return Ok(Then::Host) };
     if ethernet.ethertype != A::ETHERTYPE || hook.vlan {
         let v6 = !A::V6 && ethernet.ethertype == Ethernet::IPV6;
-        return Ok(if v6 { Then::Ipv6 } else { Then::Plan });
+        return Ok(if v6 { Then::Ipv6 } else { Then::Host });
     }
     let (Some(config), Ok(ip)) = (tables.config(), headers::ip::<A, P>(packet)) else {
-        return Ok(Then::Plan);
+        return Ok(Then::Host);
     };
     if ip.destination != config.address {
-        return from_node(tables, &ip, plan).map(|()| Then::Plan);
+        from_node(tables, &ip, plan)?;
+        return Ok(if matches!(plan.to, To::Stack) { Then::Host } else { Then::Plan });
     }
     if ip.protocol == protocol::UDP
         && !ip.is_fragment()
         && packet.get::<Udp>(ip.l4).is_some_and(|udp| udp.destination == Vxlan::PORT)
     {
         return match overlay::inner_type(packet, &ip) {
-            None => Ok(Then::Plan),
+            None => Ok(Then::Host),
             Some(inner) if inner == A::OTHER => Ok(Then::Overlay),
             Some(_) => overlay::decide(packet, tables, &ip, plan).map(|_| Then::Plan),
         };
@@ -187,12 +194,12 @@ pub fn decide<A: Addr, P: Packet, T: Tables<A>>(
     // The host's own sockets are kept out of the range (ip_local_reserved_ports), so their packets cost no look-up.
     let port = transport.destination.host();
     if port < config.first_port || port > config.last_port {
-        return Ok(Then::Plan);
+        return Ok(Then::Host);
     }
     let tuple = transport.tuple(&ip, Tuple::<A>::IN);
     let mut mapping = Mapping { address: A::ZERO, port: Be16::ZERO };
     if !nat::reply(tables, &tuple, transport.tcp_flags, &mut mapping) {
-        return Ok(Then::Plan);
+        return Ok(Then::Host);
     }
     let slot = deliver(tables, &ip, mapping.address, plan)?;
     if ip.is_fragment() {
