@@ -332,7 +332,7 @@ pub const STEP_FROM_CONTAINER6: u32 = 0;
 /// ... and from here on those of [`crate::from_uplink::Step6`].
 pub const STEP_FROM_UPLINK6: u32 = 9;
 /// ... and from here on those of [`crate::from_container::Step4`].
-pub const STEP_FROM_CONTAINER4: u32 = 11;
+pub const STEP_FROM_CONTAINER4: u32 = 12;
 /// All of them, as they are called in the object.
 pub const STEP_PROGRAMS: [&str; STEPS as usize] = [
     "from_container6",
@@ -346,12 +346,13 @@ pub const STEP_PROGRAMS: [&str; STEPS as usize] = [
     "hairpin6_second",
     "from_uplink6",
     "reply6_rare",
+    "publish6",
     "from_container",
     "open4",
     "hairpin4",
 ];
 /// How many.
-pub const STEPS: u32 = 14;
+pub const STEPS: u32 = 15;
 
 /// Counters of an endpoint, one a CPU.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

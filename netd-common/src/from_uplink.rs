@@ -17,15 +17,22 @@ use crate::{
     wire::{Be16, Ethernet, Udp, Vxlan, protocol, tcp},
 };
 
-/// The whole way of all but IPv6: decide, rewrite, count.
+/// The whole way of all but IPv6: decide, rewrite, count. `None`: it is IPv6, for [`step6`].
 #[inline(always)]
-pub fn from_uplink<P: Packet, T: Tables<V4> + Tables<V6>>(packet: &mut P, tables: &T, hook: Hook) -> Verdict {
+pub fn from_uplink<P: Packet, T: Tables<V4> + Tables<V6>>(
+    packet: &mut P,
+    tables: &T,
+    hook: Hook,
+) -> Option<Verdict> {
     let mut plan = Plan::<V4>::new();
-    match decide(packet, tables, hook, &mut plan) {
+    let bytes = packet.len();
+    Some(match decide(packet, tables, hook, &mut plan) {
+        Ok(Then::Ipv6) => return None,
+        Ok(Then::Host) => Verdict::STACK,
         Ok(Then::Rare) => Verdict::unpack(rare::<V4, P, T>(packet, tables)),
         Ok(Then::Overlay) => Verdict::unpack(overlay::<V4, V6, P, T>(packet, tables)),
-        decided => carry_out(packet, tables, decided.map(|_| ()), &plan),
-    }
+        decided => carry_out(packet, tables, bytes, decided.map(|_| ()), &plan),
+    })
 }
 
 /// A step of an IPv6 packet's way; see [`crate::from_container::Step6`].
@@ -36,6 +43,8 @@ pub enum Step6 {
     Begin = 0,
     /// One to an address of the host that has no ports of its own: see [`decide_rare`].
     Rare = 1,
+    /// One to a published port that belongs to no flow: see [`open`].
+    Open = 2,
 }
 
 /// One step of IPv6. `Err`: the step to go on with.
@@ -53,11 +62,17 @@ pub fn step6<P: Packet, T: Tables<V4> + Tables<V6>>(
     if matches!(step, Step6::Rare) {
         return Ok(Verdict::unpack(rare::<V6, P, T>(packet, tables)));
     }
+    if matches!(step, Step6::Open) {
+        return open(packet, tables).ok_or(Step6::Begin);
+    }
     let mut plan = Plan::<V6>::new();
+    let bytes = packet.len();
     match decide(packet, tables, hook, &mut plan) {
+        Ok(Then::Host) => Ok(Verdict::STACK),
         Ok(Then::Rare) => Err(Step6::Rare),
+        Ok(Then::Open) => Err(Step6::Open),
         Ok(Then::Overlay) => Ok(Verdict::unpack(overlay::<V6, V4, P, T>(packet, tables))),
-        decided => Ok(carry_out(packet, tables, decided.map(|_| ()), &plan)),
+        decided => Ok(carry_out(packet, tables, bytes, decided.map(|_| ()), &plan)),
     }
 }
 
@@ -67,15 +82,43 @@ pub fn from_uplink6<P: Packet, T: Tables<V4> + Tables<V6>>(
     tables: &T,
     hook: Hook,
 ) -> Verdict {
-    step6(packet, tables, hook, Step6::Begin)
-        .or_else(|next| step6(packet, tables, hook, next))
-        .unwrap_or(Verdict::STACK)
+    let mut step = Step6::Begin;
+    // As many as the kernel lets programs follow each other.
+    for _ in 0..33 {
+        match step6(packet, tables, hook, step) {
+            Ok(verdict) => return verdict,
+            Err(next) => step = next,
+        }
+    }
+    Verdict::STACK
+}
+
+/// Makes the flow of an IPv6 packet to a published port: then `None`, and the packet is to be looked at anew, as one of that flow.
+#[inline(always)]
+fn open<P: Packet, T: Tables<V6>>(packet: &P, tables: &T) -> Option<Verdict> {
+    let Ok(ip) = headers::ip::<V6, P>(packet) else { return Some(Verdict::STACK) };
+    let Ok(transport) = headers::transport(packet, &ip, true) else { return Some(Verdict::STACK) };
+    let tuple = transport.tuple(&ip, Tuple::<V6>::IN);
+    match tables.open(&tuple, u32::from(transport.tcp_flags), &mut Mapping::NONE) {
+        0 => None,
+        NOT_OURS => {
+            if ip.is_fragment() {
+                fragment::forget(tables, &tuple, ip.id);
+            }
+            Some(Verdict::STACK)
+        }
+        reason => {
+            tables.count_drop(refusal(reason), NO_SLOT, packet.len());
+            Some(Verdict::DROP)
+        }
+    }
 }
 
 /// The whole way of a packet of family `A` that comes in VXLAN over another, `O`; the verdict, packed. Likewise.
 #[inline(never)]
 fn overlay<O: Addr, A: Addr, P: Packet, T: Tables<A>>(packet: &mut P, tables: &T) -> u64 {
     let mut plan = Plan::<A>::new();
+    let bytes = packet.len();
     plan.to = To::Stack;
     let Ok(outer) = headers::ip::<O, P>(packet) else { return Verdict::STACK.pack() };
     let decided = overlay::decide::<O, A, P, T>(packet, tables, &outer, &mut plan).map(|_| ());
@@ -86,7 +129,7 @@ fn overlay<O: Addr, A: Addr, P: Packet, T: Tables<A>>(packet: &mut P, tables: &T
         return Verdict::STACK.pack();
     }
     plan.rewrite &= Plan::<A>::MACS;
-    carry_out(packet, tables, decided, &plan).pack()
+    carry_out(packet, tables, bytes, decided, &plan).pack()
 }
 
 /// What is to be done next with a packet.
@@ -94,10 +137,16 @@ fn overlay<O: Addr, A: Addr, P: Packet, T: Tables<A>>(packet: &mut P, tables: &T
 pub enum Then {
     /// What the plan says.
     Plan,
+    /// Nothing: it is the host's own. Apart from the plan's, so that most packets on many nodes do not pay for one.
+    Host,
     /// It has no ports of its own: see [`decide_rare`].
     Rare,
     /// It is VXLAN, with a packet of the other family in it.
     Overlay,
+    /// It is for a published port, and belongs to no flow: see [`open`]. IPv6's only.
+    Open,
+    /// It is IPv6, and was looked at as IPv4.
+    Ipv6,
 }
 
 /// The whole way of a packet to an address of the host that has no ports of its own; the verdict, packed.
@@ -106,31 +155,34 @@ pub enum Then {
 #[inline(never)]
 fn rare<A: Addr, P: Packet, T: Tables<A>>(packet: &mut P, tables: &T) -> u64 {
     let mut plan = Plan::<A>::new();
+    let bytes = packet.len();
     plan.to = To::Stack;
     let decided = match headers::ip::<A, P>(packet) {
         Ok(ip) => decide_rare(packet, tables, &ip, &mut plan),
         Err(_) => Ok(()),
     };
-    carry_out(packet, tables, decided, &plan).pack()
+    carry_out(packet, tables, bytes, decided, &plan).pack()
 }
 
 #[inline(always)]
 fn carry_out<A: Addr, P: Packet, T: Tables<A>>(
     packet: &mut P,
     tables: &T,
+    bytes: u32,
     decided: Result<(), Drop>,
     plan: &Plan<A>,
 ) -> Verdict {
-    let bytes = packet.len();
+    // The host's own, as most packets are on some nodes: nothing is asked about them that is known.
+    if decided.is_ok() && matches!(plan.to, To::Stack) {
+        return Verdict::STACK;
+    }
     match decided.and_then(|()| plan.carry_out(packet, tables, None)) {
         Ok(()) => {
-            if !matches!(plan.to, To::Stack) {
-                tables.count_way(plan.way, bytes);
-                // As it is delivered: without what an overlay put around it.
-                tables.count_received(plan.receiver, packet.len());
-                if plan.from_node != NO_SLOT {
-                    tables.count_from_node(plan.from_node, bytes);
-                }
+            tables.count_way(plan.way, bytes);
+            // As it is delivered: without what an overlay put around it.
+            tables.count_received(plan.receiver, packet.len());
+            if plan.from_node != NO_SLOT {
+                tables.count_from_node(plan.from_node, bytes);
             }
             Verdict { to: plan.to, ifindex: plan.ifindex, via: V6::ZERO }
         }
@@ -153,26 +205,27 @@ pub fn decide<A: Addr, P: Packet, T: Tables<A>>(
     plan: &mut Plan<A>,
 ) -> Result<Then, Drop> {
     plan.to = To::Stack;
-    let Some(ethernet) = packet.get::<Ethernet>(0) else { return Ok(Then::Plan) };
+    let Some(ethernet) = packet.get::<Ethernet>(0) else { return Ok(Then::Host) };
     if ethernet.ethertype != A::ETHERTYPE || hook.vlan {
-        return Ok(Then::Plan);
+        let v6 = !A::V6 && ethernet.ethertype == Ethernet::IPV6;
+        return Ok(if v6 { Then::Ipv6 } else { Then::Host });
     }
     let (Some(config), Ok(ip)) = (tables.config(), headers::ip::<A, P>(packet)) else {
-        return Ok(Then::Plan);
+        return Ok(Then::Host);
     };
     let other = ip.destination != config.address;
     if other {
         match from_node(packet, tables, &ip, plan)? {
             PUBLISHED => {}
             RARE => return Ok(Then::Rare),
-            _ => return Ok(Then::Plan),
+            _ => return Ok(if matches!(plan.to, To::Stack) { Then::Host } else { Then::Plan }),
         }
     } else if ip.protocol == protocol::UDP
         && !ip.is_fragment()
         && packet.get::<Udp>(ip.l4).is_some_and(|udp| udp.destination == Vxlan::PORT)
     {
         return match overlay::inner_type(packet, &ip) {
-            None => Ok(Then::Plan),
+            None => Ok(Then::Host),
             Some(inner) if inner == A::OTHER => Ok(Then::Overlay),
             Some(_) => overlay::decide(packet, tables, &ip, plan).map(|_| Then::Plan),
         };
@@ -181,20 +234,27 @@ pub fn decide<A: Addr, P: Packet, T: Tables<A>>(
     // The host's own sockets are kept out of the range (ip_local_reserved_ports), so their packets cost no look-up.
     let port = transport.destination.host();
     let published = tables.is_published(ip.protocol, port);
-    if (other || port < config.first_port || port > config.last_port) && !published {
-        return Ok(Then::Plan);
-    }
+    let in_range = !other && config.first_port <= port && port <= config.last_port;
     let tuple = transport.tuple(&ip, Tuple::<A>::IN);
     let mut mapping = Mapping::NONE;
     let mut way = Way::Reply;
-    if !nat::reply(tables, &tuple, transport.tcp_flags, &mut mapping) {
+    if !(in_range || published) || !nat::reply(tables, &tuple, transport.tcp_flags, &mut mapping) {
         // Not worth a flow with its last hop.
-        if !published || ip.ttl <= 1 {
-            return Ok(Then::Plan);
-        }
-        match tables.open(&tuple, u32::from(transport.tcp_flags), &mut mapping) {
+        let opened = if !published || ip.ttl <= 1 {
+            NOT_OURS
+        } else if A::V6 {
+            return Ok(Then::Open);
+        } else {
+            tables.open(&tuple, u32::from(transport.tcp_flags), &mut mapping)
+        };
+        match opened {
             0 => way = Way::Published,
-            NOT_OURS => return Ok(Then::Plan),
+            NOT_OURS => {
+                if ip.is_fragment() {
+                    fragment::forget(tables, &tuple, ip.id);
+                }
+                return Ok(Then::Host);
+            }
             reason => return Err(refusal(reason)),
         }
     }

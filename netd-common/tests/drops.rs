@@ -3,14 +3,15 @@
 use std::rc::Rc;
 
 use netd_common::{
-    Drop, Hook, Packet, To, V4,
+    Addr as _, Drop, Hook, Packet, To, V4, V6, Way,
     abi::Config,
     flow::When,
     from_container,
     host::{
         Frame, Memory,
-        build::{Body, Ip, frame},
+        build::{Body, Ip, Ip6, frame, frame6},
         cases::{At, NODE, PORTS, SERVER, UPLINK_MACS, World, run},
+        ipv6::SERVER6,
     },
     wire::{Wire, tcp},
 };
@@ -164,4 +165,37 @@ fn a_packet_that_cannot_be_written() {
     let hook = Hook { ifindex: WORLD.a.ifindex, ..Hook::default() };
     let verdict = from_container(&mut ReadOnly(to_server(50_000, SERVER, 53)), &tables, hook);
     assert_eq!((verdict.to, tables.dropped(Drop::Rewrite)), (To::Drop, 1));
+}
+
+#[test]
+fn a_node_without_an_ipv6_address_masquerades_none_and_says_so() {
+    let mut tables = WORLD.tables();
+    let v6 = tables.v6.as_mut().expect("the world has IPv6");
+    let config = Config { address: V6::ZERO, ..**v6.config.as_ref().expect("the world has a node") };
+    v6.config = Some(Rc::new(config));
+    let (a, b) = (WORLD.a, WORLD.b);
+    let packet = |destination| {
+        let ip = Ip6::new(a.address6(), destination);
+        Frame::new(frame6(a.host_mac, a.mac, &ip, &Body::Udp(50_000, 53, vec![1])))
+    };
+    assert_eq!(send(&tables, packet(SERVER6)), To::Peer);
+    assert_eq!(tables.dropped(Drop::NoRoute), 1);
+    assert!(v6_flows(&tables) == 0, "a flow from nowhere");
+    assert_eq!(send(&tables, packet(b.address6())), To::Peer);
+    assert_eq!(tables.went(Way::Local), 1);
+}
+
+fn v6_flows(tables: &Memory<V4>) -> usize {
+    tables.v6.as_ref().map_or(0, |v6| v6.flows.borrow().len())
+}
+
+#[test]
+fn ipv6_of_a_network_that_has_none() {
+    let mut tables = WORLD.tables();
+    tables.v6.as_mut().expect("the world has IPv6").interfaces.clear();
+    let a = WORLD.a;
+    let ip = Ip6::new(a.address6(), SERVER6);
+    let packet = Frame::new(frame6(a.host_mac, a.mac, &ip, &Body::Udp(50_000, 53, vec![1])));
+    assert_eq!(send(&tables, packet), To::Drop);
+    assert_eq!(tables.dropped(Drop::EtherType), 1);
 }

@@ -70,12 +70,12 @@ fn from_container4_step(skb: &mut Skb, ctx: &TcContext, hook: Hook, this: Step4)
 #[classifier]
 fn from_uplink(ctx: TcContext) -> i32 {
     let mut skb = Skb::new(&ctx);
-    if skb.is_ipv6() {
-        step(&ctx, STEP_FROM_UPLINK6);
-        return TC_ACT_UNSPEC;
-    }
     let hook = skb.uplink_hook();
-    verdict(netd_common::from_uplink(&mut skb, &Maps, hook), hook.ifindex)
+    if let Some(done) = netd_common::from_uplink(&mut skb, &Maps, hook) {
+        return verdict(done, hook.ifindex);
+    }
+    step(&ctx, STEP_FROM_UPLINK6);
+    TC_ACT_UNSPEC
 }
 
 /// The uplink before all else, while there is something to deny.
@@ -142,6 +142,12 @@ fn from_uplink6(ctx: TcContext) -> i32 {
 #[classifier]
 fn reply6_rare(ctx: TcContext) -> i32 {
     from_uplink6_step(&ctx, Uplink6::Rare)
+}
+
+/// Those from the world that open a flow by a published port.
+#[classifier]
+fn publish6(ctx: TcContext) -> i32 {
+    from_uplink6_step(&ctx, Uplink6::Open)
 }
 
 #[inline(always)]
