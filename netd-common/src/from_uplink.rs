@@ -99,7 +99,8 @@ fn open<P: Packet, T: Tables<V6>>(packet: &P, tables: &T) -> Option<Verdict> {
     let Ok(ip) = headers::ip::<V6, P>(packet) else { return Some(Verdict::STACK) };
     let Ok(transport) = headers::transport(packet, &ip, true) else { return Some(Verdict::STACK) };
     let tuple = transport.tuple(&ip, Tuple::<V6>::IN);
-    match tables.open(&tuple, u32::from(transport.tcp_flags), &mut Mapping::NONE) {
+    let mut mapping = Mapping::NONE;
+    match tables.open(&tuple, u32::from(transport.tcp_flags), &mut mapping) {
         0 => None,
         NOT_OURS => {
             if ip.is_fragment() {

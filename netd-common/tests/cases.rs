@@ -57,7 +57,8 @@ fn every_case_goes_as_the_table_says() {
 }
 
 /// Reasons that no case of the table provokes, and the tests that do.
-const ELSEWHERE: [(Drop, &str); 6] = [
+const ELSEWHERE: [(Drop, &str); 7] = [
+    (Drop::Denied, "xdp.rs, and network tests"),
     (Drop::Vlan, "drops.rs, and a network test with a tagged frame: TEST_RUN cannot give a packet a tag"),
     (Drop::NoEndpoint, "in the table; here as a reply to an endpoint that is gone: drops.rs"),
     (Drop::FlowTableFull, "drops.rs and a program test with a small table"),

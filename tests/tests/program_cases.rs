@@ -84,7 +84,6 @@ fn flows_of_ipv6_are_removed_by_the_program() {
     in_a_world("flows_of_ipv6_are_removed_by_the_program", |loaded| {
         let a = loaded.world.a;
         let ip = Ip6::new(a.address6(), SERVER6);
-        loaded.configure(|config| config.max_flows_per_endpoint = 1000);
         let packet = |port| frame6(a.host_mac, a.mac, &ip, &Body::Udp(port, 53, vec![1]));
         // The quota in the entry of IPv6 is the world's.
         for port in 50_000..50_000 + cases::QUOTA as u16 {

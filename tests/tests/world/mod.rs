@@ -155,7 +155,6 @@ fn load(world: World, directory: &Path) -> Loaded {
         })
         .collect();
     datapath.set_routes(&routes).expect("routes");
-<<<<<<< HEAD
     let ports: Vec<_> = world
         .ports()
         .into_iter()
@@ -169,9 +168,7 @@ fn load(world: World, directory: &Path) -> Loaded {
         })
         .collect();
     datapath.publish(&ports).expect("published ports");
-=======
     load6(&world, &directory.join(format!("v{}/maps", abi::ABI_VERSION)));
->>>>>>> ipv6-core
     Loaded { world, directory: directory.to_owned(), datapath, config }
 }
 
