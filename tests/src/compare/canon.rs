@@ -236,8 +236,13 @@ mod tests {
     use super::*;
 
     const SERVER: [u8; 4] = Party::Server.address();
-    const FLOW: Flow =
-        Flow { protocol: protocol::UDP, owner: Party::A, port: 40_000, remote: Party::Server, remote_port: 53 };
+    const FLOW: Flow = Flow {
+        protocol: protocol::UDP,
+        owner: Party::A,
+        port: 40_000,
+        remote: Party::Server,
+        remote_port: 53,
+    };
 
     fn names() -> Names {
         Names { sent: Some(FLOW), ..Names::default() }
