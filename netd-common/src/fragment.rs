@@ -112,6 +112,13 @@ pub fn follow<A: Addr, T: Tables<A>>(tables: &T, tuple: &Tuple<A>, id: u32, mapp
     }
 }
 
+/// Forgets what was remembered of a packet with this identification: the first fragment of another one has come, which is not
+/// translated, and its later ones are not to follow the old one's.
+#[inline(never)]
+pub fn forget<A: Addr, T: Tables<A>>(tables: &T, tuple: &Tuple<A>, id: u32) {
+    tables.fragment_remove(&key(tuple, Be16::from_raw(id as u16)));
+}
+
 /// No identification: nothing is known of a fragment.
 pub const UNKNOWN: u32 = u32::MAX;
 

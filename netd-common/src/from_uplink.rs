@@ -98,12 +98,15 @@ pub fn decide<P: Packet, T: Tables<V4>>(
     let Ok(transport) = headers::transport(packet, &ip, true) else { return Ok(true) };
     // The host's own sockets are kept out of the range (ip_local_reserved_ports), so their packets cost no look-up.
     let port = transport.destination.host();
-    if port < config.first_port || port > config.last_port {
-        return Ok(false);
-    }
     let tuple = transport.tuple(&ip, Tuple::<V4>::IN);
     let mut mapping = Mapping { address: V4(0), port: Be16::ZERO };
-    if !nat::reply(tables, &tuple, transport.tcp_flags, &mut mapping) {
+    if port < config.first_port
+        || port > config.last_port
+        || !nat::reply(tables, &tuple, transport.tcp_flags, &mut mapping)
+    {
+        if ip.is_fragment() {
+            fragment::forget(tables, &tuple, u32::from(ip.id.raw()));
+        }
         return Ok(false);
     }
     let slot = deliver(tables, &ip, mapping.address, plan)?;
