@@ -88,8 +88,14 @@ fn later_fragments_follow_whom_the_first_one_went_to() {
         assert_eq!(back(&tables, &first), Some(member.ifindex));
         assert_eq!(back(&tables, &later), Some(member.ifindex));
     }
+    // The same one again, of a packet for the host itself, in netd's range and out of it.
+    for port in [50_003, 40_000] {
+        let [first, later] = pair(SERVER, NODE, (53, port), 5);
+        assert_eq!(back(&tables, &pair(SERVER, NODE, (53, 50_000), 5)[0]), Some(WORLD.a.ifindex));
+        assert_eq!((back(&tables, &first), back(&tables, &later)), (None, None));
+    }
     // Of another server or another packet, nothing is known.
     assert_eq!(back(&tables, &pair([198, 51, 100, 8], NODE, (53, 50_000), 5)[1]), None);
     assert_eq!(back(&tables, &pair(SERVER, NODE, (53, 50_000), 6)[1]), None);
-    assert_eq!(tables.went(Way::Reply), 6);
+    assert_eq!(tables.went(Way::Reply), 8);
 }

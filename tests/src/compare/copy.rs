@@ -101,7 +101,7 @@ impl Copy {
                 (node, None, Vec::new(), containers)
             }
         };
-        for namespace in [&node, &world.router] {
+        for namespace in [&node, &world.router, &world.server, &narrow, &a, &b] {
             // Every error is to be seen; since Linux 6.11 namespaces have limits of their own for all of them together.
             namespace.set_sysctl("net.ipv4.icmp_ratelimit", "0")?;
             let _ = namespace.set_sysctl("net.ipv4.icmp_msgs_per_sec", "1000000");

@@ -125,25 +125,42 @@ fn invalid_tcp(difference: &Difference<'_>) -> bool {
     };
     let refused = match difference.netfilter {
         [] => inward || packet.ttl == 2,
-        [one] if inward => one.starts_with(&format!("{:?} ← TCP node", packet.from)) && one.contains(" R"),
+        [one] if inward => {
+            one.starts_with(&format!("{:?} ← TCP node", packet.from)) && one.contains(" R")
+                || went_to_another(difference)
+        }
         _ => untranslated(difference),
     };
     passes && refused
 }
 
-/// An error about a packet of a connection that a reset has ended before it began.
-fn about_forgotten(difference: &Difference<'_>, error: &Error) -> bool {
-    let was_reset = difference.before.iter().any(|step| match step {
+/// Whether there has been a reset, after which netfilter may have forgotten a connection.
+fn was_reset(difference: &Difference<'_>) -> bool {
+    difference.before.iter().any(|step| match step {
         Step::Packet(Packet { body: Body::Tcp { flags, .. }, .. }) => flags & RST != 0,
         _ => false,
-    });
+    })
+}
+
+/// Netfilter has forgotten a connection, and given its port to the other container.
+fn went_to_another(difference: &Difference<'_>) -> bool {
+    let receiver = |lines: &[String]| match lines {
+        [one] => ["A ←", "B ←"].into_iter().find(|name| one.starts_with(name)),
+        _ => None,
+    };
+    let both = receiver(difference.netd).zip(receiver(difference.netfilter));
+    was_reset(difference) && both.is_some_and(|(netd, netfilter)| netd != netfilter)
+}
+
+/// An error about a packet of a connection that a reset has ended before it began.
+fn about_forgotten(difference: &Difference<'_>, error: &Error) -> bool {
     let inner = format!(" {:?} →", error.from);
     let gone = match difference.netfilter {
         [] => !error.from.is_container(),
-        [one] => error.from.is_container() && one.contains(&inner),
+        [one] => error.from.is_container() && one.contains(&inner) || went_to_another(difference),
         _ => false,
     };
-    was_reset && gone && matches!(difference.netd, [one] if one.contains("quoting [TCP"))
+    was_reset(difference) && gone && matches!(difference.netd, [one] if one.contains("quoting [TCP"))
 }
 
 fn options(difference: &Difference<'_>) -> bool {
