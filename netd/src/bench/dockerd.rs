@@ -50,10 +50,13 @@ impl Docker {
         };
         let directory = lab.directory().join(name);
         let archive = image(&directory)?;
+        // Not the machine's own.
+        let config = directory.join("daemon.json");
+        fs::write(&config, "{}").with_context(|| format!("cannot write {}", config.display()))?;
         let socket = directory.join("docker.sock");
         let mut command = Command::new("dockerd");
-        command.args(["--storage-driver", "vfs", "--config-file", "/dev/null", "--data-root"]);
-        command.arg(directory.join("data")).arg("--exec-root").arg(directory.join("exec"));
+        command.args(["--storage-driver", "vfs", "--config-file"]).arg(&config);
+        command.arg("--data-root").arg(directory.join("data")).arg("--exec-root").arg(directory.join("exec"));
         command.arg("--pidfile").arg(directory.join("pid"));
         command.arg("-H").arg(format!("unix://{}", socket.display()));
         let process = lab.spawn(host, &command, &directory.join("dockerd.log"))?;
