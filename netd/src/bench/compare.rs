@@ -61,7 +61,10 @@ pub(super) fn compare(
             progress.step(format!("building {} ({site})", variant.name));
             interruption.wait_if_happened();
             match build(variant, site, &lab, &world, &one_cpu) {
-                Ok(one) => built.push(one),
+                Ok(one) => {
+                    unavailable.extend(one.scene.missing().iter().cloned());
+                    built.push(one);
+                }
                 Err(error) => unavailable.push((variant.name, format!("{site}: {error:#}"))),
             }
         }

@@ -22,11 +22,16 @@ const IMAGE: &str = "bench";
 /// What a container does: nothing, and not for ever.
 const SLEEP: [&str; 2] = ["/bin/sleep", "7200"];
 
+/// Where control groups are.
+const CGROUPS: &str = "/sys/fs/cgroup";
+
 /// The daemon. When this is dropped its containers are removed, and it ends.
 pub(super) struct Docker {
     process: Arc<Process>,
     socket: PathBuf,
     containers: Vec<String>,
+    /// The parent of its containers' control groups.
+    cgroup: String,
 }
 
 /// A container of its own making.
@@ -57,10 +62,14 @@ impl Docker {
         let mut command = Command::new("dockerd");
         command.args(["--storage-driver", "vfs", "--config-file"]).arg(&config);
         command.arg("--data-root").arg(directory.join("data")).arg("--exec-root").arg(directory.join("exec"));
+        let cgroup = format!("{}-{name}", lab.prefix());
+        command
+            .args(["--exec-opt", "native.cgroupdriver=cgroupfs", "--cgroup-parent"])
+            .arg(format!("/{cgroup}"));
         command.arg("--pidfile").arg(directory.join("pid"));
         command.arg("-H").arg(format!("unix://{}", socket.display()));
         let process = lab.spawn(host, &command, &directory.join("dockerd.log"))?;
-        let docker = Self { process, socket, containers: Vec::new() };
+        let docker = Self { process, socket, containers: Vec::new(), cgroup };
         let start = Instant::now();
         while docker.docker(&["version"]).is_err() {
             let ended = docker.process.ended()?;
@@ -88,14 +97,15 @@ impl Docker {
         Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
     }
 
-    /// Starts a container on the default bridge.
+    /// Starts a container on the default bridge, with more options of `docker run`.
     ///
     /// # Errors
     /// As [`Docker::docker`].
-    pub(super) fn run(&mut self, name: &str) -> Result<Container> {
+    pub(super) fn run(&mut self, name: &str, options: &[&str]) -> Result<Container> {
         // Removed also if it does not start.
         self.containers.push(name.to_owned());
-        self.docker(&["run", "--detach", "--name", name, IMAGE, SLEEP[0], SLEEP[1]])?;
+        let (run, command) = (["run", "--detach", "--name", name], [IMAGE, SLEEP[0], SLEEP[1]]);
+        self.docker(&[&run[..], options, &command].concat())?;
         let format = "{{.State.Pid}} {{.NetworkSettings.IPAddress}}";
         let text = self.docker(&["inspect", "--format", format, name])?;
         let (pid, address) = text.split_once(' ').with_context(|| format!("docker inspect: {text:?}"))?;
@@ -120,6 +130,11 @@ impl Drop for Docker {
         }
         let _ = self.process.signal(Signal::SIGTERM);
         let _ = self.process.wait(PATIENCE);
+        // Empty by now. There is one in each hierarchy of version 1; and in version 2, where that is mounted alone.
+        let _ = fs::remove_dir(Path::new(CGROUPS).join(&self.cgroup));
+        for hierarchy in fs::read_dir(CGROUPS).into_iter().flatten().flatten() {
+            let _ = fs::remove_dir(hierarchy.path().join(&self.cgroup));
+        }
     }
 }
 

@@ -52,7 +52,8 @@ pub(super) fn text(report: &Report) -> String {
         let _ = writeln!(text, "{variant}: {line}");
     }
     for (variant, reason) in &report.unavailable {
-        let _ = writeln!(text, "✗ {variant} was not measured: {reason}");
+        let reason: Vec<&str> = reason.split_whitespace().collect();
+        let _ = writeln!(text, "✗ {variant} was not measured: {}", reason.join(" "));
     }
     text
 }
