@@ -22,16 +22,11 @@ const IMAGE: &str = "bench";
 /// What a container does: nothing, and not for ever.
 const SLEEP: [&str; 2] = ["/bin/sleep", "7200"];
 
-/// Where control groups are.
-const CGROUPS: &str = "/sys/fs/cgroup";
-
 /// The daemon. When this is dropped its containers are removed, and it ends.
 pub(super) struct Docker {
     process: Arc<Process>,
     socket: PathBuf,
     containers: Vec<String>,
-    /// The parent of its containers' control groups.
-    cgroup: String,
 }
 
 /// A container of its own making.
@@ -62,6 +57,7 @@ impl Docker {
         let mut command = Command::new("dockerd");
         command.args(["--storage-driver", "vfs", "--config-file"]).arg(&config);
         command.arg("--data-root").arg(directory.join("data")).arg("--exec-root").arg(directory.join("exec"));
+        // Named after the lab, which removes them.
         let cgroup = format!("{}-{name}", lab.prefix());
         command
             .args(["--exec-opt", "native.cgroupdriver=cgroupfs", "--cgroup-parent"])
@@ -69,7 +65,7 @@ impl Docker {
         command.arg("--pidfile").arg(directory.join("pid"));
         command.arg("-H").arg(format!("unix://{}", socket.display()));
         let process = lab.spawn(host, &command, &directory.join("dockerd.log"))?;
-        let docker = Self { process, socket, containers: Vec::new(), cgroup };
+        let docker = Self { process, socket, containers: Vec::new() };
         let start = Instant::now();
         while docker.docker(&["version"]).is_err() {
             let ended = docker.process.ended()?;
@@ -130,11 +126,6 @@ impl Drop for Docker {
         }
         let _ = self.process.signal(Signal::SIGTERM);
         let _ = self.process.wait(PATIENCE);
-        // Empty by now. There is one in each hierarchy of version 1; and in version 2, where that is mounted alone.
-        let _ = fs::remove_dir(Path::new(CGROUPS).join(&self.cgroup));
-        for hierarchy in fs::read_dir(CGROUPS).into_iter().flatten().flatten() {
-            let _ = fs::remove_dir(hierarchy.path().join(&self.cgroup));
-        }
     }
 }
 
