@@ -62,7 +62,11 @@ pub(super) fn compare(
             interruption.wait_if_happened();
             match build(variant, site, &lab, &world, &one_cpu) {
                 Ok(one) => {
-                    unavailable.extend(one.scene.missing().iter().cloned());
+                    for (route, name, reason) in one.scene.missing() {
+                        if options.cases.iter().any(|case| case.route == *route) {
+                            unavailable.push((*name, reason.clone()));
+                        }
+                    }
                     built.push(one);
                 }
                 Err(error) => unavailable.push((variant.name, format!("{site}: {error:#}"))),

@@ -220,8 +220,8 @@ pub(super) struct Scene {
     paths: Vec<(Route, Path)>,
     evidence: Option<Evidence>,
     hosts: Option<Hosts>,
-    /// What it should have and has not: the name of that, and why.
-    missing: Vec<(&'static str, String)>,
+    /// A way that it should have and has not, its name, and why.
+    missing: Vec<(Route, &'static str, String)>,
 }
 
 /// Says, after some traffic, what carried it. An error: it is not what should have.
@@ -250,8 +250,8 @@ impl Scene {
         self.paths.iter()
     }
 
-    /// What this variant should have on this machine and has not, and why.
-    pub(super) fn missing(&self) -> &[(&'static str, String)] {
+    /// Ways that this variant should have on this machine and has not: their names, and why.
+    pub(super) fn missing(&self) -> &[(Route, &'static str, String)] {
         &self.missing
     }
 

@@ -22,7 +22,7 @@ pub(super) fn one_host(lab: &Lab, world: &World) -> Result<Scene> {
     let (server, publishes) = match attach(&["-p", &publish()]) {
         Ok(server) => (server, true),
         Err(error) => {
-            missing.push(("netd's published port", format!("{error:#}")));
+            missing.push((Route::Published, "netd's published port", format!("{error:#}")));
             (attach(&[]).context("cannot attach the server")?, false)
         }
     };
