@@ -36,6 +36,20 @@ pub const CASES: &[Case] = &[
     case("egress-tcp-crr", "to the internet: as tcp-crr", Traffic::TcpCrr, Route::Egress),
     case("egress-udp-fragments", "to the internet: as udp-fragments", Traffic::UdpFragments, Route::Egress),
     case("egress-http", "to the internet: as http", Traffic::Http, Route::Egress),
+    case("published-tcp-rr", "from outside to a published port: as tcp-rr", Traffic::TcpRr, Route::Published),
+    case(
+        "published-tcp-stream",
+        "from outside to a published port: as tcp-stream",
+        Traffic::TcpStream,
+        Route::Published,
+    ),
+    case(
+        "published-tcp-crr",
+        "from outside to a published port: as tcp-crr",
+        Traffic::TcpCrr,
+        Route::Published,
+    ),
+    case("published-http", "from outside to a published port: as http", Traffic::Http, Route::Published),
     case("vxlan-tcp-rr", "between hosts, in VXLAN: as tcp-rr", Traffic::TcpRr, VXLAN),
     case("vxlan-udp-rr", "between hosts, in VXLAN: as udp-rr", Traffic::UdpRr, VXLAN),
     case("vxlan-udp-64", "between hosts, in VXLAN: as udp-64", Traffic::UdpPackets, VXLAN),
@@ -124,6 +138,8 @@ pub enum Route {
     SameHost,
     /// From a container to a server beyond the host's uplink, which sees the host's address.
     Egress,
+    /// From beyond the host's uplink to a container, by a port of the host's that it has published.
+    Published,
     /// From a container to one on another host.
     Hosts(Link),
 }
@@ -162,6 +178,7 @@ impl Route {
         match self {
             Self::SameHost => "two containers of one host",
             Self::Egress => "to a server beyond the uplink, masqueraded",
+            Self::Published => "from beyond the uplink to a published port",
             Self::Hosts(Link { transport: Transport::Vxlan, .. }) => "two containers of two hosts, in VXLAN",
             Self::Hosts(Link { transport: Transport::Direct, .. }) => "two containers of two hosts, routed",
         }
@@ -260,6 +277,7 @@ mod tests {
             let prefix = match case.route {
                 Route::SameHost => "",
                 Route::Egress => "egress-",
+                Route::Published => "published-",
                 Route::Hosts(Link { transport: Transport::Direct, .. }) => "direct-",
                 Route::Hosts(Link { transport: Transport::Vxlan, .. }) => "vxlan-",
             };
@@ -276,6 +294,6 @@ mod tests {
     fn groups_are_together() {
         let mut groups: Vec<&str> = CASES.iter().map(|case| case.route.group()).collect();
         groups.dedup();
-        assert_eq!(groups.len(), 4, "{groups:?}");
+        assert_eq!(groups.len(), 5, "{groups:?}");
     }
 }

@@ -61,7 +61,14 @@ pub(super) fn compare(
             progress.step(format!("building {} ({site})", variant.name));
             interruption.wait_if_happened();
             match build(variant, site, &lab, &world, &one_cpu) {
-                Ok(one) => built.push(one),
+                Ok(one) => {
+                    for (route, name, reason) in one.scene.missing() {
+                        if options.cases.iter().any(|case| case.route == *route) {
+                            unavailable.push((*name, reason.clone()));
+                        }
+                    }
+                    built.push(one);
+                }
                 Err(error) => unavailable.push((variant.name, format!("{site}: {error:#}"))),
             }
         }

@@ -50,10 +50,18 @@ impl Docker {
         };
         let directory = lab.directory().join(name);
         let archive = image(&directory)?;
+        // Not the machine's own.
+        let config = directory.join("daemon.json");
+        fs::write(&config, "{}").with_context(|| format!("cannot write {}", config.display()))?;
         let socket = directory.join("docker.sock");
         let mut command = Command::new("dockerd");
-        command.args(["--storage-driver", "vfs", "--config-file", "/dev/null", "--data-root"]);
-        command.arg(directory.join("data")).arg("--exec-root").arg(directory.join("exec"));
+        command.args(["--storage-driver", "vfs", "--config-file"]).arg(&config);
+        command.arg("--data-root").arg(directory.join("data")).arg("--exec-root").arg(directory.join("exec"));
+        // Named after the lab, which removes them.
+        let cgroup = format!("{}-{name}", lab.prefix());
+        command
+            .args(["--exec-opt", "native.cgroupdriver=cgroupfs", "--cgroup-parent"])
+            .arg(format!("/{cgroup}"));
         command.arg("--pidfile").arg(directory.join("pid"));
         command.arg("-H").arg(format!("unix://{}", socket.display()));
         let process = lab.spawn(host, &command, &directory.join("dockerd.log"))?;
@@ -85,14 +93,15 @@ impl Docker {
         Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
     }
 
-    /// Starts a container on the default bridge.
+    /// Starts a container on the default bridge, with more options of `docker run`.
     ///
     /// # Errors
     /// As [`Docker::docker`].
-    pub(super) fn run(&mut self, name: &str) -> Result<Container> {
+    pub(super) fn run(&mut self, name: &str, options: &[&str]) -> Result<Container> {
         // Removed also if it does not start.
         self.containers.push(name.to_owned());
-        self.docker(&["run", "--detach", "--name", name, IMAGE, SLEEP[0], SLEEP[1]])?;
+        let (run, command) = (["run", "--detach", "--name", name], [IMAGE, SLEEP[0], SLEEP[1]]);
+        self.docker(&[&run[..], options, &command].concat())?;
         let format = "{{.State.Pid}} {{.NetworkSettings.IPAddress}}";
         let text = self.docker(&["inspect", "--format", format, name])?;
         let (pid, address) = text.split_once(' ').with_context(|| format!("docker inspect: {text:?}"))?;

@@ -33,7 +33,7 @@ use super::{
 };
 use crate::lab::Namespace;
 
-/// The server's port, in a namespace of the bench's own.
+/// The server's port, in a namespace of the bench's own, where no port is published.
 const PORT: u16 = 8080;
 /// Open connections.
 const CONNECTIONS: usize = 16;
@@ -65,7 +65,8 @@ end
 /// One of the two is not installed, or a request fails.
 pub(super) fn run(path: &Path, placement: &Placement, timing: Timing) -> Result<Load> {
     let directory = tempfile::tempdir().context("cannot make a directory for nginx")?;
-    let server = Server::start(&path.server, directory.path(), &placement.server)?;
+    let (outside, inside) = path.published.unwrap_or((PORT, PORT));
+    let server = Server::start(&path.server, inside, directory.path(), &placement.server)?;
     let script = directory.path().join("done.lua");
     fs::write(&script, SCRIPT).with_context(|| format!("cannot write {}", script.display()))?;
     let seconds = timing.time.max(SHORTEST).as_secs_f64().ceil();
@@ -73,7 +74,7 @@ pub(super) fn run(path: &Path, placement: &Placement, timing: Timing) -> Result<
     command
         .args(["-t", "1", "-c", &CONNECTIONS.to_string(), "-d", &format!("{seconds}s"), "-s"])
         .arg(&script)
-        .arg(format!("http://{}:{PORT}/", path.address));
+        .arg(format!("http://{}:{outside}/", path.address));
     bind(&mut command, &placement.client)?;
     let clock = clock_getcpuclockid(Pid::from_raw(server.0.id().cast_signed())).context("nginx has ended")?;
     let now = || -> Result<Duration> {
@@ -118,9 +119,9 @@ fn load(said: &str, cost: Cost) -> Result<Load> {
 struct Server(Child);
 
 impl Server {
-    fn start(namespace: &Namespace, directory: &File, cpus: &[usize]) -> Result<Self> {
+    fn start(namespace: &Namespace, port: u16, directory: &File, cpus: &[usize]) -> Result<Self> {
         let file = directory.join("nginx.conf");
-        fs::write(&file, configuration(directory))
+        fs::write(&file, configuration(directory, port))
             .with_context(|| format!("cannot write {}", file.display()))?;
         let mut command = namespace.command("nginx")?;
         command.arg("-e").arg("stderr").arg("-p").arg(directory).arg("-c").arg(&file);
@@ -129,7 +130,7 @@ impl Server {
         let mut server = Self(command.spawn().map_err(|error| missing(error, "nginx"))?);
         let start = Instant::now();
         loop {
-            let answers = namespace.run(|| Ok(TcpStream::connect((Ipv4Addr::LOCALHOST, PORT)).is_ok()))?;
+            let answers = namespace.run(|| Ok(TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_ok()))?;
             if answers {
                 return Ok(server);
             }
@@ -159,7 +160,7 @@ impl Drop for Server {
 }
 
 /// One process that serves from memory: what is measured is the network. Nothing of the machine's own nginx is used.
-fn configuration(directory: &File) -> String {
+fn configuration(directory: &File, port: u16) -> String {
     let (body, directory) = ("x".repeat(BODY), directory.display());
     let temporary: String = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
         .iter()
@@ -169,7 +170,7 @@ fn configuration(directory: &File) -> String {
         "daemon off;\nmaster_process off;\npid {directory}/pid;\nerror_log stderr crit;\n\
          events {{ worker_connections 1024; }}\n\
          http {{\n{temporary}  access_log off;\n  keepalive_requests 1000000000;\n  tcp_nodelay on;\n  server {{\n    \
-         listen {PORT} reuseport;\n    location / {{ return 200 \"{body}\"; }}\n  }}\n}}\n"
+         listen {port} reuseport;\n    location / {{ return 200 \"{body}\"; }}\n  }}\n}}\n"
     )
 }
 
@@ -213,7 +214,7 @@ mod tests {
 
     #[test]
     fn the_configuration_is_of_its_own_directory() {
-        let text = configuration(File::new("/tmp/here"));
+        let text = configuration(File::new("/tmp/here"), PORT);
         assert!(text.contains("pid /tmp/here/pid;") && text.contains(&format!("listen {PORT}")), "{text}");
         assert!(!text.contains("/etc") && !text.contains("/var"), "{text}");
     }

@@ -1,6 +1,10 @@
 //! What the figures were measured on.
 
-use std::{fs, process::Command};
+use std::{
+    collections::BTreeMap,
+    fs,
+    process::{Command, Stdio},
+};
 
 use serde::Serialize;
 
@@ -17,6 +21,8 @@ pub(super) struct Machine {
     pub(super) virtual_machine: bool,
     pub(super) netd: &'static str,
     pub(super) iptables: Option<String>,
+    /// What else takes part, as far as it is installed, in its own words.
+    pub(super) versions: BTreeMap<&'static str, String>,
     /// Whether frames on a bridge can meet the rules of iptables at all.
     pub(super) br_netfilter: bool,
     /// How many threads have run or waited for a CPU, on average over the minute before the first sample.
@@ -37,7 +43,11 @@ impl Machine {
             virtual_machine: field("flags")
                 .is_some_and(|flags| flags.split_whitespace().any(|flag| flag == "hypervisor")),
             netd: env!("CARGO_PKG_VERSION"),
-            iptables: iptables(),
+            iptables: said("iptables", "--version"),
+            versions: PROGRAMS
+                .iter()
+                .filter_map(|(name, option)| Some((*name, said(name, option)?)))
+                .collect(),
             br_netfilter: fs::exists("/proc/sys/net/bridge/bridge-nf-call-iptables").unwrap_or(false),
             load: fs::read_to_string("/proc/loadavg").ok().and_then(|text| load(&text)),
         }
@@ -66,11 +76,22 @@ impl Machine {
     }
 }
 
-/// E.g. `iptables v1.8.9 (nf_tables)`: the word in parentheses tells which of its two kinds it is.
-fn iptables() -> Option<String> {
-    let output = Command::new("iptables").arg("--version").output().ok()?;
-    let text = String::from_utf8(output.stdout).ok()?;
-    (output.status.success() && !text.trim().is_empty()).then(|| text.trim().to_owned())
+/// Programs that take part, and the option that makes them say their version.
+const PROGRAMS: [(&str, &str); 5] = [
+    ("ip", "-V"),
+    ("nginx", "-v"),
+    ("wrk", "-v"),
+    ("dockerd", "--version"),
+    ("/usr/lib/cni/bridge", "--version"),
+];
+
+/// The first line that a program says of its version, e.g. `iptables v1.8.9 (nf_tables)`, where the word in parentheses tells
+/// which of its two kinds it is. Some say it on the standard error, or end with an error all the same.
+fn said(program: &str, option: &str) -> Option<String> {
+    let output = Command::new(program).arg(option).stdin(Stdio::null()).output().ok()?;
+    let text = [output.stdout, output.stderr].concat();
+    let text = String::from_utf8(text).ok()?;
+    text.lines().map(str::trim).find(|line| !line.is_empty()).map(str::to_owned)
 }
 
 /// The first of the three averages: that of one minute.

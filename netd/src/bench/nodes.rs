@@ -100,7 +100,7 @@ pub(super) fn measure(
             start.series[index].samples.push(node.start().map(Into::into).map_err(text));
             match node.changes(&etcd) {
                 Ok(times) => {
-                    change.series[index].samples.extend(times.into_iter().map(|time| Ok(time.into())))
+                    change.series[index].samples.extend(times.into_iter().map(|time| Ok(time.into())));
                 }
                 Err(error) => change.series[index].samples.push(Err(text(error))),
             }

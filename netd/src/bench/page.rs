@@ -179,7 +179,13 @@ fn machine(report: &Report) -> String {
     let mut rows = String::from("<h2>Machine</h2>\n<table>\n");
     if let Ok(serde_json::Value::Object(fields)) = serde_json::to_value(&report.machine) {
         for (name, value) in fields {
-            let value = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+            let value = match &value {
+                serde_json::Value::Object(parts) => {
+                    let parts = parts.values().filter_map(serde_json::Value::as_str);
+                    parts.collect::<Vec<_>>().join("; ")
+                }
+                value => value.as_str().map_or_else(|| value.to_string(), str::to_owned),
+            };
             let _ = writeln!(rows, "<tr><td>{}<td>{}", escaped(&name.replace('_', " ")), escaped(&value));
         }
     }

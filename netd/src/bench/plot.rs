@@ -11,7 +11,7 @@ use plotters::{
 
 use super::{
     report::{Outcome, Series},
-    text::{number, quantity},
+    text::{number, quantity, whole},
 };
 
 const WIDTH: u32 = 760;
@@ -139,6 +139,7 @@ pub(super) fn latencies(outcome: &Outcome, names: &[&str]) -> Option<Result<Stri
         let mut chart = ChartBuilder::on(root)
             .caption(title, ("sans-serif", 17, &INK))
             .margin(10)
+            .margin_right(30)
             .x_label_area_size(26)
             .y_label_area_size(60)
             .build_cartesian_2d(0.0..4.0, (low * 0.9..high * 1.1).log_scale())
@@ -192,7 +193,7 @@ pub(super) fn curves(title: &str, lines: &[Line], names: &[&str]) -> Result<Stri
             .map_err(failed)?;
         chart
             .configure_mesh()
-            .x_label_formatter(&|count| number(count.round()))
+            .x_label_formatter(&|count| whole(*count))
             .y_label_formatter(&|value| number(*value))
             .label_style(("sans-serif", 13, &INK))
             .axis_style(GRID)

@@ -32,10 +32,11 @@ impl Progress {
     /// Replaces the line.
     pub(super) fn step(&self, what: impl AsRef<str>) {
         if self.terminal {
+            let bar = self.bar().unwrap_or_else(|| "…".to_owned());
             let left = self.left().map(|left| format!(" ({left})")).unwrap_or_default();
             let mut out = stderr().lock();
-            let _ =
-                write!(out, "\r\x1b[K\x1b[2m … {}{left}\x1b[0m", what.as_ref()).and_then(|()| out.flush());
+            let _ = write!(out, "\r\x1b[K\x1b[2m {bar} {}{left}\x1b[0m", what.as_ref())
+                .and_then(|()| out.flush());
         }
     }
 
@@ -45,6 +46,13 @@ impl Progress {
             let mut out = stderr().lock();
             let _ = write!(out, "\r\x1b[K").and_then(|()| out.flush());
         }
+    }
+
+    /// How much is done; `None` where that is not known.
+    fn bar(&self) -> Option<String> {
+        const CELLS: usize = 20;
+        let full = (CELLS * self.done.min(self.total)).checked_div(self.total)?;
+        Some("█".repeat(full) + &"░".repeat(CELLS - full))
     }
 
     fn left(&self) -> Option<String> {
@@ -64,10 +72,12 @@ mod tests {
     #[test]
     fn what_is_left_is_known_once_something_is_done() {
         let mut progress = Progress::new();
-        assert_eq!(progress.left(), None);
+        assert_eq!((progress.left(), progress.bar()), (None, None));
         progress.begin(2);
         assert_eq!(progress.left(), None);
+        assert_eq!(progress.bar(), Some("░".repeat(20)));
         progress.count();
+        assert_eq!(progress.bar(), Some("█".repeat(10) + &"░".repeat(10)));
         assert!(progress.left().is_some_and(|left| left.starts_with("1 of 2, ")), "{:?}", progress.left());
     }
 }

@@ -9,7 +9,7 @@ use super::{
     sample::Sample,
     scene::OURS,
     stats::{median, percentile, range, ratio},
-    text::number,
+    text::whole,
 };
 
 /// All that a run of the bench has found.
@@ -140,7 +140,7 @@ impl Series {
 impl Outcome {
     /// The case, and the count if there is one.
     pub(super) fn name(&self) -> String {
-        let at = |count| format!("{} at {}", self.case, number(f64::from(count)));
+        let at = |count| format!("{} at {}", self.case, whole(f64::from(count)));
         self.count.map_or_else(|| self.case.to_owned(), at)
     }
 

@@ -52,7 +52,8 @@ pub(super) fn text(report: &Report) -> String {
         let _ = writeln!(text, "{variant}: {line}");
     }
     for (variant, reason) in &report.unavailable {
-        let _ = writeln!(text, "✗ {variant} was not measured: {reason}");
+        let reason: Vec<&str> = reason.split_whitespace().collect();
+        let _ = writeln!(text, "✗ {variant} was not measured: {}", reason.join(" "));
     }
     text
 }
@@ -149,18 +150,21 @@ pub(super) fn number(value: f64) -> String {
     match value.abs() {
         small if small < 10.0 => format!("{value:.2}"),
         small if small < 100.0 => format!("{value:.1}"),
-        _ => {
-            let digits = format!("{value:.0}");
-            let mut text = String::new();
-            for (index, digit) in digits.chars().enumerate() {
-                if index > 0 && (digits.len() - index).is_multiple_of(3) {
-                    text.push(',');
-                }
-                text.push(digit);
-            }
-            text
-        }
+        _ => whole(value),
     }
+}
+
+/// To the next whole number; thousands apart.
+pub(super) fn whole(value: f64) -> String {
+    let digits = format!("{value:.0}");
+    let mut text = String::new();
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
 }
 
 #[cfg(test)]
@@ -179,6 +183,13 @@ mod tests {
             (1_234_567.0, "1,234,567"),
         ] {
             assert_eq!(number(value), text);
+        }
+    }
+
+    #[test]
+    fn counts() {
+        for (value, text) in [(0.0, "0"), (10.2, "10"), (250_000.0, "250,000")] {
+            assert_eq!(whole(value), text);
         }
     }
 

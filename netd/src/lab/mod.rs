@@ -11,6 +11,7 @@ pub mod cluster;
 pub mod echo;
 pub mod etcd;
 pub mod facts;
+mod groups;
 pub mod host;
 pub mod http;
 pub mod icmp;

@@ -21,7 +21,7 @@ use nix::{
     unistd::Pid,
 };
 
-use super::{namespace, namespace::Namespace, process::Process};
+use super::{groups, namespace, namespace::Namespace, process::Process};
 
 /// Where labs keep their sockets, logs and state.
 const DIRECTORY: &str = "/run/netd-lab";
@@ -210,7 +210,7 @@ fn labs() -> impl Iterator<Item = (String, PathBuf)> {
     })
 }
 
-/// Removes all that carries a prefix: processes, namespaces, pins, files.
+/// Removes all that carries a prefix: processes, their control groups, namespaces, pins, files.
 fn remove(prefix: &str) {
     let start = format!("{prefix}-");
     let namespaces: Vec<Namespace> = fs::read_dir(namespace::DIRECTORY)
@@ -222,6 +222,7 @@ fn remove(prefix: &str) {
         .map(|name| Namespace::named(&name))
         .collect();
     kill_inside(&namespaces);
+    groups::remove(&start);
     let _ = fs::remove_dir_all(Path::new(BPFFS).join("netd-lab").join(prefix));
     for namespace in &namespaces {
         let _ = namespace.remove();

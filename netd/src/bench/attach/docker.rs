@@ -18,7 +18,7 @@ pub(super) fn build(lab: &Lab, world: &World) -> Result<Box<dyn Attacher>> {
     let mut docker = dockerd::Docker::start(lab, &host, "docker")?;
     docker.docker(&["network", "create", "--subnet", "10.97.0.0/16", NETWORK])?;
     for index in 0..CONTAINERS {
-        let container = docker.run(&name(index))?;
+        let container = docker.run(&name(index), &[])?;
         // Named, so that it is killed when the lab goes.
         lab.adopt(&format!("docker-container{index}"), container.pid)?;
     }

@@ -26,10 +26,12 @@ pub(super) fn build(lab: &Lab, world: &World) -> Result<Scene> {
     let client = host.container(lab, "client", 3, None)?;
     let egress = Path::new(&client, &world.router, uplink.router);
     let local = Path::new(&client, &server, host.address(2));
+    let published = Path::published(&world.router, &server, uplink.address);
     Ok(Scene {
-        paths: vec![(Route::SameHost, local), (Route::Egress, egress)],
+        paths: vec![(Route::SameHost, local), (Route::Egress, egress), (Route::Published, published)],
         evidence: Some(Box::new(move || host.evidence())),
         hosts: None,
+        missing: Vec::new(),
     })
 }
 

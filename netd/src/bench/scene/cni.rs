@@ -24,7 +24,12 @@ pub(super) fn build(lab: &Lab, world: &World) -> Result<Scene> {
     let ((server, address), (client, _)) = (container("server")?, container("client")?);
     let egress = Path::new(&client, &world.router, uplink.router);
     let local = Path::new(&client, &server, address);
-    Ok(Scene { paths: vec![(Route::SameHost, local), (Route::Egress, egress)], evidence: None, hosts: None })
+    Ok(Scene {
+        paths: vec![(Route::SameHost, local), (Route::Egress, egress)],
+        evidence: None,
+        hosts: None,
+        missing: Vec::new(),
+    })
 }
 
 /// The address in what ADD printed (CNI specification 1.0.0, "Success").

@@ -162,7 +162,7 @@ impl Site {
     /// The one that has this route.
     pub(super) fn of(route: Route) -> Self {
         match route {
-            Route::SameHost | Route::Egress => Self::OneHost,
+            Route::SameHost | Route::Egress | Route::Published => Self::OneHost,
             Route::Hosts(link) => Self::TwoHosts(link),
         }
     }
@@ -204,6 +204,7 @@ impl Variant {
                     paths: vec![(Route::Hosts(link), path)],
                     evidence: Some(evidence),
                     hosts: Some(hosts),
+                    missing: Vec::new(),
                 })
             }),
         };
@@ -219,6 +220,8 @@ pub(super) struct Scene {
     paths: Vec<(Route, Path)>,
     evidence: Option<Evidence>,
     hosts: Option<Hosts>,
+    /// A way that it should have and has not, its name, and why.
+    missing: Vec<(Route, &'static str, String)>,
 }
 
 /// Says, after some traffic, what carried it. An error: it is not what should have.
@@ -247,6 +250,11 @@ impl Scene {
         self.paths.iter()
     }
 
+    /// Ways that this variant should have on this machine and has not: their names, and why.
+    pub(super) fn missing(&self) -> &[(Route, &'static str, String)] {
+        &self.missing
+    }
+
     /// The host of the client, where there are two: what goes between them leaves by its uplink.
     pub(super) fn sender(&self) -> Option<&Namespace> {
         self.hosts.as_ref().map(|hosts| &hosts.0[0].namespace)
@@ -256,6 +264,15 @@ impl Scene {
     pub(super) fn evidence(&self) -> Option<Result<String>> {
         self.evidence.as_ref().map(|evidence| evidence())
     }
+}
+
+/// The port of the host that a variant's server has published, and the server's own: those in Docker's rules.
+const PUBLISHED: (u16, u16) = (8080, 80);
+
+/// What publishes that port, as an argument.
+fn publish() -> String {
+    let (outside, inside) = PUBLISHED;
+    format!("{outside}:{inside}")
 }
 
 /// Two routed hosts that know so many more nodes, of netd or in the classic way; the path between two of their containers.
@@ -282,6 +299,11 @@ impl Path {
     /// To an address of the server's own.
     pub(super) fn new(client: &Namespace, server: &Namespace, address: Ipv4Addr) -> Self {
         Self { client: client.clone(), server: server.clone(), address, published: None }
+    }
+
+    /// To a host's address, and the port there that the server has published.
+    fn published(client: &Namespace, server: &Namespace, address: Ipv4Addr) -> Self {
+        Self { published: Some(PUBLISHED), ..Self::new(client, server, address) }
     }
 
     /// Sets what both ends have in common in every variant.

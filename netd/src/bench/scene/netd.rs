@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 use anyhow::{Context, Result, bail, ensure};
 use ipnet::Ipv4Net;
 
-use super::{Between, Hosts, Path, Scene, hosts::of_both};
+use super::{Between, Hosts, Path, Scene, hosts::of_both, publish};
 use crate::{
     bench::case::Route,
     bpf::Counter,
@@ -16,16 +16,29 @@ use crate::{
 pub(super) fn one_host(lab: &Lab, world: &World) -> Result<Scene> {
     let host = Host::running(lab, world, "netd", "").context("cannot start the daemon")?;
     let client = host.container("client", &[]).context("cannot attach the client")?;
-    let server = host.container("server", &[]).context("cannot attach the server")?;
+    let namespace = lab.namespace("netd-server")?;
+    let attach = |options: &[&str]| host.attach("server", &namespace, options);
+    let mut missing = Vec::new();
+    let (server, publishes) = match attach(&["-p", &publish()]) {
+        Ok(server) => (server, true),
+        Err(error) => {
+            missing.push((Route::Published, "netd's published port", format!("{error:#}")));
+            (attach(&[]).context("cannot attach the server")?, false)
+        }
+    };
+    let published = Path::published(&world.router, &server.namespace, host.address);
     // The next host beyond the uplink: nothing but the uplink's cable is between it and the host.
     let [a, b, c, _] = host.address.octets();
     let router = Ipv4Addr::new(a, b, c, 1);
     let local = Path::new(&client.namespace, &server.namespace, server.address);
     let egress = Path::new(&client.namespace, &world.router, router);
+    let mut paths = vec![(Route::SameHost, local), (Route::Egress, egress)];
+    paths.extend(publishes.then_some((Route::Published, published)));
     Ok(Scene {
-        paths: vec![(Route::SameHost, local), (Route::Egress, egress)],
+        paths,
         evidence: Some(Box::new(move || evidence(&host, &["local", "masquerade", "reply"]))),
         hosts: None,
+        missing,
     })
 }
 

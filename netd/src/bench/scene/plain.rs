@@ -98,7 +98,7 @@ pub(super) fn loopback(lab: &Lab, _world: &World) -> Result<Scene> {
 
 fn scene(client: &Namespace, server: &Namespace, address: Ipv4Addr) -> Scene {
     let local = Path::new(client, server, address);
-    Scene { paths: vec![(Route::SameHost, local)], evidence: None, hosts: None }
+    Scene { paths: vec![(Route::SameHost, local)], evidence: None, hosts: None, missing: Vec::new() }
 }
 
 #[cfg(test)]
