@@ -15,6 +15,7 @@ use netd::{
 use netd_tests::{
     Cluster, Site,
     cluster::{mac_of, with_stopped_cluster},
+    segments,
     site::{PATIENCE, eventually, reach, unreachable, with_stopped_site},
     streams::{TcpFlood, UdpPulse},
     with_site,
@@ -382,6 +383,10 @@ fn two_hosts(
         }
         let links = a.namespace.ip_json("link show eth0")?;
         ensure!(links[0]["mtu"] == mtu, "the MTU is not {mtu}: {links}");
+        for (from, to) in [(&a, &b), (&b, &a)] {
+            segments::exchange(&from.namespace, &to.namespace, at(six(to)?, PORT), 20)?;
+            segments::exchange(&from.namespace, &to.namespace, (to.address, PORT), 20)?;
+        }
         // Isolated, here and there.
         let guest = cluster.container(1, "guest", "other")?;
         unreachable(&a.namespace, six(&guest)?)?;
