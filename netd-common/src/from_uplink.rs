@@ -15,15 +15,21 @@ use crate::{
     wire::{Be16, Ethernet, Udp, Vxlan, protocol, tcp},
 };
 
-/// The whole way of all but IPv6: decide, rewrite, count.
+/// The whole way of all but IPv6: decide, rewrite, count. `None`: it is IPv6, for [`step6`].
 #[inline(always)]
-pub fn from_uplink<P: Packet, T: Tables<V4> + Tables<V6>>(packet: &mut P, tables: &T, hook: Hook) -> Verdict {
+pub fn from_uplink<P: Packet, T: Tables<V4> + Tables<V6>>(
+    packet: &mut P,
+    tables: &T,
+    hook: Hook,
+) -> Option<Verdict> {
     let mut plan = Plan::<V4>::new();
-    match decide(packet, tables, hook, &mut plan) {
+    let bytes = packet.len();
+    Some(match decide(packet, tables, hook, &mut plan) {
+        Ok(Then::Ipv6) => return None,
         Ok(Then::Rare) => Verdict::unpack(rare::<V4, P, T>(packet, tables)),
         Ok(Then::Overlay) => Verdict::unpack(overlay::<V4, V6, P, T>(packet, tables)),
-        decided => carry_out(packet, tables, decided.map(|_| ()), &plan),
-    }
+        decided => carry_out(packet, tables, bytes, decided.map(|_| ()), &plan),
+    })
 }
 
 /// A step of an IPv6 packet's way; see [`crate::from_container::Step6`].
@@ -52,10 +58,11 @@ pub fn step6<P: Packet, T: Tables<V4> + Tables<V6>>(
         return Ok(Verdict::unpack(rare::<V6, P, T>(packet, tables)));
     }
     let mut plan = Plan::<V6>::new();
+    let bytes = packet.len();
     match decide(packet, tables, hook, &mut plan) {
         Ok(Then::Rare) => Err(Step6::Rare),
         Ok(Then::Overlay) => Ok(Verdict::unpack(overlay::<V6, V4, P, T>(packet, tables))),
-        decided => Ok(carry_out(packet, tables, decided.map(|_| ()), &plan)),
+        decided => Ok(carry_out(packet, tables, bytes, decided.map(|_| ()), &plan)),
     }
 }
 
@@ -74,6 +81,7 @@ pub fn from_uplink6<P: Packet, T: Tables<V4> + Tables<V6>>(
 #[inline(never)]
 fn overlay<O: Addr, A: Addr, P: Packet, T: Tables<A>>(packet: &mut P, tables: &T) -> u64 {
     let mut plan = Plan::<A>::new();
+    let bytes = packet.len();
     plan.to = To::Stack;
     let Ok(outer) = headers::ip::<O, P>(packet) else { return Verdict::STACK.pack() };
     let decided = overlay::decide::<O, A, P, T>(packet, tables, &outer, &mut plan).map(|_| ());
@@ -84,7 +92,7 @@ fn overlay<O: Addr, A: Addr, P: Packet, T: Tables<A>>(packet: &mut P, tables: &T
         return Verdict::STACK.pack();
     }
     plan.rewrite &= Plan::<A>::MACS;
-    carry_out(packet, tables, decided, &plan).pack()
+    carry_out(packet, tables, bytes, decided, &plan).pack()
 }
 
 /// What is to be done next with a packet.
@@ -96,6 +104,8 @@ pub enum Then {
     Rare,
     /// It is VXLAN, with a packet of the other family in it.
     Overlay,
+    /// It is IPv6, and was looked at as IPv4.
+    Ipv6,
 }
 
 /// The whole way of a packet to the node's address that has no ports of its own; the verdict, packed.
@@ -104,22 +114,23 @@ pub enum Then {
 #[inline(never)]
 fn rare<A: Addr, P: Packet, T: Tables<A>>(packet: &mut P, tables: &T) -> u64 {
     let mut plan = Plan::<A>::new();
+    let bytes = packet.len();
     plan.to = To::Stack;
     let decided = match headers::ip::<A, P>(packet) {
         Ok(ip) => decide_rare(packet, tables, &ip, &mut plan),
         Err(_) => Ok(()),
     };
-    carry_out(packet, tables, decided, &plan).pack()
+    carry_out(packet, tables, bytes, decided, &plan).pack()
 }
 
 #[inline(always)]
 fn carry_out<A: Addr, P: Packet, T: Tables<A>>(
     packet: &mut P,
     tables: &T,
+    bytes: u32,
     decided: Result<(), Drop>,
     plan: &Plan<A>,
 ) -> Verdict {
-    let bytes = packet.len();
     match decided.and_then(|()| plan.carry_out(packet, tables, None)) {
         Ok(()) => {
             if !matches!(plan.to, To::Stack) {
@@ -153,7 +164,8 @@ pub fn decide<A: Addr, P: Packet, T: Tables<A>>(
     plan.to = To::Stack;
     let Some(ethernet) = packet.get::<Ethernet>(0) else { return Ok(Then::Plan) };
     if ethernet.ethertype != A::ETHERTYPE || hook.vlan {
-        return Ok(Then::Plan);
+        let v6 = !A::V6 && ethernet.ethertype == Ethernet::IPV6;
+        return Ok(if v6 { Then::Ipv6 } else { Then::Plan });
     }
     let (Some(config), Ok(ip)) = (tables.config(), headers::ip::<A, P>(packet)) else {
         return Ok(Then::Plan);

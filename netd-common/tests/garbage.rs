@@ -7,6 +7,7 @@ use netd_common::{
         Frame,
         build::{Body, Ip, frame},
         cases::{At, NEAR, NODE, SERVER, UPLINK_MACS, World, cases, run},
+        ipv6::{NEAR6, NODE6},
     },
 };
 use proptest::prelude::*;
@@ -61,17 +62,28 @@ proptest! {
                 (At::FromContainer(ifindex), to) => {
                     let own = [WORLD.a, WORLD.b, WORLD.c].into_iter().find(|member| member.ifindex == ifindex).unwrap();
                     prop_assert_eq!(&bytes[6..12], &own.mac, "another's MAC got through");
+                    let v6 = bytes[12..14] == [0x86, 0xdd];
+                    let asks = v6 && bytes[20] == 58 && bytes[54] == 135;
                     if bytes[12..14] == [8, 0] {
                         prop_assert_eq!(&bytes[26..30], &own.address, "another's address got through");
+                    } else if v6 && !asks {
+                        prop_assert_eq!(&bytes[22..38], &own.address6(), "another's address got through");
                     }
                     // By a next hop of its own: to another node, untranslated.
                     if to == To::Neighbour && own.network.masquerade && verdict.via == V6::ZERO {
-                        prop_assert_eq!(&packet.bytes[26..30], &NODE, "an inner address on the uplink");
+                        match packet.bytes[12..14] {
+                            [8, 0] => prop_assert_eq!(&packet.bytes[26..30], &NODE, "an inner address on the uplink"),
+                            _ => prop_assert_eq!(&packet.bytes[22..38], &NODE6, "an inner address on the uplink"),
+                        }
                     }
                 }
-                (At::FromUplink, _) => {
+                (At::FromUplink, _) if bytes[12..14] == [8, 0] => {
                     let near = bytes[26..29] == NEAR[..3] && bytes[30..34] != NODE;
                     prop_assert!(near || bytes[30..34] == NODE, "taken, though it is for another address");
+                }
+                (At::FromUplink, _) => {
+                    let near = bytes[22..37] == NEAR6[..15] && bytes[38..54] != NODE6;
+                    prop_assert!(near || bytes[38..54] == NODE6, "taken, though it is for another address");
                 }
                 (At::ToContainer(..) | At::FromOverlay(..), _) => {}
             }

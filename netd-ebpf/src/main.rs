@@ -39,12 +39,12 @@ fn from_container(ctx: TcContext) -> i32 {
 #[classifier]
 fn from_uplink(ctx: TcContext) -> i32 {
     let mut skb = Skb::new(&ctx);
-    if skb.is_ipv6() {
-        step(&ctx, STEP_FROM_UPLINK6);
-        return TC_ACT_UNSPEC;
-    }
     let hook = skb.uplink_hook();
-    verdict(netd_common::from_uplink(&mut skb, &Maps, hook), hook.ifindex)
+    if let Some(done) = netd_common::from_uplink(&mut skb, &Maps, hook) {
+        return verdict(done, hook.ifindex);
+    }
+    step(&ctx, STEP_FROM_UPLINK6);
+    TC_ACT_UNSPEC
 }
 
 /// The programs of IPv6's steps, attached to nothing: those above and these go on with them (tail calls).

@@ -9,8 +9,9 @@ use netd::bpf::{Attachment, Counter, Datapath, Endpoint, Mac, NodeConfig, Uplink
 use netd_common::{
     Drop, To, Way,
     host::{
-        build::{Body, Ip, frame},
+        build::{Body, Ip, Ip6, frame, frame6},
         cases::{self, At, Case, Fate, NODE, SERVER, Step, World},
+        ipv6::SERVER6,
     },
 };
 use world::{Loaded, endpoint, in_a_world};
@@ -66,12 +67,33 @@ fn every_case_goes_as_the_table_says() {
         for case in cases::cases(&loaded.world) {
             // TEST_RUN takes no frame that is cut before the end of an IP header (EINVAL), and gives none the metadata of a
             // tunnel: those cases are the host's.
-            let runs = |step: &Step| step.frame.len() >= 34 && !matches!(step.at, At::FromOverlay(..));
+            let runs = |step: &Step| {
+                let header = if step.frame.get(12..14) == Some(&[0x86, 0xdd]) { 54 } else { 34 };
+                step.frame.len() >= header && !matches!(step.at, At::FromOverlay(..))
+            };
             if case.steps.iter().all(runs) {
                 check(loaded, &case);
                 loaded.flush();
             }
         }
+    });
+}
+
+#[test]
+fn flows_of_ipv6_are_removed_by_the_program() {
+    in_a_world("flows_of_ipv6_are_removed_by_the_program", |loaded| {
+        let a = loaded.world.a;
+        let ip = Ip6::new(a.address6(), SERVER6);
+        loaded.configure(|config| config.max_flows_per_endpoint = 1000);
+        let packet = |port| frame6(a.host_mac, a.mac, &ip, &Body::Udp(port, 53, vec![1]));
+        // The quota in the entry of IPv6 is the world's.
+        for port in 50_000..50_000 + cases::QUOTA as u16 {
+            assert_eq!(loaded.run(At::FromContainer(a.ifindex), &packet(port)).verdict, code(To::Neighbour));
+        }
+        assert_eq!(loaded.flush6(), cases::QUOTA as usize);
+        assert_eq!(loaded.flush6(), 0);
+        // They count no longer.
+        assert_eq!(loaded.run(At::FromContainer(a.ifindex), &packet(51_000)).verdict, code(To::Neighbour));
     });
 }
 

@@ -29,6 +29,26 @@ impl Ip {
     }
 }
 
+/// What varies in an IPv6 packet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ip6 {
+    /// Source.
+    pub source: [u8; 16],
+    /// Destination.
+    pub destination: [u8; 16],
+    /// Hop limit.
+    pub hops: u8,
+    /// Extension headers: type and bytes, of which the first will be the next one's type.
+    pub extensions: Vec<(u8, Vec<u8>)>,
+}
+
+impl Ip6 {
+    /// From here to there, 64 hops, no extension headers.
+    pub fn new(source: [u8; 16], destination: [u8; 16]) -> Self {
+        Self { source, destination, hops: 64, extensions: Vec::new() }
+    }
+}
+
 /// What follows the network header.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Body {
@@ -38,16 +58,60 @@ pub enum Body {
     UdpUnchecked(u16, u16, Vec<u8>),
     /// TCP: source port, destination port, flags, payload.
     Tcp(u16, u16, u8, Vec<u8>),
-    /// ICMP: type, code, identifier (or the second word), payload.
+    /// ICMP or ICMPv6: type, code, identifier (or the second word), payload.
     Icmp(u8, u8, u16, Vec<u8>),
+    /// ICMPv6: type, code, second word, what follows.
+    Icmp6(u8, u8, u32, Vec<u8>),
     /// Another protocol, with its bytes.
     Other(u8, Vec<u8>),
 }
 
 /// A whole frame.
 pub fn frame(destination: MacBytes, source: MacBytes, ip: &Ip, body: &Body) -> Vec<u8> {
-    let (protocol, l4) = transport(ip, body);
+    let (protocol, l4) = transport4(ip, body);
     ethernet(destination, source, 0x0800, &ipv4(ip, protocol, &l4))
+}
+
+/// A whole frame of IPv6.
+pub fn frame6(destination: MacBytes, source: MacBytes, ip: &Ip6, body: &Body) -> Vec<u8> {
+    ethernet(destination, source, 0x86dd, &ipv6_of(ip, body))
+}
+
+/// An IPv6 packet of these parts, without a frame.
+pub fn ipv6_of(ip: &Ip6, body: &Body) -> Vec<u8> {
+    let pseudo = |protocol: u8, length: usize| {
+        [&ip.source[..], &ip.destination, &(length as u32).to_be_bytes(), &[0, 0, 0, protocol]].concat()
+    };
+    let (protocol, l4) = transport(pseudo, true, body);
+    ipv6(ip, protocol, &l4)
+}
+
+/// An IPv6 packet.
+pub fn ipv6(ip: &Ip6, protocol: u8, payload: &[u8]) -> Vec<u8> {
+    let types: Vec<u8> = ip.extensions.iter().map(|(kind, _)| *kind).chain([protocol]).collect();
+    let mut rest = Vec::new();
+    for (number, (_, bytes)) in ip.extensions.iter().enumerate() {
+        rest.push(types[number + 1]);
+        rest.extend(&bytes[1..]);
+    }
+    rest.extend(payload);
+    let head = [&[0x60, 0, 0, 0][..], &(rest.len() as u16).to_be_bytes(), &[types[0], ip.hops]].concat();
+    [&head[..], &ip.source, &ip.destination, &rest].concat()
+}
+
+/// An IPv6 packet without extension headers, cut into fragments of `piece` bytes, a multiple of eight.
+pub fn fragments6(packet: &[u8], id: u32, piece: usize) -> Vec<Vec<u8>> {
+    let (header, payload) = packet.split_at(40);
+    let count = payload.len().div_ceil(piece);
+    let cut = |(number, data): (usize, &[u8])| {
+        let word = (number * piece) as u16 | u16::from(number + 1 < count);
+        let extension = [&[header[6], 0][..], &word.to_be_bytes(), &id.to_be_bytes()].concat();
+        let mut bytes = [header, &extension, data].concat();
+        bytes[4..6].copy_from_slice(&((8 + data.len()) as u16).to_be_bytes());
+        bytes[6] = protocol::FRAGMENT;
+        bytes
+    };
+    payload.chunks(piece).enumerate().map(cut).collect()
 }
 
 /// An Ethernet header and what follows.
@@ -74,7 +138,7 @@ pub fn ipv4(ip: &Ip, protocol: u8, payload: &[u8]) -> Vec<u8> {
 
 /// An IPv4 packet of these parts, without a frame.
 pub fn ipv4_of(ip: &Ip, body: &Body) -> Vec<u8> {
-    let (protocol, l4) = transport(ip, body);
+    let (protocol, l4) = transport4(ip, body);
     ipv4(ip, protocol, &l4)
 }
 
@@ -122,11 +186,15 @@ pub fn internet_checksum(parts: &[&[u8]]) -> u16 {
     !(sum as u16)
 }
 
-fn transport(ip: &Ip, body: &Body) -> (u8, Vec<u8>) {
+fn transport4(ip: &Ip, body: &Body) -> (u8, Vec<u8>) {
     let pseudo = |protocol: u8, length: usize| {
         let tail = [0, protocol, (length >> 8) as u8, length as u8];
         [&ip.source[..], &ip.destination[..], &tail[..]].concat()
     };
+    transport(pseudo, false, body)
+}
+
+fn transport(pseudo: impl Fn(u8, usize) -> Vec<u8>, v6: bool, body: &Body) -> (u8, Vec<u8>) {
     match body {
         Body::Udp(source, destination, payload) | Body::UdpUnchecked(source, destination, payload) => {
             let length = 8 + payload.len();
@@ -160,10 +228,19 @@ fn transport(ip: &Ip, body: &Body) -> (u8, Vec<u8>) {
             l4.extend(identifier.to_be_bytes());
             l4.extend([0, 7]);
             l4.extend(payload);
-            let sum = internet_checksum(&[&l4]);
-            l4[2..4].copy_from_slice(&sum.to_be_bytes());
-            (protocol::ICMP, l4)
+            icmp(pseudo, v6, l4)
+        }
+        Body::Icmp6(kind, code, word, payload) => {
+            icmp(pseudo, v6, [&[*kind, *code, 0, 0][..], &word.to_be_bytes(), payload].concat())
         }
         Body::Other(protocol, bytes) => (*protocol, bytes.clone()),
     }
+}
+
+fn icmp(pseudo: impl Fn(u8, usize) -> Vec<u8>, v6: bool, mut l4: Vec<u8>) -> (u8, Vec<u8>) {
+    let protocol = if v6 { protocol::ICMPV6 } else { protocol::ICMP };
+    let pseudo = if v6 { pseudo(protocol, l4.len()) } else { Vec::new() };
+    let sum = internet_checksum(&[&pseudo, &l4]);
+    l4[2..4].copy_from_slice(&sum.to_be_bytes());
+    (protocol, l4)
 }

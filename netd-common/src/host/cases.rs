@@ -7,6 +7,7 @@ use super::{
     Frame, Memory,
     build::{Body, Ip, MacBytes, arp, ethernet, frame},
     icmp_cases::{PROHIBITED, answered},
+    ipv6::NODE6,
 };
 use crate::{
     Addr as _, Drop, Hook, Packet as _, To, V4, V6, Verdict, Way,
@@ -123,11 +124,12 @@ impl World {
     /// The tables of the world.
     pub fn tables(&self) -> Memory<V4> {
         let mut tables = Memory {
+            v6: Some(Box::new(self.tables6())),
             config: Some(Rc::new(Config {
                 uplink: self.uplink,
                 address: V4::new(NODE),
                 underlay4: V4::new(NODE),
-                underlay6: V6::ZERO,
+                underlay6: V6::new(NODE6),
                 first_port: PORTS.0,
                 last_port: PORTS.1,
                 quota: QUOTA,
@@ -163,6 +165,8 @@ impl World {
                 }),
             );
         }
+        let (prefix, bits, route) = self.route_over_ipv6();
+        tables.routes.push((V4::new(prefix), mask(bits), Rc::new(route)));
         for (prefix, bits, route) in self.routes() {
             tables.routes.push((V4::new(prefix), mask(bits), Rc::new(route)));
         }
@@ -265,8 +269,8 @@ pub fn run(world: &World, tables: &Memory<V4>, at: At, frame: &mut Frame) -> Ver
     match at {
         At::FromContainer(ifindex) if v6 => crate::from_container6(frame, tables, hook(ifindex, false)),
         At::FromContainer(ifindex) => crate::from_container(frame, tables, hook(ifindex, false)),
-        At::FromUplink if v6 => crate::from_uplink6(frame, tables, hook(world.uplink, false)),
-        At::FromUplink => crate::from_uplink(frame, tables, hook(world.uplink, false)),
+        At::FromUplink => crate::from_uplink(frame, tables, hook(world.uplink, false))
+            .unwrap_or_else(|| crate::from_uplink6(frame, tables, hook(world.uplink, false))),
         At::ToContainer(ifindex, from) => crate::to_container(frame, tables, hook(ifindex, from != 0)),
         At::FromOverlay(node, vni) => {
             crate::from_overlay(frame, tables, Hook { node: V4::new(node).mapped(), vni, ..hook(0, false) })
@@ -284,6 +288,8 @@ pub fn cases(world: &World) -> Vec<Case> {
         super::overlay_cases::cases(world),
         super::icmp_cases::cases(world),
         super::fragment_cases::cases(world),
+        super::ipv6_cases::cases(world),
+        super::ipv6_node_cases::cases(world),
     ]
     .concat()
 }
@@ -540,7 +546,7 @@ fn refusals(world: &World) -> Vec<Case> {
                 Drop::Malformed,
             ),
         ),
-        case("an ipv6 packet", drop(ethernet(a.host_mac, a.mac, 0x86dd, &[0x60; 60]), Drop::EtherType)),
+        case("an unknown type", drop(ethernet(a.host_mac, a.mac, 0x88cc, &[0x60; 60]), Drop::EtherType)),
         case("a vlan tag in the frame", drop(tagged, Drop::EtherType)),
         case("another's mac", drop(frame(a.host_mac, b.mac, &good, &udp), Drop::SpoofedMac)),
         case("another's address", drop(ip(&Ip::new(b.address, SERVER)), Drop::SpoofedAddress)),

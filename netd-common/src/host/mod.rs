@@ -6,6 +6,9 @@ pub mod cases;
 mod fragment_cases;
 mod frame;
 mod icmp_cases;
+pub mod ipv6;
+mod ipv6_cases;
+mod ipv6_node_cases;
 mod memory;
 mod overlay_cases;
 

@@ -11,7 +11,7 @@ use super::{
 use crate::{Drop, To, V4, Way, abi::vni, wire::Mac};
 
 /// A VXLAN packet: outer addresses, VNI, inner frame.
-fn vxlan(ip: &Ip, vni: u32, inner: &[u8]) -> Vec<u8> {
+pub(super) fn vxlan(ip: &Ip, vni: u32, inner: &[u8]) -> Vec<u8> {
     let header = [&[8, 0, 0, 0][..], &(vni << 8).to_be_bytes()].concat();
     let (node, router) = UPLINK_MACS;
     frame(node, router, ip, &Body::UdpUnchecked(50_000, 4789, [&header, inner].concat()))

@@ -9,9 +9,11 @@ use std::{
     thread,
 };
 
+use aya::maps::{Array, HashMap, LpmTrie, Map, MapData, lpm_trie::Key};
 use netd::bpf::{Datapath, Endpoint, Mac, NodeConfig, Options, Route, TestRun, Uplink};
 use netd_common::{
-    abi,
+    V4, V6,
+    abi::{self, Tuple},
     host::cases::{At, MTU, Member, NODE, PORTS, QUOTA, World},
 };
 use nix::{
@@ -57,7 +59,28 @@ impl Loaded {
     /// Removes all flows. Returns how many.
     pub(crate) fn flush(&mut self) -> usize {
         let (a, b) = (self.world.a.address, self.world.b.address);
+        self.flush6();
         [a, b].into_iter().map(|address| self.datapath.flush_flows(address.into()).expect("flush")).sum()
+    }
+
+    /// Removes all flows of IPv6, by the program that removes flows. Returns how many.
+    pub(crate) fn flush6(&self) -> usize {
+        let pin = self.directory.join(format!("v{}/maps/FLOWS6", abi::ABI_VERSION));
+        let map = MapData::from_pin(pin).expect("a pinned map");
+        let flows: HashMap<_, [u32; 10], [u32; 8]> = Map::HashMap(map).try_into().expect("FLOWS6");
+        let inward: Vec<[u32; 10]> = flows
+            .keys()
+            .map(|key| key.expect("a key"))
+            // Protocol, direction, zero.
+            .filter(|key| key[9].to_ne_bytes()[1] == Tuple::<V6>::IN)
+            .collect();
+        let words = |list: &[u32]| list.iter().flat_map(|word| word.to_ne_bytes()).collect::<Vec<u8>>();
+        let removed = |list: &[[u32; 10]]| {
+            let head = [abi::FlowList::REMOVE, list.len() as u32, abi::FlowList::IPV6, 0];
+            let list = [words(&head), words(list.as_flattened())].concat();
+            self.datapath.test_run("flow_gc", &list, self.world.uplink, 0, 1).expect("a run").verdict as usize
+        };
+        inward.chunks(abi::FlowList::MAX).map(removed).sum()
     }
 }
 
@@ -131,7 +154,34 @@ fn load(world: World, directory: &Path) -> Loaded {
         })
         .collect();
     datapath.set_routes(&routes).expect("routes");
+    load6(&world, &directory.join(format!("v{}/maps", abi::ABI_VERSION)));
     Loaded { world, directory: directory.to_owned(), datapath, config }
+}
+
+/// What of the world is IPv6, written to the maps themselves.
+fn load6(world: &World, pins: &Path) {
+    let open = |name| MapData::from_pin(pins.join(name)).expect("a pinned map");
+    let mut config: Array<_, abi::Config<V6>> = Map::Array(open("CONFIG6")).try_into().expect("CONFIG6");
+    config.set(0, world.config6(), 0).expect("the node");
+    // The same node in the other family's entry: its underlay may be either.
+    let mut config4: Array<_, abi::Config<V4>> = Map::Array(open("CONFIG4")).try_into().expect("CONFIG4");
+    let node = abi::Config { underlay6: world.config6().underlay6, ..config4.get(&0, 0).expect("the node") };
+    config4.set(0, node, 0).expect("the node");
+    let mut interfaces: HashMap<_, u32, abi::Interface<V6>> =
+        Map::HashMap(open("INTERFACES6")).try_into().expect("INTERFACES6");
+    let mut endpoints: HashMap<_, V6, abi::Endpoint> =
+        Map::HashMap(open("ENDPOINTS6")).try_into().expect("ENDPOINTS6");
+    for (ifindex, interface, address, endpoint) in world.members6() {
+        interfaces.insert(ifindex, interface, 0).expect("an interface");
+        endpoints.insert(address, endpoint, 0).expect("an endpoint");
+    }
+    let mut routes: LpmTrie<_, V6, abi::Route> = Map::LpmTrie(open("ROUTES6")).try_into().expect("ROUTES6");
+    for (prefix, bits, route) in world.routes6() {
+        routes.insert(&Key::new(bits.into(), prefix), route, 0).expect("a route");
+    }
+    let mut routes: LpmTrie<_, V4, abi::Route> = Map::LpmTrie(open("ROUTES4")).try_into().expect("ROUTES4");
+    let (prefix, bits, route) = world.route_over_ipv6();
+    routes.insert(&Key::new(bits.into(), V4::new(prefix)), route, 0).expect("a route");
 }
 
 /// An endpoint of the world as the datapath wants it.
