@@ -73,7 +73,7 @@ const ALL_NODES: V6 = V6::new([0xff, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1
 pub fn kind<P: Packet>(packet: &P, interface: &Interface<V6>, ip: &Headers<V6>) -> Result<Kind, Drop> {
     if ip.protocol == protocol::ICMPV6 && !ip.is_later_fragment() {
         let [kind, _]: [u8; 2] = packet.get(ip.l4).ok_or(Drop::Malformed)?;
-        if kind >= icmpv6::ROUTER_SOLICITATION && kind <= icmpv6::REDIRECT {
+        if matches!(kind, icmpv6::ROUTER_SOLICITATION..=icmpv6::REDIRECT) {
             return Ok(Kind::Discovery);
         }
     }

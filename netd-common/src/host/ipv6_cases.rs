@@ -1,5 +1,7 @@
 //! The table of [`super::cases`] for IPv6: forwarding, neighbour discovery, translation, errors, fragments.
 
+#![expect(clippy::single_range_in_vec_init, reason = "what may differ is one range of bytes")]
+
 use super::{
     build::{Body, Ip6, ethernet, fragments6, frame6, ipv6_of},
     cases::{At, Case, Fate, MTU, Member, QUOTA, Step, UPLINK_MACS, World, case, unchanged},

@@ -1,5 +1,7 @@
 //! The table of [`super::cases`] between nodes, with IPv6 inside, outside, or both.
 
+#![expect(clippy::single_range_in_vec_init, reason = "what may differ is one range of bytes")]
+
 use super::{
     build::{Body, Ip, Ip6, frame, frame6},
     cases::{At, Case, FAR_NODE, Fate, NODE, SERVER, Step, UPLINK_MACS, World, case, unchanged},
