@@ -484,6 +484,10 @@ fn the_kernels_vxlan(test: &str, over_ipv6: bool) {
             format!("neighbour add {} lladdr {} dev vx nud permanent", a.address, a.mac),
             format!("neighbour add {} lladdr {} dev vx nud permanent", six(&a)?, a.mac),
         ])?;
+        eventually("the other side's own address receives", PATIENCE, || {
+            let local = there.output("ip", ["-6", "route", "show", "table", "local"])?;
+            Ok(local.contains(&format!("local {own6} ")))
+        })?;
         for address in [IpAddr::V4(own), IpAddr::V6(own6)] {
             let service = |port| SocketAddr::new(address, port);
             cluster.services.extend(echo::serve(&there, service(echo::PORT))?);
