@@ -1,15 +1,15 @@
 //! UDP that the sender hands to the kernel in one piece for many datagrams (`UDP_SEGMENT`), as QUIC does.
 
 use std::{
-    net::{SocketAddrV4, UdpSocket},
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
     time::Duration,
 };
 
 use anyhow::{Context, Result, ensure};
 use netd::lab::{Namespace, socket};
 
-/// Payload of each datagram.
-pub const SEGMENT: usize = 1400;
+/// Payload of each datagram: what fits with IPv6 in VXLAN over IPv6.
+pub const SEGMENT: usize = 1380;
 /// Datagrams of one call: as many as fit into 64 KiB with an overlay's headers.
 pub const SEGMENTS: usize = 46;
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -19,10 +19,20 @@ const PATIENCE: Duration = Duration::from_secs(3);
 ///
 /// # Errors
 /// Something of it does not.
-pub fn exchange(from: &Namespace, to: &Namespace, address: SocketAddrV4, bursts: usize) -> Result<()> {
+pub fn exchange(
+    from: &Namespace,
+    to: &Namespace,
+    address: impl Into<SocketAddr>,
+    bursts: usize,
+) -> Result<()> {
+    let address = address.into();
+    let any = match address {
+        SocketAddr::V4(_) => SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)),
+        SocketAddr::V6(_) => SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0)),
+    };
     let receiver = to.run(|| UdpSocket::bind(address).with_context(|| format!("cannot bind {address}")))?;
     receiver.set_read_timeout(Some(PATIENCE))?;
-    let sender = from.run(|| UdpSocket::bind("0.0.0.0:0").context("cannot bind"))?;
+    let sender = from.run(|| UdpSocket::bind(any).context("cannot bind"))?;
     sender.connect(address)?;
     let size = libc::c_int::try_from(SEGMENT)?;
     socket::set_option(&sender, libc::SOL_UDP, libc::UDP_SEGMENT, &size).context("no UDP_SEGMENT")?;

@@ -95,6 +95,8 @@ fn it_passes_and_says_so_in_json() {
             for protocol in ["ICMP", "TCP", "UDP", "HTTP", "masquerade"] {
                 ensure!(what(number, protocol) > 0, "nothing was tried by {protocol} in {number}");
             }
+            let ipv6 = Path::new("/proc/sys/net/ipv6").exists();
+            ensure!((what(number, "IPv6") > 0) == ipv6, "IPv6 was not tried in {number}");
         }
         // Ordered pairs of containers in different networks.
         for (number, pairs) in [(2, 6), (3, 16), (4, 8)] {

@@ -114,7 +114,7 @@ fn nodes_find_each_other(test: &str, transport: &str) {
         let [one, two] = &cluster.nodes[..] else { unreachable!("two nodes") };
         let seen = other(one)?;
         ensure!((seen.name.as_str(), seen.address) == ("two", Some(two.address.into())), "{seen:?}");
-        ensure!(seen.mtu == Some(1500) && seen.subnets.len() == 2 && seen.last_seen.is_some(), "{seen:?}");
+        ensure!(seen.mtu == Some(1500) && seen.subnets.len() == 4 && seen.last_seen.is_some(), "{seen:?}");
         ensure!(format!("{:?}", seen.transport).to_lowercase().contains(transport), "{seen:?}");
         ensure!(
             seen.subnets.iter().any(|slice| slice.contains(&std::net::IpAddr::from(b.address))),

@@ -223,8 +223,12 @@ impl Foreign {
                 uplink.address
             ),
             format!("address add {address}/16 dev vx"),
-            "link set vx mtu 1450 up".to_owned(),
         ])?;
+        // What IPv6 would send by itself has no source of the network's.
+        if let Err(error) = namespace.set_sysctl("net.ipv6.conf.vx.disable_ipv6", "1") {
+            eprintln!("no IPv6: {error:#}");
+        }
+        namespace.ip(["link set vx mtu 1450 up"])?;
         Ok(Self { namespace, address })
     }
 

@@ -196,7 +196,7 @@ fn pin_another<K: Pod, V: Pod>(path: &Path) {
 fn a_map_of_another_shape_is_refused() {
     in_a_world("a_map_of_another_shape_is_refused", |loaded| {
         let path = loaded.directory.join(format!("v{ABI_VERSION}/maps/FLOWS4"));
-        pin_another::<u32, [u32; 11]>(&path);
+        pin_another::<u32, [u32; 12]>(&path);
         let before = links(&loaded.directory);
         let error = Datapath::open(&options(&loaded.directory)).err().expect("refused");
         let text = format!("{error:#}");
@@ -216,7 +216,7 @@ fn a_pinned_map_keeps_its_size() {
         loaded.datapath = Datapath::open(&other).expect("opened again");
         let fill = loaded.datapath.maps().expect("maps");
         assert!(
-            fill.iter().any(|map| map.name == "flows" && map.capacity == u64::from(world::MAX_FLOWS)),
+            fill.iter().any(|map| map.name == "flows" && map.capacity == 2 * u64::from(world::MAX_FLOWS)),
             "{fill:?}"
         );
         assert_eq!(send(loaded), sent);

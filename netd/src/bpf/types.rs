@@ -18,7 +18,7 @@ pub struct Mac(pub [u8; 6]);
 pub struct Options {
     /// The pin directory, on a bpffs, e.g. `/sys/fs/bpf/netd`.
     pub directory: PathBuf,
-    /// Flows that can exist at once (`nat.max-flows`).
+    /// Flows of each family that can exist at once (`nat.max-flows`).
     pub max_flows: u32,
     /// Endpoints that can exist at once.
     pub max_endpoints: u32,

@@ -73,7 +73,7 @@ pub struct NodeConfig {
 pub struct NatConfig {
     /// The ports that masqueraded flows take, inclusive.
     pub ports: (u16, u16),
-    /// Flows that can exist at once.
+    /// Flows of each family that can exist at once.
     pub max_flows: u32,
     /// Flows that one endpoint can have at once.
     pub max_flows_per_endpoint: u32,

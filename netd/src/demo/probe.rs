@@ -95,8 +95,8 @@ impl Pair {
     }
 
     /// Some protocols of IPv4, and IPv6 where there is that.
-    fn protocols(&self, v4: &[Protocol]) -> impl Iterator<Item = Protocol> + use<> {
-        v4.to_vec().into_iter().chain(self.ipv6.map(|_| Protocol::Ipv6))
+    fn protocols(&self, v4: &'static [Protocol]) -> impl Iterator<Item = Protocol> + use<> {
+        v4.iter().copied().chain(self.ipv6.map(|_| Protocol::Ipv6))
     }
 
     fn exchange(&self, protocol: Protocol, patience: Duration) -> Result<Seen> {

@@ -1,6 +1,10 @@
 //! Addresses of links.
 
-use std::net::IpAddr;
+use std::{
+    net::IpAddr,
+    thread,
+    time::{Duration, Instant},
+};
 
 use anyhow::Result;
 use ipnet::IpNet;
@@ -10,6 +14,7 @@ use rtnetlink::{
     packet_route::{
         AddressFamily, RouteNetlinkMessage,
         address::{AddressAttribute, AddressFlags, AddressMessage, AddressScope},
+        route::{RouteAttribute, RouteMessage, RouteType},
     },
 };
 
@@ -46,6 +51,7 @@ impl Netlink {
             socket.request(add(ifindex, address)).map_err(|refusal| {
                 refusal.while_doing(format!("adding address {address} to link number {ifindex}"))
             })?;
+            wait(socket, &[address.addr()]);
             Ok(())
         })
         .await
@@ -81,6 +87,39 @@ pub(super) fn add(ifindex: u32, address: IpNet) -> Request {
     }
     message.attributes.push(AddressAttribute::Flags(flags));
     Request::with_flags(RouteNetlinkMessage::NewAddress(message), NLM_F_CREATE | NLM_F_REPLACE)
+}
+
+/// How long to wait for what takes a kernel thread's turn.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// How often to look.
+const INTERVAL: Duration = Duration::from_micros(200);
+
+/// Waits until addresses that were added receive. An IPv6 address does not at once, even without duplicate address detection:
+/// its local route is made by a kernel thread (`addrconf_dad_work`). On a busy machine that takes long enough to lose the first
+/// packet of a connection. If it never comes (the address is gone again, say), that shows elsewhere.
+pub(super) fn wait(socket: &mut Socket, addresses: &[IpAddr]) {
+    let end = Instant::now() + PATIENCE;
+    for address in addresses.iter().filter(|address| address.is_ipv6()) {
+        while is_local(socket, *address) == Ok(false) && Instant::now() < end {
+            thread::sleep(INTERVAL);
+        }
+    }
+}
+
+/// Whether packets to an address are the namespace's own (`ip route get`).
+fn is_local(socket: &mut Socket, address: IpAddr) -> Result<bool, Errno> {
+    let mut message = RouteMessage::default();
+    message.header.address_family = family(address);
+    message.header.destination_prefix_length = IpNet::from(address).prefix_len();
+    message.attributes.push(RouteAttribute::Destination(address.into()));
+    let answer = match socket.request(Request::new(RouteNetlinkMessage::GetRoute(message))) {
+        Ok(answer) => answer,
+        // No route at all yet.
+        Err(refusal) if refusal.errno == Errno::ENETUNREACH => return Ok(false),
+        Err(refusal) => return Err(refusal.errno),
+    };
+    let route = answer.first().and_then(|payload| RouteMessage::parse(payload).ok());
+    Ok(route.is_none_or(|route| route.header.kind == RouteType::Local))
 }
 
 pub(super) fn message(ifindex: u32, address: IpNet) -> AddressMessage {
@@ -158,6 +197,8 @@ mod tests {
 
             // Of use at once, though the other end is down: no duplicate address detection.
             std::net::UdpSocket::bind((ip("fd00::1"), 0))?;
+            let local = host.call(|socket| Ok(is_local(socket, ip("fd00::1")))).await?;
+            assert_eq!(local, Ok(true), "it does not receive yet");
             // Prefixes bring a route, lone addresses none.
             let routes = host.routes().await?;
             assert!(routes.iter().any(|r| r.destination == net("192.0.2.0/24")), "{routes:?}");

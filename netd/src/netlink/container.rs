@@ -51,6 +51,7 @@ impl Netlink {
             for &(address, _) in &all {
                 steps.push((addresses::add(link.ifindex, address), format!("adding {address} to {name}")));
             }
+            let own: Vec<IpAddr> = all.iter().map(|(address, _)| address.addr()).collect();
             for (address, gateway) in all {
                 let Some(gateway) = gateway else { continue };
                 let route = Route {
@@ -72,6 +73,7 @@ impl Netlink {
                     answer => drop(answer.map_err(|refusal| refusal.while_doing(what))?),
                 }
             }
+            addresses::wait(socket, &own);
             Ok(())
         })
         .await

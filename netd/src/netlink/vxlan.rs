@@ -16,8 +16,8 @@ use super::{
 };
 
 impl Netlink {
-    /// Makes a VXLAN device in collect-metadata mode (`ip link add NAME type vxlan external dstport PORT nolearning`): one
-    /// that receives for every VNI and node. Returns its index; it is down.
+    /// Makes a VXLAN device in collect-metadata mode (`ip link add NAME type vxlan external dstport PORT nolearning
+    /// udp6zerocsumrx`): one that receives for every VNI and node, by both families. Returns its index; it is down.
     ///
     /// # Errors
     /// The name is taken ([`exists`](super::exists)), the port is another device's, or the kernel has no VXLAN.
@@ -32,6 +32,8 @@ impl Netlink {
                     InfoVxlan::Port(port),
                     InfoVxlan::CollectMetadata(true),
                     InfoVxlan::Learning(false),
+                    // IFLA_VXLAN_UDP_ZERO_CSUM6_RX: over IPv6, too, netd leaves the outer checksum out (RFC 6935).
+                    InfoVxlan::UDPZeroCsumRX(true),
                 ])),
             ]),
         ];

@@ -14,7 +14,10 @@ use netd::bpf::{Datapath, Endpoint, Mac, NodeConfig, Options, PublishedPort, Rou
 use netd_common::{
     V4, V6,
     abi::{self, Tuple},
-    host::cases::{At, MTU, Member, NODE, PORTS, QUOTA, World},
+    host::{
+        cases::{At, MTU, Member, NODE, PORTS, QUOTA, World},
+        ipv6::NODE6,
+    },
 };
 use nix::{
     mount::{MsFlags, mount},
@@ -122,7 +125,7 @@ fn load(world: World, directory: &Path) -> Loaded {
     let options = options(directory);
     let mut datapath = Datapath::open(&options).expect("the programs load");
     let config = NodeConfig {
-        uplink: Some(Uplink { ifindex: world.uplink, address: NODE.into(), address6: None }),
+        uplink: Some(Uplink { ifindex: world.uplink, address: NODE.into(), address6: Some(NODE6.into()) }),
         mtu: MTU,
         ports: PORTS,
         max_flows_per_endpoint: QUOTA,
