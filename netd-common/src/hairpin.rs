@@ -191,7 +191,13 @@ fn give_up<A: Addr, T: Tables<A>>(tables: &T, tuple: &Tuple<A>, source: &Mapping
 
 /// Remembers a first fragment, once for each translation.
 #[inline(never)]
-fn remember<A: Addr, T: Tables<A>>(tables: &T, tuple: &Tuple<A>, id: u32, slot: u32, rewrite: &mut Rewrite<A>) {
+fn remember<A: Addr, T: Tables<A>>(
+    tables: &T,
+    tuple: &Tuple<A>,
+    id: u32,
+    slot: u32,
+    rewrite: &mut Rewrite<A>,
+) {
     rewrite.id = fragment::remember(tables, tuple, id, slot, &rewrite.source);
     let inward = second(tuple, &rewrite.source);
     fragment::remember(tables, &inward, rewrite.id, slot, &rewrite.destination);

@@ -37,7 +37,12 @@ fn find<'a, A: Addr, T: Tables<A>>(tables: &'a T, inward: &Tuple<A>) -> Option<T
 /// Where a socket of the host's is to connect to instead of an address and a port that it asks for, if they are a published port:
 /// the host's own packets to itself come by none of the programs that see packets.
 #[inline(always)]
-pub fn for_host<T: Tables<V4>>(tables: &T, asked: V4, port: Be16, protocol: u8) -> Option<T::Ref<'_, Port<V4>>> {
+pub fn for_host<T: Tables<V4>>(
+    tables: &T,
+    asked: V4,
+    port: Be16,
+    protocol: u8,
+) -> Option<T::Ref<'_, Port<V4>>> {
     if !tables.is_published(protocol, port.host()) {
         return None;
     }
@@ -115,7 +120,8 @@ pub fn open<A: Addr, T: Tables<A>>(
     }
     tables.flows_of(slot, 1);
     // Who takes a port back takes it out of the table first, and then removes its flows. This one may have come too late for that.
-    let still = find(tables, inward).is_some_and(|port| (port.address, port.port) == (mapping.address, mapping.port));
+    let still =
+        find(tables, inward).is_some_and(|port| (port.address, port.port) == (mapping.address, mapping.port));
     if !still {
         if let Some(flow) = tables.flow(inward) {
             flow::remove(tables, inward, &flow, now, When::Now);

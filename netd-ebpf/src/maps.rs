@@ -342,7 +342,18 @@ fn add(count: &Shared, change: i32) -> u32 {
 }
 
 tables!(
-    V4, 32, CONFIG4, INTERFACES4, ENDPOINTS4, ROUTES4, FLOWS4, PORTS4, FRAGMENTS4, FRAGMENT_PLACES4, create4, open4,
+    V4,
+    32,
+    CONFIG4,
+    INTERFACES4,
+    ENDPOINTS4,
+    ROUTES4,
+    FLOWS4,
+    PORTS4,
+    FRAGMENTS4,
+    FRAGMENT_PLACES4,
+    create4,
+    open4,
     hairpin4
 );
 const _: () = assert!(!V4::V6);

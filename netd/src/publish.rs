@@ -225,7 +225,10 @@ impl Ports {
             own.insert(port, "");
         }
         if self.count + own.count > MAX_PORTS {
-            return Err(format!("{} published ports more are too many: there is room for {MAX_PORTS}", own.count));
+            return Err(format!(
+                "{} published ports more are too many: there is room for {MAX_PORTS}",
+                own.count
+            ));
         }
         Ok(())
     }

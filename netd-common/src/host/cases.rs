@@ -197,7 +197,13 @@ impl World {
 
     /// The published ports.
     pub fn ports(&self) -> [PublishedPort; 6] {
-        let port = |host, host_port, protocol, member, port| PublishedPort { host, host_port, protocol, member, port };
+        let port = |host, host_port, protocol, member, port| PublishedPort {
+            host,
+            host_port,
+            protocol,
+            member,
+            port,
+        };
         let any = [0; 4];
         [
             port(any, 8080, protocol::TCP, self.a, 80),

@@ -66,7 +66,8 @@ fn from_outside(world: &World) -> Vec<Case> {
     let (a, b) = (world.a, world.b);
     let web = (8080, 80);
     let data = b"a question".to_vec();
-    let (question, answer) = (|port| Body::Udp(CLIENT, port, data.clone()), |port| Body::Udp(port, CLIENT, vec![9; 99]));
+    let (question, answer) =
+        (|port| Body::Udp(CLIENT, port, data.clone()), |port| Body::Udp(port, CLIENT, vec![9; 99]));
     let long: Vec<u8> = (0..200).collect();
     let whole = Ip { id: 501, ..Ip::new(SERVER, NODE) };
     let before = fragments(&ipv4_of(&whole, &Body::Udp(CLIENT, 5353, long.clone())), 64);
@@ -264,7 +265,16 @@ fn hairpin(world: &World) -> Vec<Case> {
         let answer = |flags| {
             across(host, (server, client), &segment(port, KEPT, flags), &segment(host_port, KEPT, flags))
         };
-        vec![ask(SYN), answer(SYN | ACK), ask(ACK), answer(ACK), ask(FIN | ACK), answer(FIN | ACK), ask(ACK), ask(SYN)]
+        vec![
+            ask(SYN),
+            answer(SYN | ACK),
+            ask(ACK),
+            answer(ACK),
+            ask(FIN | ACK),
+            answer(FIN | ACK),
+            ask(ACK),
+            ask(SYN),
+        ]
     };
     let udp = |source, destination| Body::Udp(source, destination, b"datagram".to_vec());
     let long: Vec<u8> = (0..200).collect();

@@ -12,7 +12,7 @@ use netd_common::{
     V4,
     abi::{
         Config, Counter, Endpoint, EndpointCounters, Flow, Fragment, FragmentKey, Interface, NodeCounters,
-        Port, PortKey, Route, Tuple,
+        Peer, PeerKey, Port, PortKey, Route, Tuple,
     },
     reason,
 };
@@ -33,7 +33,7 @@ struct Shape {
 }
 
 /// All maps, with the sizes that the options ask for.
-fn shapes(options: &Options) -> [Shape; 14] {
+fn shapes(options: &Options) -> [Shape; 16] {
     const fn shape<K, V>(name: &'static str, kind: MapType, entries: Option<u32>) -> Shape {
         Shape { name, kind, key: size_of::<K>(), value: size_of::<V>(), entries }
     }
@@ -53,6 +53,8 @@ fn shapes(options: &Options) -> [Shape; 14] {
         shape::<Tuple<V4>, Flow<V4>>("FLOWS4", MapType::Hash, Some(options.max_flows * 2)),
         shape::<PortKey<V4>, Port<V4>>("PORTS4", MapType::Hash, Some(MAX_PORTS)),
         shape::<u32, u64>("PORT_BITS", MapType::Array, None),
+        shape::<u32, u64>("HOST", MapType::Array, None),
+        shape::<PeerKey, Peer>("HOST_PEERS", MapType::LruHash, None),
         shape::<FragmentKey<V4>, Fragment<V4>>("FRAGMENTS4", MapType::Hash, None),
         shape::<u32, FragmentKey<V4>>("FRAGMENT_PLACES4", MapType::Array, None),
         shape::<u32, u32>("FRAGMENT_TURNS", MapType::Array, None),
@@ -113,6 +115,7 @@ pub(super) struct Maps {
     pub(super) routes: LpmTrie<MapData, V4, Route>,
     pub(super) ports: HashMap<MapData, PortKey<V4>, Port<V4>>,
     pub(super) port_bits: Array<MapData, u64>,
+    pub(super) host: Array<MapData, u64>,
     pub(super) flows: MapData,
     pub(super) fragments: MapData,
     /// Entries that the maps of endpoints and of flows have room for.
@@ -142,6 +145,7 @@ impl Maps {
             routes: take("ROUTES4")?.try_into()?,
             ports: take("PORTS4")?.try_into()?,
             port_bits: take("PORT_BITS")?.try_into()?,
+            host: take("HOST")?.try_into()?,
             flows,
             fragments,
             max_flows,

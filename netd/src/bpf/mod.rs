@@ -8,6 +8,7 @@ mod maps;
 mod pins;
 mod ports;
 mod routes;
+mod sockets;
 mod syscall;
 mod types;
 
@@ -260,6 +261,7 @@ impl Datapath {
                 attached: links.iter().filter(|(_, at)| *at == hook).count() as u32,
             });
         }
+        all.extend(self.socket_programs()?);
         Ok(all)
     }
 

@@ -103,7 +103,11 @@ impl Ports {
         let (word, bit) = PortBits::place(port.0, port.1);
         let value = self.words.get(&word).copied().unwrap_or(0) & !(1 << bit);
         bits.set(word, value, 0).context("writing to map PORT_BITS")?;
-        if value == 0 { self.words.remove(&word) } else { self.words.insert(word, value) };
+        if value == 0 {
+            self.words.remove(&word)
+        } else {
+            self.words.insert(word, value)
+        };
         Ok(())
     }
 }
@@ -134,7 +138,8 @@ impl Datapath {
     /// Makes the maps hold exactly these ports, whatever a daemon before this one has left in them.
     pub fn retain_ports(&mut self, wanted: &[PublishedPort]) -> Result<()> {
         let found = keys(self.maps.ports.keys(), "reading map PORTS4")?;
-        let wanted: HashMap<PortKey<V4>, &PublishedPort> = wanted.iter().map(|port| (port.key(), port)).collect();
+        let wanted: HashMap<PortKey<V4>, &PublishedPort> =
+            wanted.iter().map(|port| (port.key(), port)).collect();
         self.ports = Ports::default();
         let mut flows = HashMap::new();
         for key in found {

@@ -37,7 +37,11 @@ impl Owner {
         self.shown(&endpoint)
     }
 
-    pub(super) async fn unpublish(&mut self, name: &str, publish: &[String]) -> Result<EndpointView, Refusal> {
+    pub(super) async fn unpublish(
+        &mut self,
+        name: &str,
+        publish: &[String],
+    ) -> Result<EndpointView, Refusal> {
         let before = self.ports_of(name);
         let (endpoint, ports, changes) = self.state.unpublish(name, publish)?;
         if let Err(error) = self.commit(changes).await {

@@ -19,7 +19,7 @@ use crate::{
     bpf::{self, Datapath, Expired, FlowFilter},
     cluster::{Remotes, Transport},
     config::NatConfig,
-    endpoint::{Endpoint, alias},
+    endpoint::{Endpoint, alias, socket_cookie},
     netlink::{ContainerSide, Link, Netlink, Netns, Route, VethSpec, is_gone},
     network::Network,
     node::{HostView, LOOPBACK, host_routes, is_own},
@@ -134,7 +134,8 @@ impl Reconciler {
             }
         }
         // Also those of endpoints that do not work yet: what comes to them is dropped until they do.
-        let ports: Vec<_> = state.endpoints().flat_map(|endpoint| endpoint.ports(&endpoint.publish)).collect();
+        let ports: Vec<_> =
+            state.endpoints().flat_map(|endpoint| endpoint.ports(&endpoint.publish)).collect();
         self.datapath.retain_ports(&ports).context("cannot publish ports")?;
         let live: Vec<bpf::Endpoint> = self.live.values().cloned().collect();
         self.datapath.retain_endpoints(&live).context("cannot clean up the datapath")?;
@@ -226,6 +227,15 @@ impl Reconciler {
         self.live.insert(endpoint.name.clone(), entry.clone());
         self.by_ifindex.insert(ifindex, endpoint.name.clone());
         self.datapath.attach_endpoint(&entry)
+    }
+
+    /// Lets the host's own sockets reach published ports.
+    ///
+    /// # Errors
+    /// There is no cgroup2 hierarchy, or the kernel refuses a program.
+    pub fn attach_sockets(&mut self) -> Result<()> {
+        let cookie = socket_cookie().context("cannot tell which namespace this is")?;
+        self.datapath.attach_sockets(cookie)
     }
 
     /// Publishes ports of an endpoint, which it has already.

@@ -69,7 +69,9 @@ impl State {
             let Some((n, rest)) = found else {
                 let has: Vec<String> = left.iter().map(|these| format!("`{these}`")).collect();
                 let has = if has.is_empty() { "none".to_owned() } else { has.join(", ") };
-                return Err(Refusal::NotFound(format!("endpoint `{name}` does not publish {those}, but {has}")));
+                return Err(Refusal::NotFound(format!(
+                    "endpoint `{name}` does not publish {those}, but {has}"
+                )));
             };
             left.splice(n..=n, rest);
         }
