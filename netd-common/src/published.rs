@@ -49,7 +49,7 @@ pub fn for_host<T: Tables<V4>>(
     // For connect(2) and its like, 0.0.0.0 is the host itself.
     let address = if asked == V4::ANY { V4::new([127, 0, 0, 1]) } else { asked };
     let is_loopback = address.bytes()[0] == 127;
-    if !is_loopback && !tables.route(&address).is_some_and(|route| route.kind == Route::HOST) {
+    if !is_loopback && tables.route(&address).is_none_or(|route| route.kind != Route::HOST) {
         return None;
     }
     let mut key = PortKey { address, port, protocol, reserved: 0 };
