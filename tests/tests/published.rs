@@ -81,7 +81,7 @@ fn from_outside_with_the_clients_address() {
         let second = Ipv4Addr::new(198, 18, 1, 77);
         site.host.namespace.ip([format!("address add {second}/24 dev eth0")])?;
         eventually("the second address is known", Duration::from_secs(5), || {
-            Ok(client.run(|| Ok(echo::tcp(at(second, 8007), b"x", SILENCE).is_ok()))?)
+            client.run(|| Ok(echo::tcp(at(second, 8007), b"x", SILENCE).is_ok()))
         })?;
         let seen = echo_by(&client, at(second, 8007))?;
         ensure!(seen == [IpAddr::V4(site.world.address); 2], "{seen:?}");
@@ -193,7 +193,7 @@ fn taken_ports_are_refused_and_their_holder_named() {
         netd(site, &["publish", "web", "-p", "8080:80"])?;
         ensure!(host.run(|| Ok(TcpListener::bind("0.0.0.0:8080").is_err()))?, "a port is not held");
         netd(site, &["unpublish", "web", "-p", "8080:80"])?;
-        host.run(|| Ok(drop(TcpListener::bind("0.0.0.0:8080")?)))
+        host.run(|| TcpListener::bind("0.0.0.0:8080").map(drop).context("the port is not let go"))
     });
 }
 
