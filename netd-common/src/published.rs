@@ -8,7 +8,7 @@ use crate::{
     abi::{Flow, Port, PortKey, Route, Tuple},
     addr::{Addr, V4},
     flow::{self, State, Ticks, When},
-    nat::Mapping,
+    nat::{self, Mapping},
     reason::Drop,
     shared::Shared,
     tables::{Add, Tables},
@@ -49,7 +49,7 @@ pub fn for_host<T: Tables<V4>>(
     // For connect(2) and its like, 0.0.0.0 is the host itself.
     let address = if asked == V4::ZERO { V4::new([127, 0, 0, 1]) } else { asked };
     let is_loopback = address.bytes()[0] == 127;
-    if !is_loopback && !tables.route(&address).is_some_and(|route| route.kind == Route::HOST) {
+    if !is_loopback && tables.route(&address).is_none_or(|route| route.kind != Route::HOST) {
         return None;
     }
     let mut key = PortKey { address, port, protocol, reserved: 0 };
@@ -105,8 +105,7 @@ pub fn open<A: Addr, T: Tables<A>>(
     };
     match tables.flow_add(inward, flow.clone()) {
         Ok(()) => {}
-        // Another packet of it, on another CPU.
-        Err(Add::Exists) => return 0,
+        Err(Add::Exists) => return settle(tables, inward, tcp_flags, mapping),
         Err(Add::Full) => return Drop::FlowTableFull as u32,
     }
     flow.state = Shared::new(0);
@@ -129,6 +128,20 @@ pub fn open<A: Addr, T: Tables<A>>(
         return NOT_OURS;
     }
     0
+}
+
+/// There is an entry already: another packet of the flow made it, on another CPU; or it is what is left of a connection between
+/// containers whose other half is gone, and goes too.
+#[inline(always)]
+fn settle<A: Addr, T: Tables<A>>(tables: &T, inward: &Tuple<A>, tcp_flags: u32, mapping: &Mapping<A>) -> u32 {
+    let mut found = Mapping::NONE;
+    if nat::reply(tables, inward, tcp_flags as u8, &mut found) && found == *mapping {
+        return 0;
+    }
+    if let Some(old) = tables.flow(inward) {
+        flow::remove(tables, inward, &old, tables.now(), When::Now);
+    }
+    Drop::PublishedClash as u32
 }
 
 /// Makes sure that there is no entry for a container's packets, given their tuple: one that nobody uses any more goes. `false`: it

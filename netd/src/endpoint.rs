@@ -202,7 +202,11 @@ fn cookie(netns: &Netns) -> Result<u64> {
     netns.run(socket_cookie)?.with_context(what)
 }
 
-fn socket_cookie() -> io::Result<u64> {
+/// The cookie of the calling thread's namespace.
+///
+/// # Errors
+/// The kernel gives no socket.
+pub fn socket_cookie() -> io::Result<u64> {
     // SAFETY: a system call without pointers; the descriptor is checked, and new, so nothing else owns it.
     let socket = unsafe {
         let fd = libc::socket(libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0);

@@ -197,11 +197,14 @@ fn parse_range(text: &str) -> Result<(u16, u16), String> {
     }
 }
 
+/// The address that a port is published at, and the endpoint.
+type Holder = (Option<Ipv4Addr>, String);
+
 /// Which ports of the host are whose.
 #[derive(Debug, Default)]
 pub struct Ports {
     /// At an address each, by port and protocol.
-    taken: HashMap<(Protocol, u16), Vec<(Option<Ipv4Addr>, String)>>,
+    taken: HashMap<(Protocol, u16), Vec<Holder>>,
     count: u32,
 }
 

@@ -15,7 +15,7 @@ use netd_common::{
     V4, V6,
     abi::{
         Config, Counter, Denied, Endpoint, EndpointCounters, Flow, Fragment, FragmentKey, Interface,
-        NodeCounters, Port, PortKey, Route, Tuple,
+        NodeCounters, Peer, PeerKey, Port, PortKey, Route, Tuple,
     },
     reason,
 };
@@ -44,6 +44,8 @@ fn shapes(options: &Options) -> Vec<Shape> {
         shape::<u32, NodeCounters>("NODE_COUNTERS", MapType::PerCpuArray, Some(MAX_NODES)),
         shape::<u32, u32>("FLOW_COUNTS", MapType::Array, endpoints),
         shape::<u32, u64>("PORT_BITS", MapType::Array, None),
+        shape::<u32, u64>("HOST", MapType::Array, None),
+        shape::<PeerKey, Peer>("HOST_PEERS", MapType::LruHash, None),
         shape::<u32, u32>("FRAGMENT_TURNS", MapType::Array, None),
         shape::<Key<V4>, Denied>("DENIED4", MapType::LpmTrie, None),
         shape::<Key<V6>, Denied>("DENIED6", MapType::LpmTrie, None),
@@ -126,6 +128,7 @@ pub(super) struct Maps {
     pub(super) node_counters: PerCpuArray<MapData, NodeCounters>,
     pub(super) flow_counts: Array<MapData, u32>,
     pub(super) port_bits: Array<MapData, u64>,
+    pub(super) host: Array<MapData, u64>,
     pub(super) v4: Tables<V4>,
     pub(super) v6: Tables<V6>,
     /// Entries that the map of endpoints has room for.
@@ -249,6 +252,7 @@ impl Maps {
             node_counters: take(programs, "NODE_COUNTERS")?.try_into()?,
             flow_counts: take(programs, "FLOW_COUNTS")?.try_into()?,
             port_bits: take(programs, "PORT_BITS")?.try_into()?,
+            host: take(programs, "HOST")?.try_into()?,
             v4: Tables::take(programs)?,
             v6: Tables::take(programs)?,
         })

@@ -11,6 +11,7 @@ mod maps;
 mod pins;
 mod ports;
 mod routes;
+mod sockets;
 mod syscall;
 mod types;
 
@@ -314,6 +315,7 @@ impl Datapath {
                 attached,
             });
         }
+        all.extend(self.socket_programs()?);
         Ok(all)
     }
 

@@ -1,4 +1,4 @@
-//! What is pinned where: `DIRECTORY/vN/maps/NAME` and `DIRECTORY/vN/links/IFINDEX-HOOK`, N being the version of the maps'
+//! What is pinned where: `DIRECTORY/vN/maps/NAME`, `DIRECTORY/vN/links/IFINDEX-HOOK` and `DIRECTORY/vN/sockets/NAME`, N being the version of the maps'
 //! types. A program needs no pin: its links hold it.
 
 use std::{
@@ -14,6 +14,9 @@ use super::{
     syscall,
 };
 
+/// The directory of the links of programs for sockets.
+const SOCKETS: &str = "sockets";
+
 /// The pins of this version.
 pub(super) struct Pins {
     /// On endpoints' links, and on all others.
@@ -26,7 +29,7 @@ impl Pins {
     /// Makes the directories.
     pub(super) fn open(directory: &Path, attachments: [Attachment; 2]) -> Result<Self> {
         let version = directory.join(format!("v{ABI_VERSION}"));
-        for path in [version.join("maps"), version.join("links")] {
+        for path in [version.join("maps"), version.join("links"), version.join(SOCKETS)] {
             fs::create_dir_all(&path).with_context(|| {
                 format!("creating {} (is a bpf file system mounted there?)", path.display())
             })?;
@@ -42,6 +45,11 @@ impl Pins {
     /// Where a map is pinned.
     pub(super) fn map(&self, name: &str) -> PathBuf {
         self.version.join("maps").join(name)
+    }
+
+    /// Where the link of a program for sockets is pinned.
+    pub(super) fn socket(&self, name: &str) -> PathBuf {
+        self.version.join(SOCKETS).join(name)
     }
 
     /// Where a link is pinned.
@@ -96,6 +104,12 @@ pub(super) fn purge(directory: &Path) -> Result<()> {
         let version = directory.join(name);
         for (ifindex, hook) in links_of(&version)? {
             detach(&link_in(&version, ifindex, hook), ifindex, hook);
+        }
+        for name in names(&version.join(SOCKETS))? {
+            let path = version.join(SOCKETS).join(name);
+            if let Err(error) = syscall::detach_link(&path) {
+                tracing::debug!("detaching {}: {error}", path.display());
+            }
         }
     }
     remove(directory)

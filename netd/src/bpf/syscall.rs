@@ -4,7 +4,7 @@ use std::{
     ffi::CString,
     io,
     os::{
-        fd::{AsFd as _, AsRawFd as _, FromRawFd as _, OwnedFd},
+        fd::{AsFd as _, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd},
         unix::ffi::OsStrExt as _,
     },
     path::Path,
@@ -71,6 +71,16 @@ impl Walk {
 /// Detaches a pinned link (`BPF_LINK_DETACH`, kernel 5.9). Removing its last name does that too, but some time later, and
 /// until then the interface runs the program.
 pub(super) fn detach_link(path: &Path) -> io::Result<()> {
+    let link = open_link(path)?;
+    // SAFETY: as above.
+    let mut attr: bpf_attr = unsafe { std::mem::zeroed() };
+    attr.link_detach.link_fd = link.as_raw_fd() as u32;
+    // SAFETY: the command reads a descriptor, which is open.
+    unsafe { bpf(bpf_cmd::BPF_LINK_DETACH, &mut attr) }.map(drop)
+}
+
+/// Opens what is pinned somewhere.
+fn open_link(path: &Path) -> io::Result<OwnedFd> {
     let name = CString::new(path.as_os_str().as_bytes())?;
     // SAFETY: as above.
     let mut attr: bpf_attr = unsafe { std::mem::zeroed() };
@@ -78,12 +88,18 @@ pub(super) fn detach_link(path: &Path) -> io::Result<()> {
     // SAFETY: the name outlives the call, and is what this command reads.
     let descriptor = unsafe { bpf(bpf_cmd::BPF_OBJ_GET, &mut attr) }?;
     // SAFETY: the kernel has just made this descriptor for us.
-    let link = unsafe { OwnedFd::from_raw_fd(descriptor) };
+    Ok(unsafe { OwnedFd::from_raw_fd(descriptor) })
+}
+
+/// Makes a pinned link run another program (`BPF_LINK_UPDATE`, kernel 5.7), in one step.
+pub(super) fn update_link(path: &Path, program: BorrowedFd<'_>) -> io::Result<()> {
+    let link = open_link(path)?;
     // SAFETY: as above.
     let mut attr: bpf_attr = unsafe { std::mem::zeroed() };
-    attr.link_detach.link_fd = link.as_raw_fd() as u32;
-    // SAFETY: the command reads a descriptor, which is open.
-    unsafe { bpf(bpf_cmd::BPF_LINK_DETACH, &mut attr) }.map(drop)
+    attr.link_update.link_fd = link.as_raw_fd() as u32;
+    attr.link_update.__bindgen_anon_1.new_prog_fd = program.as_raw_fd() as u32;
+    // SAFETY: the command reads descriptors, which are open.
+    unsafe { bpf(bpf_cmd::BPF_LINK_UPDATE, &mut attr) }.map(drop)
 }
 
 /// bpf(2).

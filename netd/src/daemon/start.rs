@@ -151,6 +151,8 @@ pub(super) async fn start(options: &Options) -> Result<Started> {
         pending: Vec::new(),
         troubles: Default::default(),
     };
+    let attached = owner.kernel.attach_sockets();
+    owner.note("published ports, for the host's own sockets", attached);
     owner.hold_ports();
     Ok(Started { owner, events, _locks: [state_lock, pin_lock] })
 }

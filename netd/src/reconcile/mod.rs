@@ -24,7 +24,7 @@ use crate::{
     bpf::{self, Datapath, Expired, FlowFilter},
     cluster::{Remotes, Transport},
     config::NatConfig,
-    endpoint::{Endpoint, alias},
+    endpoint::{Endpoint, alias, socket_cookie},
     netlink::{ContainerSide, Link, Netlink, Netns, Route, VethSpec, is_gone},
     network::Network,
     node::{HostView, LOOPBACK, host_routes, is_own},
@@ -252,6 +252,15 @@ impl Reconciler {
         self.live.insert(endpoint.name.clone(), entry.clone());
         self.by_ifindex.insert(ifindex, endpoint.name.clone());
         self.datapath.attach_endpoint(&entry)
+    }
+
+    /// Lets the host's own sockets reach published ports.
+    ///
+    /// # Errors
+    /// There is no cgroup2 hierarchy, or the kernel refuses a program.
+    pub fn attach_sockets(&mut self) -> Result<()> {
+        let cookie = socket_cookie().context("cannot tell which namespace this is")?;
+        self.datapath.attach_sockets(cookie)
     }
 
     /// Publishes ports of an endpoint, which it has already.

@@ -454,3 +454,36 @@ fn a_cluster_gives_ipv6_to_a_network() {
     let problem = "network `default` is another one in the cluster (10.88.0.0/24), but is in use by `a`, `b`: detach them";
     assert_eq!(synchronise(&mut state, &all).problems, [problem]);
 }
+
+#[test]
+fn published_ports_are_one_endpoints_each() {
+    let (mut state, mut committed) = start();
+    let with = |name: &str, publish: &[&str]| AttachRequest {
+        publish: publish.iter().map(|text| (*text).to_owned()).collect(),
+        ..request(name)
+    };
+    committed.extend(attach(&mut state, &with("web", &["8080:80", "9000-9010:1-11/udp"])).unwrap().1);
+    let refused = attach(&mut state, &with("two", &["81:81", "127.0.0.1:8080:80"])).unwrap_err();
+    assert!(matches!(&refused, Refusal::Conflict(why) if why.contains("`web`")), "{refused}");
+    assert!(matches!(attach(&mut state, &with("two", &["81"])), Err(Refusal::Invalid(_))));
+    // Nothing of a refused one stays.
+    committed.extend(attach(&mut state, &with("two", &["81:81"])).unwrap().1);
+
+    let ports = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>();
+    let (_, gone, changes) = state.unpublish("web", &ports(&["9003:4/udp"])).unwrap();
+    committed.extend(changes);
+    assert_eq!(gone.len(), 1);
+    assert!(state.unpublish("web", &ports(&["9003:4/udp"])).is_err());
+    let (two, _, changes) = state.publish("two", &ports(&["9003:53/udp"])).unwrap();
+    committed.extend(changes);
+    assert_eq!(two.publish.len(), 2);
+    assert!(state.publish("two", &ports(&["9004:53/udp"])).is_err());
+    assert!(state.publish("none", &ports(&["1:1"])).is_err());
+
+    // All of it is there after a restart, and free when its endpoint goes.
+    let (mut state, _) = load(&committed, |_| true);
+    assert_eq!(state.endpoint("web").unwrap().publish.len(), 3);
+    assert!(state.publish("two", &ports(&["8080:80"])).is_err());
+    state.remove("web").unwrap();
+    state.publish("two", &ports(&["8080:80", "9004:53/udp"])).unwrap();
+}
