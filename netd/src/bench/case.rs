@@ -38,6 +38,12 @@ pub const CASES: &[Case] = &[
     case("egress-http", "to the internet: as http", Traffic::Http, Route::Egress),
     case("published-tcp-rr", "from outside to a published port: as tcp-rr", Traffic::TcpRr, Route::Published),
     case(
+        "published-udp-64",
+        "from outside to a published port: as udp-64",
+        Traffic::UdpPackets,
+        Route::Published,
+    ),
+    case(
         "published-tcp-stream",
         "from outside to a published port: as tcp-stream",
         Traffic::TcpStream,

@@ -1,7 +1,7 @@
 //! The rules that Docker sets, line for line.
 //!
 //! This is what `iptables-save` prints under dockerd 20.10.24 (Debian 12) with two containers on its default bridge, of which
-//! one publishes a port (`docker run -p 8080:80`), all else as installed. A user-defined network adds the same lines once more
+//! one publishes a port (`docker run -p 8080:80 -p 8080:80/udp`), all else as installed. A user-defined network adds the same lines once more
 //! for its own bridge.
 //!
 //! Docker 28 says the same in other chains: FORWARD jumps to DOCKER-USER and DOCKER-FORWARD, that to DOCKER-CT (the conntrack
@@ -39,6 +39,7 @@ pub(in super::super) const RULES: &str = "\
 -A FORWARD -i docker0 -o docker0 -j ACCEPT
 # portmapper: the published port.
 -A DOCKER -d 172.17.0.2/32 ! -i docker0 -o docker0 -p tcp -m tcp --dport 80 -j ACCEPT
+-A DOCKER -d 172.17.0.2/32 ! -i docker0 -o docker0 -p udp -m udp --dport 80 -j ACCEPT
 # setINC
 -A DOCKER-ISOLATION-STAGE-1 -i docker0 ! -o docker0 -j DOCKER-ISOLATION-STAGE-2
 -A DOCKER-ISOLATION-STAGE-1 -j RETURN
@@ -60,8 +61,10 @@ COMMIT
 -A POSTROUTING -s 172.17.0.0/16 ! -o docker0 -j MASQUERADE
 # portmapper: the container to its own published port, and the translation.
 -A POSTROUTING -s 172.17.0.2/32 -d 172.17.0.2/32 -p tcp -m tcp --dport 80 -j MASQUERADE
+-A POSTROUTING -s 172.17.0.2/32 -d 172.17.0.2/32 -p udp -m udp --dport 80 -j MASQUERADE
 -A DOCKER -i docker0 -j RETURN
 -A DOCKER ! -i docker0 -p tcp -m tcp --dport 8080 -j DNAT --to-destination 172.17.0.2:80
+-A DOCKER ! -i docker0 -p udp -m udp --dport 8080 -j DNAT --to-destination 172.17.0.2:80
 COMMIT
 ";
 

@@ -12,8 +12,9 @@ pub(super) fn build(lab: &Lab, world: &World) -> Result<Scene> {
     let host = lab.namespace("docker")?;
     let uplink = world.plug(lab, &host)?;
     let mut docker = Docker::start(lab, &host, "docker")?;
-    let server =
-        docker.run("server", &["--publish", &publish()]).context("cannot start the server's container")?;
+    let server = docker
+        .run("server", &publish("--publish").each_ref().map(String::as_str))
+        .context("cannot start the server's container")?;
     let client = docker.run("client", &[]).context("cannot start the client's container")?;
     let address = server.address;
     let server = lab.adopt("docker-server", server.pid)?;

@@ -269,10 +269,11 @@ impl Scene {
 /// The port of the host that a variant's server has published, and the server's own: those in Docker's rules.
 const PUBLISHED: (u16, u16) = (8080, 80);
 
-/// What publishes that port, as an argument.
-fn publish() -> String {
+/// What publishes that port, for TCP and for UDP, as arguments of `option`s.
+fn publish(option: &str) -> [String; 4] {
     let (outside, inside) = PUBLISHED;
-    format!("{outside}:{inside}")
+    let port = |protocol| format!("{outside}:{inside}/{protocol}");
+    [option.to_owned(), port("tcp"), option.to_owned(), port("udp")]
 }
 
 /// Two routed hosts that know so many more nodes, of netd or in the classic way; the path between two of their containers.

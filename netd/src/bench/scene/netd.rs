@@ -19,7 +19,7 @@ pub(super) fn one_host(lab: &Lab, world: &World) -> Result<Scene> {
     let namespace = lab.namespace("netd-server")?;
     let attach = |options: &[&str]| host.attach("server", &namespace, options);
     let mut missing = Vec::new();
-    let (server, publishes) = match attach(&["-p", &publish()]) {
+    let (server, publishes) = match attach(&publish("-p").each_ref().map(String::as_str)) {
         Ok(server) => (server, true),
         Err(error) => {
             missing.push((Route::Published, "netd's published port", format!("{error:#}")));
