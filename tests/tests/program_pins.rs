@@ -273,19 +273,28 @@ fn filters_and_links_do_the_same() {
     });
 }
 
-/// A netd that used links on endpoints: the filter comes before the link goes, so there is always a program.
+/// What a container sends is moved from the filter to a link when there is time, and stays there, also under the next daemon.
 #[test]
-fn a_filter_takes_the_place_of_a_link() {
-    in_a_world("a_filter_takes_the_place_of_a_link", |loaded| {
+fn an_endpoint_is_moved_to_a_link() {
+    in_a_world("an_endpoint_is_moved_to_a_link", |loaded| {
         let a = endpoint(&loaded.world.a);
         Datapath::purge(&loaded.directory).expect("purge");
         let options = options(&loaded.directory);
-        loaded.datapath = Datapath::open_with(&options, Attachment::Tcx, Attachment::Tcx).expect("opened");
-        loaded.datapath.attach_endpoint(&a).expect("attach");
-        assert_eq!((attached("a", "ingress"), filters("a", "ingress").0), (1, 0));
+        let hook = |loaded: &world::Loaded| loaded.datapath.programs().expect("programs")[0].hook.clone();
+        let count = || (attached("a", "ingress"), filters("a", "ingress").0);
         loaded.datapath = Datapath::open(&options).expect("opened");
         loaded.datapath.attach_endpoint(&a).expect("attach");
-        assert_eq!((attached("a", "ingress"), filters("a", "ingress").0), (0, 1));
+        assert_eq!((count(), hook(loaded)), ((0, 1), "clsact".to_owned()));
+        assert!(loaded.datapath.promote_endpoint(a.ifindex).expect("moved"));
+        assert!(!loaded.datapath.promote_endpoint(a.ifindex).expect("there already"));
+        for _ in 0..2 {
+            assert_eq!((count(), hook(loaded)), ((1, 0), "tcx".to_owned()));
+            assert_eq!((attached("a", "egress"), filters("a", "egress").0), (0, 1), "the other hook stays");
+            loaded.datapath = Datapath::open(&options).expect("opened");
+            loaded.datapath.attach_endpoint(&a).expect("attach");
+        }
+        loaded.datapath.detach_endpoint(&a).expect("detach");
+        assert_eq!(count(), (0, 0));
     });
 }
 

@@ -70,6 +70,8 @@ fn streams_survive(test: &str, signal: Signal) {
                 UdpPulse::start(&a.namespace, &server, SocketAddrV4::new(site.world.address, 4303))?,
             ),
         ];
+        // While packets flow, what the containers send moves to the faster hook.
+        site.host.settle()?;
         let (ids, pins) = (programs(site)?, links(site));
         ensure!(!ids.is_empty() && pins.len() >= 5, "programs {ids:?}, links {pins:?}");
         let endpoints = site.endpoints()?.len();

@@ -203,6 +203,17 @@ impl Datapath {
         Ok(())
     }
 
+    /// Moves what an endpoint sends to a faster hook, if this kernel has it and that has not been done yet: see
+    /// [`links::promote`]. Takes some 10 ms; whether there was anything to do.
+    pub fn promote_endpoint(&mut self, ifindex: u32) -> Result<bool> {
+        let hook = Hook::Ingress;
+        if Attachment::of_this_kernel() != Attachment::Tcx || self.pins.is_link(ifindex, hook) {
+            return Ok(false);
+        }
+        links::promote(&mut self.programs, &self.pins, ifindex, hook)?;
+        Ok(true)
+    }
+
     /// Writes what the programs know of who sends from an endpoint's link.
     pub fn set_interface(&mut self, endpoint: &Endpoint) -> Result<()> {
         let flag = |set, flag| if set { flag } else { 0 };
@@ -310,13 +321,28 @@ impl Datapath {
                 self.programs.program(name).context("a program is missing")?.try_into()?;
             all.push(ProgramStatus {
                 name: name.to_owned(),
-                hook: self.pins.attachment(hook).label().to_owned(),
+                hook: self.hooks(hook, &links).to_owned(),
                 id: program.info().with_context(|| format!("asking for program {name}"))?.id(),
                 attached,
             });
         }
         all.extend(self.socket_programs()?);
         Ok(all)
+    }
+
+    /// The names of what holds a program on its interfaces.
+    fn hooks(&self, hook: Hook, links: &[(u32, Hook)]) -> &'static str {
+        let usual = self.pins.attachment(hook).label();
+        if hook != Hook::Ingress || usual == Attachment::Tcx.label() {
+            return usual;
+        }
+        let own = || links.iter().filter(|(_, at)| *at == hook);
+        let moved = own().filter(|(ifindex, _)| self.pins.is_link(*ifindex, hook)).count();
+        match moved {
+            0 => usual,
+            all if all == own().count() => Attachment::Tcx.label(),
+            _ => "clsact, tcx",
+        }
     }
 
     /// Runs a program on a frame as if it had come by an interface of the calling thread's network namespace; nothing is

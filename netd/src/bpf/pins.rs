@@ -57,6 +57,11 @@ impl Pins {
         link_in(&self.version, ifindex, hook)
     }
 
+    /// Whether what is pinned there is a link, and not a program that stands for a filter.
+    pub(super) fn is_link(&self, ifindex: u32, hook: Hook) -> bool {
+        syscall::is_link(&self.link(ifindex, hook))
+    }
+
     /// All links.
     pub(super) fn links(&self) -> Result<Vec<(u32, Hook)>> {
         links_of(&self.version)

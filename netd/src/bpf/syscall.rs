@@ -68,6 +68,12 @@ impl Walk {
     }
 }
 
+/// Whether something is pinned at a path, and is a link: by the name that the kernel gives the file (`bpf_link_new_fd`).
+pub(super) fn is_link(path: &Path) -> bool {
+    let name = |pinned: OwnedFd| std::fs::read_link(format!("/proc/self/fd/{}", pinned.as_raw_fd()));
+    open_link(path).and_then(name).is_ok_and(|name| name.to_string_lossy().contains("link"))
+}
+
 /// Detaches a pinned link (`BPF_LINK_DETACH`, kernel 5.9). Removing its last name does that too, but some time later, and
 /// until then the interface runs the program.
 pub(super) fn detach_link(path: &Path) -> io::Result<()> {

@@ -29,6 +29,10 @@ use crate::{
 const TICK: Duration = Duration::from_secs(5);
 /// How long after one part of the flow table the next is looked at.
 const MOMENT: Duration = Duration::from_millis(100);
+/// How long nobody has asked for anything when endpoints are moved to a faster hook: the kernel lets others wait meanwhile.
+const IDLE: Duration = Duration::from_secs(2);
+/// How long after one endpoint the next is moved.
+const PAUSE: Duration = Duration::from_millis(200);
 /// How often the host's network is looked at although nothing is announced: not every change of a route is.
 const LOOK: Duration = Duration::from_secs(30);
 /// How long after a change of the host's network it is looked at: what comes in quick succession is one change.
@@ -66,12 +70,16 @@ impl Owner {
         let mut look_at = Instant::now() + LOOK;
         let mut expire_at = Instant::now() + TICK;
         let mut listen_at = Instant::now();
+        let mut promote_at = Some(Instant::now() + IDLE);
         let mut ticks = time::interval_at(Instant::now() + TICK, TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 request = requests.recv() => match request {
                     Some(request) => {
+                        if matches!(request, Request::Attach(..) | Request::Detach(..)) {
+                            promote_at = promote_at.max(Some(Instant::now() + IDLE));
+                        }
                         self.serve(request).await;
                         self.announce();
                     }
@@ -108,7 +116,11 @@ impl Owner {
                 news = news(&mut self.membership) => self.take_in(news).await,
                 () = time::sleep_until(listen_at) => listen_at = self.listen().await,
                 () = time::sleep_until(expire_at) => expire_at = self.expire(),
-                _ = ticks.tick() => self.tick().await,
+                () = sleep_until(promote_at) => promote_at = self.promote(),
+                _ = ticks.tick() => {
+                    self.tick().await;
+                    promote_at = promote_at.or_else(|| Some(Instant::now() + IDLE));
+                },
             }
         }
     }
@@ -230,6 +242,18 @@ impl Owner {
         Instant::now() + if more { MOMENT } else { TICK }
     }
 
+    /// Moves an endpoint to a faster hook. Returns when to do it with the next, if there is one.
+    fn promote(&mut self) -> Option<Instant> {
+        match block_in_place(|| self.kernel.promote()) {
+            Ok(true) => Some(Instant::now() + PAUSE),
+            Ok(false) => None,
+            Err(error) => {
+                debug!("an endpoint stays as it is: {error:#}");
+                Some(Instant::now() + PAUSE)
+            }
+        }
+    }
+
     /// Listens to the nodes of which nobody says that they are there. Returns when to do it again.
     async fn listen(&mut self) -> Instant {
         let silence = self.config.cluster.silence();
@@ -302,6 +326,14 @@ impl Owner {
                 }
             }
         }
+    }
+}
+
+/// Never, if there is no time.
+async fn sleep_until(time: Option<Instant>) {
+    match time {
+        Some(time) => time::sleep_until(time).await,
+        None => std::future::pending().await,
     }
 }
 

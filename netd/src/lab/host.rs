@@ -6,6 +6,7 @@ use std::{
     path::{Path, PathBuf},
     process::{Command, Output, Stdio},
     sync::Arc,
+    thread,
     time::{Duration, Instant},
 };
 
@@ -14,11 +15,12 @@ use nix::sys::signal::Signal;
 use serde_json::Value;
 
 use super::{Lab, Namespace, Process, Switch, World, registry::Resources, world};
-use crate::bpf::Counter;
+use crate::bpf::{Attachment, Counter};
 
 /// What the line begins with that the daemon prints once it serves.
 const READY: &str = "netd ready";
 const START_TIMEOUT: Duration = Duration::from_secs(30);
+const SETTLE_TIMEOUT: Duration = Duration::from_secs(20);
 const STOP_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A host: a namespace, its uplink, and a daemon with socket, state and pins of its own.
@@ -211,7 +213,7 @@ impl Host {
             if Instant::now() > end {
                 bail!("the daemon of {} is not ready after {START_TIMEOUT:?}; its log:\n{fresh}", self.name);
             }
-            std::thread::sleep(Duration::from_millis(3));
+            thread::sleep(Duration::from_millis(3));
         }
     }
 
@@ -307,6 +309,30 @@ impl Host {
         let mut status = self.json(["status", "--json"])?;
         serde_json::from_value(status[list].take())
             .with_context(|| format!("netd status --json: no list of counters `{list}`"))
+    }
+
+    /// Waits until the daemon has moved its endpoints to the faster hook, which it does when nobody asks for anything; where the
+    /// kernel has none, there is nothing to wait for.
+    ///
+    /// # Errors
+    /// It does not.
+    pub fn settle(&self) -> Result<()> {
+        if Attachment::of_this_kernel() != Attachment::Tcx {
+            return Ok(());
+        }
+        let end = Instant::now() + SETTLE_TIMEOUT;
+        loop {
+            let status = self.json(["status", "--json"])?;
+            let programs = status["programs"].as_array().into_iter().flatten();
+            let mut of_endpoints = programs.filter(|program| program["name"] == "from_container");
+            if of_endpoints.all(|program| program["hook"] == "tcx") {
+                return Ok(());
+            }
+            if Instant::now() > end {
+                bail!("the endpoints of {} are not on the faster hook: {}", self.name, status["programs"]);
+            }
+            thread::sleep(Duration::from_millis(50));
+        }
     }
 
     /// Makes a namespace and attaches it, with more options of `netd attach` in `options`.

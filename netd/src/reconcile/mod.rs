@@ -48,6 +48,8 @@ pub struct Reconciler {
     /// What the datapath knows of each live endpoint.
     live: HashMap<String, bpf::Endpoint>,
     by_ifindex: HashMap<u32, String>,
+    /// Links whose program may be moved to a faster hook.
+    to_promote: Vec<u32>,
     /// The addresses that all flows of each family are translated to; at the start, one does not know.
     translated: [Option<IpAddr>; 2],
 }
@@ -85,6 +87,7 @@ impl Reconciler {
             ipv6: true,
             live,
             by_ifindex,
+            to_promote: Vec::new(),
             translated: [None; 2],
         }
     }
@@ -251,6 +254,7 @@ impl Reconciler {
         // Known before it is there, so that tearing down after a failure finds it.
         self.live.insert(endpoint.name.clone(), entry.clone());
         self.by_ifindex.insert(ifindex, endpoint.name.clone());
+        self.to_promote.push(ifindex);
         self.datapath.attach_endpoint(&entry)
     }
 
@@ -352,6 +356,20 @@ impl Reconciler {
             .filter(|(ifindex, _)| !links.contains(ifindex))
             .map(|(_, e)| e.clone())
             .collect())
+    }
+
+    /// Moves the next endpoint's program to a faster hook, if there is one that has not been: see
+    /// [`Datapath::promote_endpoint`]. Whether it did.
+    ///
+    /// # Errors
+    /// The kernel refuses; the endpoint stays as it is.
+    pub fn promote(&mut self) -> Result<bool> {
+        while let Some(ifindex) = self.to_promote.pop() {
+            if self.by_ifindex.contains_key(&ifindex) && self.datapath.promote_endpoint(ifindex)? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// Removes the flows that are meant. Returns how many.

@@ -26,6 +26,7 @@ pub(super) fn one_host(lab: &Lab, world: &World) -> Result<Scene> {
             (attach(&[]).context("cannot attach the server")?, false)
         }
     };
+    host.settle()?;
     let published = Path::published(&world.router, &server.namespace, host.address);
     // The next host beyond the uplink: nothing but the uplink's cable is between it and the host.
     let [a, b, c, _] = host.address.octets();
@@ -106,6 +107,7 @@ fn two_hosts(
         nodes[0].container("client", &["--network", "default"]).context("cannot attach the client")?;
     let server =
         nodes[1].container("server", &["--network", "default"]).context("cannot attach the server")?;
+    nodes.iter().try_for_each(Host::settle)?;
     Ok(Between {
         path: Path::new(&client.namespace, &server.namespace, server.address),
         evidence: Box::new(move || {
