@@ -280,7 +280,7 @@ fn an_endpoint_is_moved_to_a_link() {
         let a = endpoint(&loaded.world.a);
         Datapath::purge(&loaded.directory).expect("purge");
         let options = options(&loaded.directory);
-        let hook = |loaded: &world::Loaded| loaded.datapath.programs().expect("programs")[0].hook.clone();
+        let hook = |loaded: &Loaded| loaded.datapath.programs().expect("programs")[0].hook.clone();
         let count = || (attached("a", "ingress"), filters("a", "ingress").0);
         loaded.datapath = Datapath::open(&options).expect("opened");
         loaded.datapath.attach_endpoint(&a).expect("attach");
