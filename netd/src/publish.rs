@@ -272,7 +272,9 @@ impl Ports {
         // A table a family.
         for (count, more) in self.counts.iter().zip(own.counts) {
             if count + more > MAX_PORTS {
-                return Err(format!("{more} published ports more are too many: there is room for {MAX_PORTS}"));
+                return Err(format!(
+                    "{more} published ports more are too many: there is room for {MAX_PORTS}"
+                ));
             }
         }
         Ok(())

@@ -45,13 +45,10 @@ fn entries<A: Family>(ports: &[PublishedPort]) -> Result<Entries<A>> {
     let of_family = ports.iter().filter_map(|port| Some((port, A::of(port.host)?)));
     let entries = of_family.map(|(port, host)| {
         let address = A::of(port.address);
-        let address = address.with_context(|| format!("{} is of another family than {}", port.host, port.address))?;
-        let key = PortKey {
-            address: host,
-            port: Be16::new(port.host_port),
-            protocol: port.protocol,
-            reserved: 0,
-        };
+        let address =
+            address.with_context(|| format!("{} is of another family than {}", port.host, port.address))?;
+        let key =
+            PortKey { address: host, port: Be16::new(port.host_port), protocol: port.protocol, reserved: 0 };
         Ok((key, Port { address, port: Be16::new(port.port), reserved: 0, slot: port.slot }))
     });
     entries.collect()
