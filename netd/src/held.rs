@@ -73,8 +73,13 @@ impl Held {
     }
 }
 
-/// Raises the number of files that this process may have open as far as it may.
+/// Raises the number of files that this process may have open as far as it may: to what the kernel allows at all, where it may raise
+/// the hard limit (`CAP_SYS_RESOURCE`), else to that.
 pub fn raise_limit() {
+    let all = fs::read_to_string("/proc/sys/fs/nr_open").ok().and_then(|text| text.trim().parse().ok());
+    if all.is_some_and(|all| setrlimit(Resource::RLIMIT_NOFILE, all, all).is_ok()) {
+        return;
+    }
     let raised = getrlimit(Resource::RLIMIT_NOFILE)
         .and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
     if let Err(error) = raised {

@@ -262,7 +262,9 @@ fn a_download_goes_on_while_the_daemon_is_killed() {
 fn ten_thousand_ports() {
     with_site("ten_thousand_ports", "", |site| {
         let start = std::time::Instant::now();
-        let web = site.container_with("web", &["-p", "20000-29999:1-10000", "-p", "20000-29999:1-10000/udp"]);
+        // Of three kinds; of all four, they would be more than some machines let a process have files.
+        let ports = ["-p", "20000-24999:1-5000", "-p", "0.0.0.0:20000-24999:1-5000/udp"];
+        let web = site.container_with("web", &ports);
         match &web {
             Err(error) if format!("{error:#}").contains("no more sockets can be opened") => {
                 eprintln!("SKIP ten_thousand_ports: {error:#}");
