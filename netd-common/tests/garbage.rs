@@ -9,6 +9,7 @@ use netd_common::{
         cases::{At, NEAR, NODE, OTHER, SERVER, UPLINK_MACS, World, cases, run},
         ipv6::{NEAR6, NODE6, OTHER6},
     },
+    wire::protocol,
 };
 use proptest::prelude::*;
 
@@ -102,6 +103,8 @@ proptest! {
         ports in any::<(u16, u16)>(), flags in any::<u8>(), kind in 0u8..4,
     ) {
         let tables = WORLD.tables();
+        let published = |tcp: bool| WORLD.ports().iter().any(|port| (port.protocol == protocol::TCP) == tcp && port.host_port == ports.1);
+        prop_assume!(!(kind < 2 && published(kind == 1)));
         let body = match kind {
             0 => Body::Udp(ports.0, ports.1, vec![1]),
             1 => Body::Tcp(ports.0, ports.1, flags, vec![]),
