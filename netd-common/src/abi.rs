@@ -10,7 +10,7 @@ use crate::{
 };
 
 /// Version of everything in this module, part of the pins' path.
-pub const ABI_VERSION: u32 = 4;
+pub const ABI_VERSION: u32 = 5;
 
 /// What the programs know of the node, one entry a family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -247,12 +247,12 @@ pub struct Port<A> {
 pub struct PeerKey {
     /// The socket's cookie.
     pub cookie: u64,
-    /// The endpoint's address...
-    pub address: V4,
+    /// The endpoint's address, IPv4-mapped (`::ffff:a.b.c.d`) if it is IPv4...
+    pub address: V6,
     /// ... and its port.
     pub port: Be16,
     /// Zero.
-    pub reserved: u16,
+    pub reserved: [u16; 3],
 }
 
 /// What it was asked to talk to.
@@ -451,7 +451,7 @@ no_padding! {
     Counter = 16;
     Denied = 4;
     FlowList = 16;
-    PeerKey = 16;
+    PeerKey = 8 + 16 + 2 + 6;
     Peer = 20;
     PortKey<V4> = 8;
     PortKey<V6> = 20;

@@ -37,6 +37,8 @@ pub trait Addr: Wire + Eq {
     const V6: bool;
     /// No address.
     const ZERO: Self;
+    /// The host itself, to its own processes.
+    const LOOPBACK: Self;
     /// The EtherType.
     const ETHERTYPE: Be16;
     /// The other family's.
@@ -65,6 +67,9 @@ pub trait Addr: Wire + Eq {
 
     /// Whether a packet may be sent there through a router.
     fn is_routable(&self) -> bool;
+
+    /// Whether it is one of the loopback interface's: 127/8 (RFC 1122 section 3.2.1.3), ::1 (RFC 4291 section 2.5.3).
+    fn is_loopback(&self) -> bool;
 
     /// As an IPv6 address: an IPv4 one is mapped (RFC 4291 section 2.5.5.2).
     fn mapped(&self) -> V6;
@@ -143,6 +148,7 @@ unsafe impl Wire for V4 {}
 impl Addr for V4 {
     const V6: bool = false;
     const ZERO: Self = Self(0);
+    const LOOPBACK: Self = Self::new([127, 0, 0, 1]);
     const ETHERTYPE: Be16 = Ethernet::IPV4;
     const OTHER: Be16 = Ethernet::IPV6;
     const NO_INTERFACE: Drop = Drop::UnknownInterface;
@@ -176,6 +182,11 @@ impl Addr for V4 {
     fn is_routable(&self) -> bool {
         let first = u32::from_be(self.0) >> 24;
         first != 0 && first != 127 && first < 224
+    }
+
+    #[inline(always)]
+    fn is_loopback(&self) -> bool {
+        self.bytes()[0] == 127
     }
 
     #[inline(always)]
@@ -313,6 +324,7 @@ unsafe impl Wire for V6 {}
 impl Addr for V6 {
     const V6: bool = true;
     const ZERO: Self = Self([0; 4]);
+    const LOOPBACK: Self = Self([0, 0, 0, 1_u32.to_be()]);
     const ETHERTYPE: Be16 = Ethernet::IPV6;
     const OTHER: Be16 = Ethernet::IPV4;
     const NO_INTERFACE: Drop = Drop::EtherType;
@@ -351,6 +363,11 @@ impl Addr for V6 {
     #[inline(always)]
     fn is_routable(&self) -> bool {
         !self.is_multicast() && !self.is_link_local() && self.0[0] | self.0[1] != 0
+    }
+
+    #[inline(always)]
+    fn is_loopback(&self) -> bool {
+        *self == Self::LOOPBACK
     }
 
     #[inline(always)]

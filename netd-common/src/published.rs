@@ -6,7 +6,7 @@
 
 use crate::{
     abi::{Flow, Port, PortKey, Route, Tuple},
-    addr::{Addr, V4},
+    addr::Addr,
     flow::{self, State, Ticks, When},
     nat::{self, Mapping},
     reason::Drop,
@@ -37,26 +37,25 @@ fn find<'a, A: Addr, T: Tables<A>>(tables: &'a T, inward: &Tuple<A>) -> Option<T
 /// Where a socket of the host's is to connect to instead of an address and a port that it asks for, if they are a published port:
 /// the host's own packets to itself come by none of the programs that see packets.
 #[inline(always)]
-pub fn for_host<T: Tables<V4>>(
+pub fn for_host<A: Addr, T: Tables<A>>(
     tables: &T,
-    asked: V4,
+    asked: A,
     port: Be16,
     protocol: u8,
-) -> Option<T::Ref<'_, Port<V4>>> {
+) -> Option<T::Ref<'_, Port<A>>> {
     if !tables.is_published(protocol, port.host()) {
         return None;
     }
-    // For connect(2) and its like, 0.0.0.0 is the host itself.
-    let address = if asked == V4::ZERO { V4::new([127, 0, 0, 1]) } else { asked };
-    let is_loopback = address.bytes()[0] == 127;
-    if !is_loopback && tables.route(&address).is_none_or(|route| route.kind != Route::HOST) {
+    // For connect(2) and its like, 0.0.0.0 and :: are the host itself.
+    let address = if asked == A::ZERO { A::LOOPBACK } else { asked };
+    if !address.is_loopback() && tables.route(&address).is_none_or(|route| route.kind != Route::HOST) {
         return None;
     }
     let mut key = PortKey { address, port, protocol, reserved: 0 };
     if let Some(port) = tables.port(&key) {
         return Some(port);
     }
-    key.address = V4::ZERO;
+    key.address = A::ZERO;
     tables.port(&key)
 }
 

@@ -211,6 +211,12 @@ fn sendmsg4(ctx: SockAddrContext) -> i32 {
     sockets::to4(&Call(ctx.sock_addr))
 }
 
+/// The same to an IPv6 address.
+#[cgroup_sock_addr(sendmsg6)]
+fn sendmsg6(ctx: SockAddrContext) -> i32 {
+    sockets::to6(&Call(ctx.sock_addr))
+}
+
 /// It is told from where an answer comes.
 #[cgroup_sock_addr(recvmsg4)]
 fn recvmsg4(ctx: SockAddrContext) -> i32 {

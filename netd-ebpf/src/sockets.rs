@@ -6,7 +6,7 @@ use aya_ebpf::{
     helpers::generated::{bpf_get_netns_cookie, bpf_get_socket_cookie},
 };
 use netd_common::{
-    V4, V6,
+    Addr, Tables, V4, V6,
     abi::{Peer, PeerKey},
     published,
     wire::{Be16, protocol},
@@ -82,54 +82,40 @@ impl Call {
 
     /// The endpoint that a socket is to talk to, if it asks for a published port of its. That it asked is remembered.
     #[inline(always)]
-    fn redirect(&self, ip4: V4, asked: V6) -> Option<V4> {
+    fn redirect<A: Addr>(&self, asked: A) -> Option<A>
+    where
+        Maps: Tables<A>,
+    {
         let port = self.port();
-        let target = published::for_host(&Maps, ip4, port, self.protocol())?;
-        // SAFETY: a helper that takes the context.
-        let cookie = unsafe { bpf_get_socket_cookie(self.0.cast()) };
-        let key = PeerKey { cookie, address: target.address, port: target.port, reserved: 0 };
-        let _ = HOST_PEERS.insert(key, Peer { address: asked, port, reserved: 0 }, 0);
+        let target = published::for_host::<A, _>(&Maps, asked, port, self.protocol())?;
+        let key = self.key(target.address.mapped(), target.port);
+        let _ = HOST_PEERS.insert(key, Peer { address: asked.mapped(), port, reserved: 0 }, 0);
         self.set_port(target.port);
         Some(target.address)
     }
 
     /// What a socket asked for, if that is not what it talks to.
     #[inline(always)]
-    fn asked(&self, address: V4) -> Option<Peer> {
-        // SAFETY: as above.
-        let cookie = unsafe { bpf_get_socket_cookie(self.0.cast()) };
-        let key = PeerKey { cookie, address, port: self.port(), reserved: 0 };
+    fn asked(&self, address: V6) -> Option<Peer> {
         // SAFETY: the entry is read at once; should it be another's by then, an address is shown wrong.
-        unsafe { HOST_PEERS.get(key) }.copied()
+        unsafe { HOST_PEERS.get(self.key(address, self.port())) }.copied()
     }
-}
 
-/// `::ffff:a.b.c.d`.
-const fn mapped(address: V4) -> V6 {
-    V6([0, 0, 0xffff_u32.to_be(), address.0])
-}
-
-/// The IPv4 address that an IPv6 one stands for; that of `::1` is the host's own, but not 127.0.0.1, at which something may be
-/// published by itself.
-#[inline(always)]
-fn unmapped(address: V6) -> Option<V4> {
-    const LOOPBACK: V4 = V4::new([127, 255, 255, 255]);
-    let V6([a, b, c, d]) = address;
-    match (a | b, c) {
-        (0, 0) if d == 0 || d == 1_u32.to_be() => Some(LOOPBACK),
-        (0, c) if c == 0xffff_u32.to_be() => Some(V4(d)),
-        _ => None,
+    #[inline(always)]
+    fn key(&self, address: V6, port: Be16) -> PeerKey {
+        // SAFETY: a helper that takes the context.
+        let cookie = unsafe { bpf_get_socket_cookie(self.0.cast()) };
+        PeerKey { cookie, address, port, reserved: [0; 3] }
     }
 }
 
 /// connect(2), and sendto(2) of an unconnected UDP socket, to an IPv4 address.
 #[inline(always)]
 pub(crate) fn to4(call: &Call) -> i32 {
-    if call.is_hosts() {
-        let asked = call.ip4();
-        if let Some(address) = call.redirect(asked, mapped(asked)) {
-            call.set_ip4(address);
-        }
+    if call.is_hosts()
+        && let Some(address) = call.redirect(call.ip4())
+    {
+        call.set_ip4(address);
     }
     GO_ON
 }
@@ -139,10 +125,12 @@ pub(crate) fn to4(call: &Call) -> i32 {
 pub(crate) fn to6(call: &Call) -> i32 {
     if call.is_hosts() {
         let asked = call.ip6();
-        if let Some(ip4) = unmapped(asked)
-            && let Some(address) = call.redirect(ip4, asked)
-        {
-            call.set_ip6(mapped(address));
+        let address = match asked.unmapped() {
+            Some(ip4) => call.redirect(ip4).map(|address| address.mapped()),
+            None => call.redirect(asked),
+        };
+        if let Some(address) = address {
+            call.set_ip6(address);
         }
     }
     GO_ON
@@ -152,7 +140,7 @@ pub(crate) fn to6(call: &Call) -> i32 {
 #[inline(always)]
 pub(crate) fn from4(call: &Call) -> i32 {
     if call.is_hosts()
-        && let Some(peer) = call.asked(call.ip4())
+        && let Some(peer) = call.asked(call.ip4().mapped())
     {
         call.set_ip4(V4(peer.address.0[3]));
         call.set_port(peer.port);
@@ -163,14 +151,11 @@ pub(crate) fn from4(call: &Call) -> i32 {
 /// The same: an IPv6 address.
 #[inline(always)]
 pub(crate) fn from6(call: &Call) -> i32 {
-    if call.is_hosts() {
-        let V6([a, b, c, d]) = call.ip6();
-        if (a | b, c) == (0, 0xffff_u32.to_be())
-            && let Some(peer) = call.asked(V4(d))
-        {
-            call.set_ip6(peer.address);
-            call.set_port(peer.port);
-        }
+    if call.is_hosts()
+        && let Some(peer) = call.asked(call.ip6())
+    {
+        call.set_ip6(peer.address);
+        call.set_port(peer.port);
     }
     GO_ON
 }

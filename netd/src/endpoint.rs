@@ -107,7 +107,12 @@ impl Endpoint {
     /// Some of its published ports, as the datapath wants them.
     #[must_use]
     pub fn ports(&self, publish: &[Publish]) -> Vec<PublishedPort> {
-        publish.iter().flat_map(|publish| publish.entries(self.address, self.slot)).collect()
+        let address = |host_ip| match host_ip {
+            IpAddr::V4(_) => Some(self.address.into()),
+            IpAddr::V6(_) => self.address6.map(IpAddr::from),
+        };
+        let entries = |publish: &Publish| Some(publish.entries(address(publish.host_ip)?, self.slot));
+        publish.iter().filter_map(entries).flatten().collect()
     }
 
     /// What the datapath needs to know, once the link has an index.

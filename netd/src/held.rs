@@ -6,7 +6,7 @@
 use std::{
     collections::{BTreeMap, HashMap},
     fs,
-    net::{Ipv4Addr, SocketAddrV4},
+    net::{IpAddr, Ipv6Addr, SocketAddr},
     os::fd::{AsRawFd as _, OwnedFd},
 };
 
@@ -15,8 +15,8 @@ use nix::{
     sys::{
         resource::{Resource, getrlimit, setrlimit},
         socket::{
-            AddressFamily, SockFlag, SockType, SockaddrIn, bind, setsockopt, socket,
-            sockopt::{RcvBuf, ReuseAddr},
+            AddressFamily, SockFlag, SockType, SockaddrStorage, bind, setsockopt, socket,
+            sockopt::{Ipv6V6Only, RcvBuf, ReuseAddr},
         },
     },
 };
@@ -73,8 +73,13 @@ impl Held {
     }
 }
 
-/// Raises the number of files that this process may have open as far as it may.
+/// Raises the number of files that this process may have open as far as it may: to what the kernel allows at all, where it may raise
+/// the hard limit (`CAP_SYS_RESOURCE`), else to that.
 pub fn raise_limit() {
+    let all = fs::read_to_string("/proc/sys/fs/nr_open").ok().and_then(|text| text.trim().parse().ok());
+    if all.is_some_and(|all| setrlimit(Resource::RLIMIT_NOFILE, all, all).is_ok()) {
+        return;
+    }
     let raised = getrlimit(Resource::RLIMIT_NOFILE)
         .and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
     if let Err(error) = raised {
@@ -94,10 +99,8 @@ fn hold(port: HostPort) -> Result<OwnedFd, String> {
                 format!("port {port} is in use by another program: stop that, or choose another port")
             }),
         },
-        Err(Errno::EADDRNOTAVAIL) => {
-            let address = port.host_ip.unwrap_or(Ipv4Addr::UNSPECIFIED);
-            Err(format!("port {port}: the host has no address {address}"))
-        }
+        Err(Errno::EADDRNOTAVAIL) => Err(format!("port {port}: the host has no address {}", port.host_ip)),
+        Err(Errno::EAFNOSUPPORT) => Err(format!("port {port}: the host has no IPv6")),
         Err(Errno::EMFILE) => Err(format!(
             "port {port}: no more sockets can be opened (`ulimit -n`; each published port takes one)"
         )),
@@ -110,14 +113,18 @@ fn try_hold(port: HostPort, reuse: bool) -> nix::Result<OwnedFd> {
         Protocol::Tcp => SockType::Stream,
         Protocol::Udp => SockType::Datagram,
     };
-    let held = socket(AddressFamily::Inet, kind, SockFlag::SOCK_CLOEXEC, None)?;
+    let family = if port.host_ip.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+    let held = socket(family, kind, SockFlag::SOCK_CLOEXEC, None)?;
+    if port.host_ip.is_ipv6() {
+        // IPv4's port of that number is another one, and may be another endpoint's.
+        setsockopt(&held, Ipv6V6Only, &true)?;
+    }
     if port.protocol == Protocol::Udp {
         // Nobody will read: as little as the kernel allows may wait in it.
         setsockopt(&held, RcvBuf, &0)?;
     }
     setsockopt(&held, ReuseAddr, &reuse)?;
-    let address = SocketAddrV4::new(port.host_ip.unwrap_or(Ipv4Addr::UNSPECIFIED), port.port);
-    bind(held.as_raw_fd(), &SockaddrIn::from(address))?;
+    bind(held.as_raw_fd(), &SockaddrStorage::from(SocketAddr::new(port.host_ip, port.port)))?;
     // From here on nobody shares it.
     setsockopt(&held, ReuseAddr, &false)?;
     Ok(held)
@@ -126,7 +133,10 @@ fn try_hold(port: HostPort, reuse: bool) -> nix::Result<OwnedFd> {
 /// Who has a socket that is in the way: a process's name and number.
 fn holder(port: HostPort) -> Option<String> {
     let protocol = port.protocol.to_string();
-    let inodes: Vec<u64> = [protocol.clone(), format!("{protocol}6")]
+    // Sockets of IPv6 may be in the way of IPv4's, never the other way round.
+    let tables = [protocol.clone(), format!("{protocol}6")];
+    let tables = if port.host_ip.is_ipv4() { &tables[..] } else { &tables[1..] };
+    let inodes: Vec<u64> = tables
         .iter()
         .filter_map(|table| fs::read_to_string(format!("/proc/thread-self/net/{table}")).ok())
         .flat_map(|table| table.lines().filter_map(|line| inode(line, port)).collect::<Vec<_>>())
@@ -142,13 +152,27 @@ fn inode(line: &str, port: HostPort) -> Option<u64> {
     if u16::from_str_radix(number, 16).ok()? != port.port {
         return None;
     }
-    // The last word is the IPv4 address, or that of an IPv4-mapped one, as it lies in memory. A socket of `::` takes IPv4 too, as
-    // far as is to be seen here.
-    let any = address.bytes().all(|digit| digit == b'0');
-    let last = u32::from_str_radix(address.get(address.len().checked_sub(8)?..)?, 16).ok()?;
-    let same = port.host_ip.is_none_or(|address| u32::from_ne_bytes(address.octets()) == last);
+    let has = parse_address(address)?;
+    let same_family = has.is_ipv4() == port.host_ip.is_ipv4();
+    // A socket of `::` takes IPv4 too, as far as is to be seen here.
+    let any = has.is_unspecified() && (same_family || has.is_ipv6());
+    let same = same_family && (port.host_ip.is_unspecified() || has == port.host_ip);
     let inode = fields.get(9)?.parse().ok()?;
     (inode != 0 && (any || same)).then_some(inode)
+}
+
+/// An address as it stands there: its words as they lie in memory. An IPv4-mapped one is the IPv4 address.
+fn parse_address(text: &str) -> Option<IpAddr> {
+    let word = |at: usize| Some(u32::from_str_radix(text.get(at..at + 8)?, 16).ok()?.to_ne_bytes());
+    match text.len() {
+        8 => Some(word(0)?.into()),
+        32 => {
+            let words = [word(0)?, word(8)?, word(16)?, word(24)?];
+            let bytes: [u8; 16] = words.concat().try_into().ok()?;
+            Some(Ipv6Addr::from(bytes).to_canonical())
+        }
+        _ => None,
+    }
 }
 
 /// The process that has a socket.
@@ -176,7 +200,7 @@ mod tests {
     fn a_port_is_held_until_it_is_let_go() {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
-        let publish = |address: &str| [format!("{address}{port}:1").parse::<Publish>().unwrap()];
+        let publish = |address: &str| Publish::parse(&format!("{address}{port}:1"), Some("none")).unwrap();
         let mut held = Held::default();
         for address in ["127.0.0.1:", ""] {
             let refused = held.take(&publish(address)).unwrap_err();
@@ -193,24 +217,63 @@ mod tests {
         assert!(bind().is_err(), "held");
         held.free(&publish("127.0.0.1:"));
         bind().unwrap();
-        let nowhere = "192.0.2.77:1:1".parse().unwrap();
-        assert!(held.take(&[nowhere]).unwrap_err().contains("has no address 192.0.2.77"));
+        let nowhere = Publish::parse("192.0.2.77:1:1", None).unwrap();
+        assert!(held.take(&nowhere).unwrap_err().contains("has no address 192.0.2.77"));
+    }
+
+    #[test]
+    fn the_families_hold_for_themselves() {
+        let Ok(listener) = std::net::TcpListener::bind("[::1]:0") else {
+            println!("SKIP the_families_hold_for_themselves: no IPv6");
+            return;
+        };
+        let port = listener.local_addr().unwrap().port();
+        let publish = |address: &str| Publish::parse(&format!("{address}{port}:1"), None).unwrap();
+        let me = format!("(pid {})", std::process::id());
+        let mut held = Held::default();
+        for address in ["[::1]:", "[::]:"] {
+            let refused = held.take(&publish(address)).unwrap_err();
+            assert!(refused.contains("in use by") && refused.contains(&me), "{refused}");
+        }
+        held.take(&publish("127.0.0.1:")).unwrap();
+        drop(listener);
+        held.take(&publish("[::]:")).unwrap();
+        assert!(std::net::TcpListener::bind(("::1", port)).is_err(), "held");
+        held.free(&publish("[::]:"));
+        std::net::TcpListener::bind(("::1", port)).unwrap();
     }
 
     #[test]
     fn lines_of_proc() {
-        let port = |text: &str| text.parse::<Publish>().unwrap().host_ports().next().unwrap();
-        let tcp = "  0: 0100007F:1F90 00000000:0000 0A 00000000:00000000 00:00000000 00000000  0  0 4242 1 0 100 0 0 10 0";
-        let tcp6 =
-            "  0: 00000000000000000000000000000000:1F90 0:0000 0A 0:0 00:0 0  0  0 4243 1 0 100 0 0 10 0";
+        let port = |text: &str| {
+            let text = format!("{text}:8080:1");
+            Publish::parse(&text, None).unwrap()[0].host_ports().next().unwrap()
+        };
+        let line = |address: &str, inode: u64| {
+            format!("  0: {address}:1F90 0:0000 0A 0:0 00:0 0  0  0 {inode} 1 0 100 0 0 10 0")
+        };
         let waiting =
             "  1: 0100007F:1F90 0100007F:9999 06 00000000:00000000 03:00000F00 00000000  0  0 0 3 0";
-        assert_eq!(inode(tcp, port("8080:1")), Some(4242));
-        assert_eq!(inode(tcp, port("127.0.0.1:8080:1")), Some(4242));
-        assert_eq!(inode(tcp, port("192.0.2.1:8080:1")), None);
-        assert_eq!(inode(tcp, port("8081:1")), None);
-        assert_eq!(inode(tcp6, port("192.0.2.1:8080:1")), Some(4243));
-        assert_eq!(inode(waiting, port("8080:1")), None);
-        assert_eq!(inode("  sl  local_address rem_address st", port("8080:1")), None);
+        let loopback4 = line("0100007F", 1);
+        let any6 = line("00000000000000000000000000000000", 2);
+        let loopback6 = line("00000000000000000000000001000000", 3);
+        let mapped = line("0000000000000000FFFF00000100007F", 4);
+        let global = line("B80D0120000000000000000001000000", 5);
+        let lines = [&loopback4, &any6, &loopback6, &mapped, &global].map(String::as_str);
+        for (text, in_the_way) in [
+            ("0.0.0.0", [true, true, false, true, false]),
+            ("127.0.0.1", [true, true, false, true, false]),
+            ("192.0.2.1", [false, true, false, false, false]),
+            ("[::]", [false, true, true, false, true]),
+            ("[::1]", [false, true, true, false, false]),
+            ("[2001:db8::1]", [false, true, false, false, true]),
+        ] {
+            assert_eq!(lines.map(|line| inode(line, port(text)).is_some()), in_the_way, "{text}");
+        }
+        assert_eq!(inode(&loopback4, port("0.0.0.0")), Some(1));
+        let other = Publish::parse("0.0.0.0:8081:1", None).unwrap()[0].host_ports().next().unwrap();
+        assert_eq!(inode(&loopback4, other), None);
+        assert_eq!(inode(waiting, port("0.0.0.0")), None);
+        assert_eq!(inode("  sl  local_address rem_address st", port("0.0.0.0")), None);
     }
 }

@@ -3,8 +3,7 @@
 use std::{
     collections::HashMap,
     fmt,
-    net::{IpAddr, Ipv4Addr},
-    str::FromStr,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
 };
 
 use serde::{Deserialize, Serialize};
@@ -44,9 +43,9 @@ impl fmt::Display for Protocol {
 /// Ports of the host that lead to ports of an endpoint: one, or several in a row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Publish {
-    /// The host's address; none: any of them.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub host_ip: Option<Ipv4Addr>,
+    /// The host's address; `0.0.0.0` or `::`: any of that family.
+    #[serde(default = "any")]
+    pub host_ip: IpAddr,
     /// The first of the host's ports.
     pub host_port: u16,
     /// The first of the endpoint's.
@@ -57,25 +56,74 @@ pub struct Publish {
     pub protocol: Protocol,
 }
 
+/// What records without an address mean: they are from before there was IPv6.
+fn any() -> IpAddr {
+    Ipv4Addr::UNSPECIFIED.into()
+}
+
 /// One of the host's ports, as others see it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct HostPort {
-    /// The address; none: any.
-    pub host_ip: Option<Ipv4Addr>,
+    /// The address; the unspecified one: any of its family.
+    pub host_ip: IpAddr,
     /// The port.
     pub port: u16,
     /// The protocol.
     pub protocol: Protocol,
 }
 
+impl HostPort {
+    /// Whether only one of both can be: they are the same, or one of them is at any address.
+    fn clashes(self, other: Self) -> bool {
+        let any = self.host_ip.is_unspecified() || other.host_ip.is_unspecified();
+        (self.port, self.protocol) == (other.port, other.protocol)
+            && self.host_ip.is_ipv4() == other.host_ip.is_ipv4()
+            && (any || self.host_ip == other.host_ip)
+    }
+}
+
 impl fmt::Display for HostPort {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let address = self.host_ip.unwrap_or(Ipv4Addr::UNSPECIFIED);
-        write!(f, "{address}:{}/{}", self.port, self.protocol)
+        write!(f, "{}/{}", SocketAddr::new(self.host_ip, self.port), self.protocol)
     }
 }
 
 impl Publish {
+    /// Reads what `-p` takes, `[HOSTIP:]HOSTPORT:PORT[/tcp|udp]`. Without an address it is one of each family, of IPv6 only where
+    /// the endpoint has that; `without_ipv6` says why it has not.
+    ///
+    /// # Errors
+    /// What is wrong with it, in words.
+    pub fn parse(text: &str, without_ipv6: Option<&str>) -> Result<Vec<Self>, String> {
+        let fail = |why: &str| format!("published port `{text}`: {why}");
+        let (ports, protocol) = match text.rsplit_once('/') {
+            None => (text, Protocol::Tcp),
+            Some((ports, "tcp")) => (ports, Protocol::Tcp),
+            Some((ports, "udp")) => (ports, Protocol::Udp),
+            Some((_, other)) => return Err(fail(&format!("the protocol is tcp or udp, not `{other}`"))),
+        };
+        let Some((host, port)) = ports.rsplit_once(':') else {
+            return Err(fail("say HOSTPORT:PORT, such as 8080:80"));
+        };
+        let (host_ip, host) = match host.rsplit_once(':') {
+            None => (None, host),
+            Some((address, port)) => (Some(address), port),
+        };
+        let host_ip = host_ip.map(|address| parse_address(address).map_err(|why| fail(&why))).transpose()?;
+        let (host_port, hosts) = parse_range(host).map_err(|why| fail(&why))?;
+        let (port, count) = parse_range(port).map_err(|why| fail(&why))?;
+        if hosts != count {
+            return Err(fail(&format!("{hosts} ports of the host cannot lead to {count} of the endpoint")));
+        }
+        let at = |host_ip| Self { host_ip, host_port, port, count, protocol };
+        match (host_ip, without_ipv6) {
+            (Some(IpAddr::V6(_)), Some(why)) => Err(fail(why)),
+            (Some(address), _) => Ok(vec![at(address)]),
+            (None, Some(_)) => Ok(vec![at(any())]),
+            (None, None) => Ok(vec![at(any()), at(Ipv6Addr::UNSPECIFIED.into())]),
+        }
+    }
+
     /// Each of the host's ports.
     pub fn host_ports(self) -> impl Iterator<Item = HostPort> {
         (0..self.count).map(move |n| HostPort {
@@ -85,8 +133,8 @@ impl Publish {
         })
     }
 
-    /// Each port, as the datapath wants it.
-    pub fn entries(self, address: Ipv4Addr, slot: u32) -> impl Iterator<Item = PublishedPort> {
+    /// Each port, as the datapath wants it; `address` is the endpoint's of the host address's family.
+    pub fn entries(self, address: IpAddr, slot: u32) -> impl Iterator<Item = PublishedPort> {
         (0..self.count).map(move |n| PublishedPort {
             host: self.host_ip,
             host_port: self.host_port + n,
@@ -100,8 +148,15 @@ impl Publish {
     /// As `docker ps` shows it.
     #[must_use]
     pub fn shown(self) -> String {
-        let address = self.host_ip.unwrap_or(Ipv4Addr::UNSPECIFIED);
-        format!("{address}:{}->{}/{}", self.range(self.host_port), self.range(self.port), self.protocol)
+        format!("{}:{}->{}/{}", self.host(), self.range(self.host_port), self.range(self.port), self.protocol)
+    }
+
+    /// The host's address as it stands before a port.
+    fn host(self) -> String {
+        match self.host_ip {
+            IpAddr::V4(address) => address.to_string(),
+            IpAddr::V6(address) => format!("[{address}]"),
+        }
     }
 
     fn range(self, first: u16) -> String {
@@ -134,51 +189,40 @@ impl Publish {
 /// As `-p` takes it.
 impl fmt::Display for Publish {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if let Some(address) = self.host_ip {
-            write!(f, "{address}:")?;
-        }
-        write!(f, "{}:{}/{}", self.range(self.host_port), self.range(self.port), self.protocol)
+        write!(
+            f,
+            "{}:{}:{}/{}",
+            self.host(),
+            self.range(self.host_port),
+            self.range(self.port),
+            self.protocol
+        )
     }
 }
 
-impl FromStr for Publish {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let fail = |why: &str| format!("published port `{text}`: {why}");
-        let (ports, protocol) = match text.rsplit_once('/') {
-            None => (text, Protocol::Tcp),
-            Some((ports, "tcp")) => (ports, Protocol::Tcp),
-            Some((ports, "udp")) => (ports, Protocol::Udp),
-            Some((_, other)) => return Err(fail(&format!("the protocol is tcp or udp, not `{other}`"))),
-        };
-        let Some((host, port)) = ports.rsplit_once(':') else {
-            return Err(fail("say HOSTPORT:PORT, such as 8080:80"));
-        };
-        let (host_ip, host) = match host.rsplit_once(':') {
-            None => (None, host),
-            Some((address, port)) => (Some(address), port),
-        };
-        let host_ip = host_ip.map(|address| parse_address(address).map_err(|why| fail(&why))).transpose()?;
-        let (host_port, hosts) = parse_range(host).map_err(|why| fail(&why))?;
-        let (port, count) = parse_range(port).map_err(|why| fail(&why))?;
-        if hosts != count {
-            return Err(fail(&format!("{hosts} ports of the host cannot lead to {count} of the endpoint")));
+/// An address of the host. That of IPv6 is in brackets, as its colons would be taken for others.
+fn parse_address(text: &str) -> Result<IpAddr, String> {
+    let bare = text.strip_prefix('[').and_then(|text| text.strip_suffix(']'));
+    let address = match bare.unwrap_or(text).parse() {
+        Ok(IpAddr::V6(address)) if bare.is_none() => {
+            return Err(format!("write the IPv6 address in brackets, as [{address}]"));
         }
-        let host_ip = host_ip.filter(|address| !address.is_unspecified());
-        Ok(Self { host_ip, host_port, port, count, protocol })
-    }
-}
-
-fn parse_address(text: &str) -> Result<Ipv4Addr, String> {
-    let bare = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).unwrap_or(text);
-    match bare.parse() {
-        Ok(IpAddr::V4(address)) if address.is_multicast() || address.is_broadcast() => {
-            Err(format!("{address} is no address of a host"))
+        Ok(address) => address,
+        Err(_) => return Err(format!("`{text}` is not an IP address")),
+    };
+    match address {
+        IpAddr::V4(v4) if v4.is_multicast() || v4.is_broadcast() => {
+            Err(format!("{v4} is no address of a host"))
         }
-        Ok(IpAddr::V4(address)) => Ok(address),
-        Ok(IpAddr::V6(address)) => Err(format!("not supported yet: the IPv6 address {address}")),
-        Err(_) => Err(format!("`{text}` is not an IP address")),
+        IpAddr::V6(v6) if v6.is_multicast() => Err(format!("{v6} is no address of a host")),
+        IpAddr::V6(v6) if v6.is_unicast_link_local() => {
+            Err(format!("{v6} is of one link only: choose another address"))
+        }
+        IpAddr::V6(v6) => match v6.to_ipv4_mapped() {
+            Some(v4) => Err(format!("{v6} stands for {v4}: write that")),
+            None => Ok(address),
+        },
+        IpAddr::V4(_) => Ok(address),
     }
 }
 
@@ -197,15 +241,13 @@ fn parse_range(text: &str) -> Result<(u16, u16), String> {
     }
 }
 
-/// The address that a port is published at, and the endpoint.
-type Holder = (Option<Ipv4Addr>, String);
-
 /// Which ports of the host are whose.
 #[derive(Debug, Default)]
 pub struct Ports {
-    /// At an address each, by port and protocol.
-    taken: HashMap<(Protocol, u16), Vec<Holder>>,
-    count: u32,
+    /// At an address each, by port and protocol; with the endpoint's name.
+    taken: HashMap<(Protocol, u16), Vec<(IpAddr, String)>>,
+    /// How many there are, of IPv4 and of IPv6.
+    counts: [u32; 2],
 }
 
 impl Ports {
@@ -227,11 +269,13 @@ impl Ports {
             }
             own.insert(port, "");
         }
-        if self.count + own.count > MAX_PORTS {
-            return Err(format!(
-                "{} published ports more are too many: there is room for {MAX_PORTS}",
-                own.count
-            ));
+        // A table a family.
+        for (count, more) in self.counts.iter().zip(own.counts) {
+            if count + more > MAX_PORTS {
+                return Err(format!(
+                    "{more} published ports more are too many: there is room for {MAX_PORTS}"
+                ));
+            }
         }
         Ok(())
     }
@@ -239,14 +283,19 @@ impl Ports {
     /// Who has a port that a new one would get in the way of: the same at the same address, or one of both at any address.
     fn holder(&self, port: HostPort) -> Option<(HostPort, &str)> {
         self.taken.get(&(port.protocol, port.port))?.iter().find_map(|(address, name)| {
-            let clash = address.is_none() || port.host_ip.is_none() || *address == port.host_ip;
-            clash.then_some((HostPort { host_ip: *address, ..port }, name.as_str()))
+            let taken = HostPort { host_ip: *address, ..port };
+            taken.clashes(port).then_some((taken, name.as_str()))
         })
+    }
+
+    fn count(&mut self, address: IpAddr) -> &mut u32 {
+        let [v4, v6] = &mut self.counts;
+        if address.is_ipv4() { v4 } else { v6 }
     }
 
     fn insert(&mut self, port: HostPort, name: &str) {
         self.taken.entry((port.protocol, port.port)).or_default().push((port.host_ip, name.to_owned()));
-        self.count += 1;
+        *self.count(port.host_ip) += 1;
     }
 
     /// Gives ports to an endpoint.
@@ -263,10 +312,11 @@ impl Ports {
             let Some(holders) = self.taken.get_mut(&key) else { continue };
             let before = holders.len();
             holders.retain(|(address, holder)| (*address, holder.as_str()) != (port.host_ip, name));
-            self.count -= (before - holders.len()) as u32;
+            let gone = (before - holders.len()) as u32;
             if holders.is_empty() {
                 self.taken.remove(&key);
             }
+            *self.count(port.host_ip) -= gone;
         }
     }
 }
@@ -275,26 +325,50 @@ impl Ports {
 mod tests {
     use super::*;
 
+    /// Of the one family that it is of, or of IPv4.
     fn parse(text: &str) -> Publish {
-        text.parse().unwrap()
+        let all = Publish::parse(text, None).unwrap();
+        all[0]
     }
 
     #[test]
     fn what_is_understood() {
         for (text, shown, again) in [
-            ("8080:80", "0.0.0.0:8080->80/tcp", "8080:80/tcp"),
-            ("53:5353/udp", "0.0.0.0:53->5353/udp", "53:5353/udp"),
+            ("0.0.0.0:8080:80", "0.0.0.0:8080->80/tcp", "0.0.0.0:8080:80/tcp"),
             ("127.0.0.1:8080:80/tcp", "127.0.0.1:8080->80/tcp", "127.0.0.1:8080:80/tcp"),
-            ("0.0.0.0:1:65535", "0.0.0.0:1->65535/tcp", "1:65535/tcp"),
+            ("0.0.0.0:1:65535", "0.0.0.0:1->65535/tcp", "0.0.0.0:1:65535/tcp"),
             ("[192.0.2.1]:7:7", "192.0.2.1:7->7/tcp", "192.0.2.1:7:7/tcp"),
-            ("8000-8010:80-90", "0.0.0.0:8000-8010->80-90/tcp", "8000-8010:80-90/tcp"),
-            ("1-65535:1-65535/udp", "0.0.0.0:1-65535->1-65535/udp", "1-65535:1-65535/udp"),
+            ("[::]:53:5353/udp", "[::]:53->5353/udp", "[::]:53:5353/udp"),
+            ("[::1]:8080:80", "[::1]:8080->80/tcp", "[::1]:8080:80/tcp"),
+            ("[2001:DB8::1]:1-3:4-6", "[2001:db8::1]:1-3->4-6/tcp", "[2001:db8::1]:1-3:4-6/tcp"),
         ] {
-            let publish = parse(text);
+            let all = Publish::parse(text, None).unwrap();
+            let [publish] = all[..] else { panic!("{text}: {all:?}") };
             assert_eq!(publish.shown(), shown);
             assert_eq!(publish.to_string(), again);
             assert_eq!(parse(again), publish);
             assert_eq!(publish.host_ports().count(), usize::from(publish.count));
+        }
+    }
+
+    #[test]
+    fn without_an_address_it_is_both_families() {
+        for (text, both) in [
+            ("8080:80", "0.0.0.0:8080->80/tcp, [::]:8080->80/tcp"),
+            ("53:5353/udp", "0.0.0.0:53->5353/udp, [::]:53->5353/udp"),
+            ("8000-8010:80-90", "0.0.0.0:8000-8010->80-90/tcp, [::]:8000-8010->80-90/tcp"),
+            ("1-65535:1-65535/udp", "0.0.0.0:1-65535->1-65535/udp, [::]:1-65535->1-65535/udp"),
+        ] {
+            let shown = |without| {
+                let all = Publish::parse(text, without).unwrap();
+                all.into_iter().map(Publish::shown).collect::<Vec<_>>().join(", ")
+            };
+            assert_eq!(shown(None), both);
+            assert_eq!(Some(shown(Some("it has none")).as_str()), both.split(", ").next());
+        }
+        for text in ["[::]:8080:80", "[::1]:8080:80"] {
+            let refused = Publish::parse(text, Some("it has none"));
+            assert_eq!(refused, Err(format!("published port `{text}`: it has none")));
         }
     }
 
@@ -310,12 +384,25 @@ mod tests {
             ("+1:1", "`+1` is not a port: they are from 1 to 65535"),
             ("eth0:8080:80", "`eth0` is not an IP address"),
             ("224.0.0.1:8080:80", "224.0.0.1 is no address of a host"),
-            ("[::1]:8080:80", "not supported yet: the IPv6 address ::1"),
+            ("[ff02::1]:8080:80", "ff02::1 is no address of a host"),
+            ("[fe80::1]:8080:80", "fe80::1 is of one link only: choose another address"),
+            ("[::ffff:192.0.2.1]:8080:80", "::ffff:192.0.2.1 stands for 192.0.2.1: write that"),
+            ("2001:db8::1:8080:80", "write the IPv6 address in brackets, as [2001:db8::1]"),
+            ("[::1:8080:80", "`[::1` is not an IP address"),
+            ("[fe80::1%eth0]:1:1", "`[fe80::1%eth0]` is not an IP address"),
             ("8000-8010:80", "11 ports of the host cannot lead to 1 of the endpoint"),
             ("8010-8000:80-90", "the range 8010-8000 ends before it begins"),
         ] {
-            assert_eq!(text.parse::<Publish>(), Err(format!("published port `{text}`: {why}")));
+            assert_eq!(Publish::parse(text, None), Err(format!("published port `{text}`: {why}")));
         }
+    }
+
+    #[test]
+    fn records_from_before_ipv6() {
+        let old = r#"{"host_port":8080,"port":80,"count":1,"protocol":"tcp"}"#;
+        assert_eq!(serde_json::from_str::<Publish>(old).unwrap(), parse("0.0.0.0:8080:80"));
+        let old = old.replace('{', r#"{"host_ip":"127.0.0.1","#);
+        assert_eq!(serde_json::from_str::<Publish>(&old).unwrap(), parse("127.0.0.1:8080:80"));
     }
 
     #[test]
@@ -331,6 +418,7 @@ mod tests {
             ("8010-8011:90-91", None),
             ("8000:80/udp", None),
             ("127.0.0.1:8000:80", None),
+            ("[::]:8000:80", None),
         ] {
             let left = left.map(|left| left.into_iter().map(parse).collect::<Vec<_>>());
             assert_eq!(range.without(parse(text)), left, "{text}");
@@ -340,18 +428,26 @@ mod tests {
     #[test]
     fn who_is_in_the_way() {
         let mut ports = Ports::default();
-        ports.take("web", &[parse("8080:80"), parse("192.0.2.1:53:53/udp")]);
+        let both = Publish::parse("8080:80", None).unwrap();
+        ports.take("web", &both);
+        ports.take("web", &[parse("192.0.2.1:53:53/udp"), parse("[2001:db8::1]:443:443")]);
         for (text, holder) in [
             ("8080:81", Some("web")),
             ("127.0.0.1:8080:81", Some("web")),
+            ("[::1]:8080:81", Some("web")),
             ("8080:80/udp", None),
             ("8081:80", None),
             ("8079-8081:79-81", Some("web")),
-            ("53:53/udp", Some("web")),
+            ("0.0.0.0:53:53/udp", Some("web")),
+            ("[::]:53:53/udp", None),
             ("192.0.2.1:53:54/udp", Some("web")),
             ("192.0.2.2:53:53/udp", None),
+            ("443:443", Some("web")),
+            ("0.0.0.0:443:443", None),
+            ("[2001:db8::1]:443:1", Some("web")),
+            ("[2001:db8::2]:443:1", None),
         ] {
-            let found = ports.check(&[parse(text)]);
+            let found = ports.check(&Publish::parse(text, None).unwrap());
             assert_eq!(found.is_err(), holder.is_some(), "{text}: {found:?}");
             assert!(found.err().is_none_or(|why| why.contains("`web`")), "{text}");
         }
@@ -359,13 +455,15 @@ mod tests {
             ports.check(&[parse("9000:1"), parse("127.0.0.1:9000:2")]).unwrap_err(),
             "port 127.0.0.1:9000/tcp is asked for twice"
         );
+        ports.check(&[parse("0.0.0.0:9000:1"), parse("[::]:9000:2")]).unwrap();
         let many = [parse("1-65535:1-65535/udp"), parse("10000-10100:1-101")];
         let mut empty = Ports::default();
         assert!(empty.check(&many).unwrap_err().contains("too many"));
         empty.take("all", &many[..1]);
         assert!(empty.check(&[parse("1:1")]).is_ok() && empty.check(&[parse("1-2:1-2")]).is_err());
-        ports.free("web", &[parse("8080:80")]);
-        assert!(ports.check(&[parse("8080:80")]).is_ok());
+        empty.check(&[parse("[::]:1-2:1-2")]).unwrap();
+        ports.free("web", &both);
+        assert!(ports.check(&[parse("8080:80"), parse("[::1]:8080:80")]).is_ok());
         assert!(ports.check(&[parse("53:53/udp")]).is_err());
     }
 }

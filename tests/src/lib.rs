@@ -9,6 +9,7 @@ pub mod cluster;
 pub mod compare;
 pub mod error_queue;
 pub mod frames;
+pub mod ports;
 pub mod segments;
 pub mod site;
 pub mod snapshot;

@@ -339,6 +339,7 @@ pub fn cases(world: &World) -> Vec<Case> {
         super::icmp_cases::cases(world),
         super::fragment_cases::cases(world),
         super::published_cases::cases(world),
+        super::published6_cases::cases(world),
         super::ipv6_cases::cases(world),
         super::ipv6_node_cases::cases(world),
     ]

@@ -4,16 +4,18 @@ use std::rc::Rc;
 
 use super::{
     Memory,
-    cases::{FAR_NODE, MTU, Member, Network, PORTS, QUOTA, World},
+    cases::{FAR_NODE, MTU, Member, NODE, Network, PORTS, PublishedPort, QUOTA, World},
 };
 use crate::{
     Addr as _, V4, V6,
-    abi::{Config, Endpoint, Interface, Route},
-    wire::{Mac, MacPair, Vxlan},
+    abi::{Config, Endpoint, Interface, Port, PortKey, Route},
+    wire::{Be16, Mac, MacPair, Vxlan},
 };
 
 /// The node's address on the uplink.
 pub const NODE6: [u8; 16] = address([0x2001, 0xdb8, 0, 0, 0, 0, 0, 0x10]);
+/// Another address of the node's.
+pub const OTHER6: [u8; 16] = address([0x2001, 0xdb8, 0, 0, 0, 0, 0, 0x11]);
 /// A node on the uplink's subnet: fd88::2000/120 of network 1 is its slice.
 pub const NEAR_NODE6: [u8; 16] = address([0x2001, 0xdb8, 0, 0, 0, 0, 0, 0x20]);
 /// A node that is reached over IPv6 alone: fd88::6000/120 and 10.88.96.0/24 of network 1 are its slices.
@@ -87,7 +89,7 @@ impl World {
         Config {
             uplink: self.uplink,
             address: V6::new(NODE6),
-            underlay4: V4::new(super::cases::NODE),
+            underlay4: V4::new(NODE),
             underlay6: V6::new(NODE6),
             first_port: PORTS.0,
             last_port: PORTS.1,
@@ -108,7 +110,8 @@ impl World {
                 gateway: V6::new(network.gateway6()),
                 subnet4: V4::new(network.subnet),
                 mac: Mac::new(member.mac),
-                flags: if network.masquerade { Interface::<V6>::MASQUERADE } else { 0 },
+                flags: Interface::<V6>::PUBLISHED
+                    | if network.masquerade { Interface::<V6>::MASQUERADE } else { 0 },
                 macs,
                 network: network.number,
                 slot: member.slot,
@@ -120,7 +123,7 @@ impl World {
     }
 
     /// The IPv6 routes, longest first: prefix, bits, route.
-    pub fn routes6(&self) -> [(V6, u8, Route); 10] {
+    pub fn routes6(&self) -> [(V6, u8, Route); 11] {
         let (one, two) = (self.a.network, self.c.network);
         let plain = |kind, network: u32| Route { kind, mtu: 0, network, node: V6::ZERO, slot: 0 };
         let slice = |last: u16| V6::new(address([0xfd88, 0, 0, 0, 0, 0, 0, last]));
@@ -132,6 +135,7 @@ impl World {
         let farther = V6::new(FAR_NODE6);
         [
             (V6::new(NODE6), 128, plain(Route::HOST, 0)),
+            (V6::new(OTHER6), 128, plain(Route::HOST, 0)),
             (farther, 128, node(Route::UPLINK, 0, farther, 0)),
             (V6::new(address([0xfd99, 0, 0, 0, 0, 0, 0, 0x80])), 121, node(Route::VXLAN, 2, far, 1)),
             (slice(0x6000), 120, node(Route::VXLAN, 1, farther, 2)),
@@ -143,6 +147,20 @@ impl World {
             (V6::new(address([0x2001, 0xdb8, 0xdead, 0, 0, 0, 0, 0])), 48, plain(0, 0)),
             (V6::ZERO, 0, plain(Route::UPLINK, 0)),
         ]
+    }
+
+    /// The published ports: those of IPv4, at the addresses that go with theirs; and one that is of IPv6 alone.
+    pub fn ports6(&self) -> Vec<(PortKey<V6>, Port<V6>)> {
+        let alone = PublishedPort { host: NODE, host_port: 6060, ..self.ports()[0] };
+        let all = self.ports().into_iter().chain([alone]);
+        let entry = |port: PublishedPort| {
+            let address = if port.host == NODE { V6::new(NODE6) } else { V6::ZERO };
+            let key =
+                PortKey { address, port: Be16::new(port.host_port), protocol: port.protocol, reserved: 0 };
+            let (address, slot) = (V6::new(port.member.address6()), port.member.slot);
+            (key, Port { address, port: Be16::new(port.port), reserved: 0, slot })
+        };
+        all.map(entry).collect()
     }
 
     /// The IPv4 route that leads over IPv6.
@@ -161,6 +179,9 @@ impl World {
         }
         for (prefix, bits, route) in self.routes6() {
             tables.routes.push((prefix, mask(bits), Rc::new(route)));
+        }
+        for (key, port) in self.ports6() {
+            tables.ports.insert(key, Rc::new(port));
         }
         tables
     }

@@ -11,6 +11,7 @@ mod ipv6_cases;
 mod ipv6_node_cases;
 mod memory;
 mod overlay_cases;
+mod published6_cases;
 mod published_cases;
 
 pub use frame::Frame;

@@ -8,7 +8,7 @@ use netd_common::{
 };
 
 use super::{
-    Counter, Datapath, EndpointCounters, MapFill, NodeCounters,
+    Counter, Datapath, EndpointCounters, MAX_PORTS, MapFill, NodeCounters,
     maps::{counter_index, cpus},
 };
 
@@ -99,6 +99,7 @@ impl Datapath {
             fill("flows", flows as usize, self.maps.v4.max_flows + self.maps.v6.max_flows),
             // A table a family.
             fill("fragments", fragments, 2 * FragmentRing::ENTRIES),
+            fill("ports", self.published(), 2 * MAX_PORTS),
         ])
     }
 }

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use aya::maps::lpm_trie::Key;
+use aya::maps::{Array, MapData, lpm_trie::Key};
 use ipnet::IpNet;
 use netd_common::{
     V4, V6,
@@ -11,7 +11,10 @@ use netd_common::{
     wire::Be16,
 };
 
-use super::flows::Record;
+use super::{
+    flows::Record,
+    maps::{Maps, Tables},
+};
 
 /// The names of a family's maps.
 #[derive(Debug)]
@@ -43,6 +46,8 @@ pub(super) trait Family: Addr + aya::Pod + std::hash::Hash {
 
     /// An address as the maps hold it, if it is of this family.
     fn of(address: IpAddr) -> Option<Self>;
+    /// A family's tables, and the bits of published ports, which both share.
+    fn tables(maps: &mut Maps) -> (&mut Tables<Self>, &mut Array<MapData, u64>);
     /// An address of the maps.
     fn ip(self) -> IpAddr;
     /// A flow's key.
@@ -92,6 +97,10 @@ impl Family for V4 {
         }
     }
 
+    fn tables(maps: &mut Maps) -> (&mut Tables<Self>, &mut Array<MapData, u64>) {
+        (&mut maps.v4, &mut maps.port_bits)
+    }
+
     fn ip(self) -> IpAddr {
         self.bytes().into()
     }
@@ -129,6 +138,10 @@ impl Family for V6 {
             IpAddr::V4(_) => None,
             IpAddr::V6(address) => Some(v6(address)),
         }
+    }
+
+    fn tables(maps: &mut Maps) -> (&mut Tables<Self>, &mut Array<MapData, u64>) {
+        (&mut maps.v6, &mut maps.port_bits)
     }
 
     fn ip(self) -> IpAddr {

@@ -1,112 +1,106 @@
 //! Published ports: which of the host's ports are whose.
 
-use std::{collections::HashMap, net::Ipv4Addr};
+use std::{collections::HashMap, net::IpAddr};
 
 use anyhow::{Context as _, Result};
 use aya::maps::{Array, HashMap as BpfMap, MapData};
 use netd_common::{
-    V4,
+    V4, V6,
     abi::{Flow, Port, PortBits, PortKey},
     wire::Be16,
 };
 
 use super::{
     Datapath,
-    maps::{gone, keys},
-    v4,
+    family::Family,
+    flows::HasTables,
+    maps::{gone, keys, reading, removing},
 };
 
-/// Published ports that one node can have, each address, port and protocol one.
+/// Published ports that one node can have, each address, port and protocol one; as many of each family.
 pub const MAX_PORTS: u32 = 65_536;
 
 /// A published port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PublishedPort {
-    /// The host's address; none: any of them.
-    pub host: Option<Ipv4Addr>,
+    /// The host's address; the unspecified one: any of its family.
+    pub host: IpAddr,
     /// The host's port.
     pub host_port: u16,
     /// The IP protocol's number: TCP's or UDP's.
     pub protocol: u8,
-    /// The endpoint's address...
-    pub address: Ipv4Addr,
+    /// The endpoint's address, of the same family...
+    pub address: IpAddr,
     /// ... and the port there.
     pub port: u16,
     /// The endpoint's slot.
     pub slot: u32,
 }
 
-impl PublishedPort {
-    fn key(&self) -> PortKey<V4> {
-        PortKey {
-            address: self.host.map_or(V4(0), v4),
-            port: Be16::new(self.host_port),
-            protocol: self.protocol,
-            reserved: 0,
-        }
-    }
+/// What a map of published ports holds.
+type Entries<A> = HashMap<PortKey<A>, Port<A>>;
 
-    fn value(&self) -> Port<V4> {
-        Port { address: v4(self.address), port: Be16::new(self.port), reserved: 0, slot: self.slot }
-    }
+/// The entries of those ports that are of a family.
+fn entries<A: Family>(ports: &[PublishedPort]) -> Result<Entries<A>> {
+    let of_family = ports.iter().filter_map(|port| Some((port, A::of(port.host)?)));
+    let entries = of_family.map(|(port, host)| {
+        let address = A::of(port.address);
+        let address =
+            address.with_context(|| format!("{} is of another family than {}", port.host, port.address))?;
+        let key =
+            PortKey { address: host, port: Be16::new(port.host_port), protocol: port.protocol, reserved: 0 };
+        Ok((key, Port { address, port: Be16::new(port.port), reserved: 0, slot: port.slot }))
+    });
+    entries.collect()
 }
 
-/// What maps PORTS4 and PORT_BITS hold. The daemon is their only writer.
+/// What maps PORTS4, PORTS6 and PORT_BITS hold. The daemon is their only writer.
 #[derive(Debug, Default)]
 pub(super) struct Ports {
-    entries: HashMap<PortKey<V4>, Port<V4>>,
-    /// How many entries a port of a protocol has.
+    v4: Entries<V4>,
+    v6: Entries<V6>,
+    bits: Bits,
+}
+
+/// Which ports anybody has published.
+#[derive(Debug, Default)]
+struct Bits {
+    /// How many entries a port of a protocol has, of both families.
     users: HashMap<(u8, u16), u32>,
     words: HashMap<u32, u64>,
 }
 
-impl Ports {
-    fn add(
-        &mut self,
-        map: &mut BpfMap<MapData, PortKey<V4>, Port<V4>>,
-        bits: &mut Array<MapData, u64>,
-        port: &PublishedPort,
-    ) -> Result<()> {
-        let (key, value) = (port.key(), port.value());
-        if self.entries.get(&key) == Some(&value) {
-            return Ok(());
-        }
-        map.insert(key, value, 0).context("writing to map PORTS4 (is it full?)")?;
-        if self.entries.insert(key, value).is_some() {
-            return Ok(());
-        }
-        let users = self.users.entry((port.protocol, port.host_port)).or_default();
+impl Bits {
+    /// Counts an entry of a port. Whether it is the first.
+    fn add(&mut self, protocol: u8, port: u16) -> bool {
+        let users = self.users.entry((protocol, port)).or_default();
         *users += 1;
-        if *users > 1 {
-            return Ok(());
-        }
-        let (word, bit) = PortBits::place(port.protocol, port.host_port);
-        let value = self.words.get(&word).copied().unwrap_or(0) | 1 << bit;
-        bits.set(word, value, 0).context("writing to map PORT_BITS")?;
-        self.words.insert(word, value);
-        Ok(())
+        *users == 1
     }
 
-    fn remove(
-        &mut self,
-        map: &mut BpfMap<MapData, PortKey<V4>, Port<V4>>,
-        bits: &mut Array<MapData, u64>,
-        key: &PortKey<V4>,
-    ) -> Result<()> {
-        gone(map.remove(key)).context("removing from map PORTS4")?;
-        if self.entries.remove(key).is_none() {
-            return Ok(());
-        }
-        let port = (key.protocol, key.port.host());
-        let left = self.users.get(&port).copied().unwrap_or(1) - 1;
+    /// Counts one less. Whether it was the last.
+    fn remove(&mut self, protocol: u8, port: u16) -> bool {
+        let left = self.users.get(&(protocol, port)).copied().unwrap_or(1) - 1;
         if left > 0 {
-            self.users.insert(port, left);
-            return Ok(());
+            self.users.insert((protocol, port), left);
+        } else {
+            self.users.remove(&(protocol, port));
         }
-        self.users.remove(&port);
-        let (word, bit) = PortBits::place(port.0, port.1);
-        let value = self.words.get(&word).copied().unwrap_or(0) & !(1 << bit);
-        bits.set(word, value, 0).context("writing to map PORT_BITS")?;
+        left == 0
+    }
+
+    /// Sets or clears the bit of a port.
+    fn write(
+        &mut self,
+        map: &mut Array<MapData, u64>,
+        protocol: u8,
+        port: u16,
+        published: bool,
+    ) -> Result<()> {
+        let (word, bit) = PortBits::place(protocol, port);
+        let old = self.words.get(&word).copied().unwrap_or(0);
+        let value = if published { old | 1 << bit } else { old & !(1 << bit) };
+        map.set(word, value, 0).context("writing to map PORT_BITS")?;
         if value == 0 {
             self.words.remove(&word)
         } else {
@@ -116,72 +110,171 @@ impl Ports {
     }
 }
 
+/// The ports of a family: in its map, and what is known of that.
+struct Side<'a, A: Family> {
+    map: &'a mut BpfMap<MapData, PortKey<A>, Port<A>>,
+    bits_map: &'a mut Array<MapData, u64>,
+    entries: &'a mut Entries<A>,
+    bits: &'a mut Bits,
+}
+
+impl<A: Family> Side<'_, A> {
+    fn add(&mut self, key: PortKey<A>, value: Port<A>) -> Result<()> {
+        if self.entries.get(&key) == Some(&value) {
+            return Ok(());
+        }
+        let written = self.map.insert(key, value, 0);
+        written.with_context(|| format!("writing to map {} (is it full?)", A::NAMES.ports))?;
+        if self.entries.insert(key, value).is_some() {
+            return Ok(());
+        }
+        let port = key.port.host();
+        if self.bits.add(key.protocol, port) {
+            self.bits.write(self.bits_map, key.protocol, port, true)?;
+        }
+        Ok(())
+    }
+
+    fn remove(&mut self, key: &PortKey<A>) -> Result<()> {
+        gone(self.map.remove(key)).with_context(|| removing(A::NAMES.ports))?;
+        if self.entries.remove(key).is_none() {
+            return Ok(());
+        }
+        let port = key.port.host();
+        if self.bits.remove(key.protocol, port) {
+            self.bits.write(self.bits_map, key.protocol, port, false)?;
+        }
+        Ok(())
+    }
+
+    /// Removes what is in the map and not wanted, and finds out what is in it. Returns what it removed. The bits are only counted.
+    fn retain(&mut self, wanted: &Entries<A>) -> Result<Entries<A>> {
+        let found = keys(self.map.keys()).with_context(|| reading(A::NAMES.ports))?;
+        let mut removed = Entries::new();
+        for key in found {
+            let entry = self.map.get(&key, 0).with_context(|| reading(A::NAMES.ports))?;
+            if wanted.get(&key) == Some(&entry) {
+                self.entries.insert(key, entry);
+                self.bits.add(key.protocol, key.port.host());
+            } else {
+                gone(self.map.remove(&key)).with_context(|| removing(A::NAMES.ports))?;
+                removed.insert(key, entry);
+            }
+        }
+        Ok(removed)
+    }
+}
+
+/// What a family's ports are in.
+trait HasPorts: Family {
+    fn entries(ports: &mut Ports) -> (&mut Entries<Self>, &mut Bits);
+}
+
+impl HasPorts for V4 {
+    fn entries(ports: &mut Ports) -> (&mut Entries<Self>, &mut Bits) {
+        (&mut ports.v4, &mut ports.bits)
+    }
+}
+
+impl HasPorts for V6 {
+    fn entries(ports: &mut Ports) -> (&mut Entries<Self>, &mut Bits) {
+        (&mut ports.v6, &mut ports.bits)
+    }
+}
+
 impl Datapath {
     /// Publishes ports. Idempotent.
+    ///
+    /// # Errors
+    /// A map cannot be written.
     pub fn publish(&mut self, ports: &[PublishedPort]) -> Result<()> {
-        let maps = &mut self.maps;
-        ports.iter().try_for_each(|port| self.ports.add(&mut maps.v4.ports, &mut maps.port_bits, port))
+        self.publish_of::<V4>(ports)?;
+        self.publish_of::<V6>(ports)
     }
 
     /// Takes ports back, and removes the flows that came by them, no others. Idempotent.
+    ///
+    /// # Errors
+    /// A map cannot be written.
     pub fn unpublish(&mut self, ports: &[PublishedPort]) -> Result<()> {
-        let maps = &mut self.maps;
-        // One that is somebody else's by now stays.
-        let mut flows = HashMap::new();
-        for port in ports {
-            let key = port.key();
-            if self.ports.entries.get(&key).is_none_or(|entry| *entry == port.value()) {
-                self.ports.remove(&mut maps.v4.ports, &mut maps.port_bits, &key)?;
-            }
-            flows.insert(key, port.value());
-        }
-        // After the ports: a packet that has still found one removes its flow itself (`netd_common::published`).
-        self.remove_flows_by(&flows)
+        self.unpublish_of::<V4>(ports)?;
+        self.unpublish_of::<V6>(ports)
     }
 
     /// Makes the maps hold exactly these ports, whatever a daemon before this one has left in them.
+    ///
+    /// # Errors
+    /// A map cannot be read or written.
     pub fn retain_ports(&mut self, wanted: &[PublishedPort]) -> Result<()> {
-        let found = keys(self.maps.v4.ports.keys()).context("reading map PORTS4")?;
-        let wanted: HashMap<PortKey<V4>, &PublishedPort> =
-            wanted.iter().map(|port| (port.key(), port)).collect();
         self.ports = Ports::default();
-        let mut flows = HashMap::new();
-        for key in found {
-            let entry = self.maps.v4.ports.get(&key, 0).context("reading map PORTS4")?;
-            if wanted.get(&key).is_none_or(|port| port.value() != entry) {
-                gone(self.maps.v4.ports.remove(&key)).context("removing from map PORTS4")?;
-                flows.insert(key, entry);
-            } else {
-                self.ports.entries.insert(key, entry);
-                *self.ports.users.entry((key.protocol, key.port.host())).or_default() += 1;
-                let (word, bit) = PortBits::place(key.protocol, key.port.host());
-                *self.ports.words.entry(word).or_default() |= 1 << bit;
-            }
+        let removed4 = self.side::<V4>().retain(&entries(wanted)?)?;
+        let removed6 = self.side::<V6>().retain(&entries(wanted)?)?;
+        let bits = &mut self.ports.bits;
+        for (protocol, port) in bits.users.keys() {
+            let (word, bit) = PortBits::place(*protocol, *port);
+            *bits.words.entry(word).or_default() |= 1 << bit;
         }
+        let map = &mut self.maps.port_bits;
         for word in 0..PortBits::WORDS {
-            let value = self.ports.words.get(&word).copied().unwrap_or(0);
-            if self.maps.port_bits.get(&word, 0).context("reading map PORT_BITS")? != value {
-                self.maps.port_bits.set(word, value, 0).context("writing to map PORT_BITS")?;
+            let value = bits.words.get(&word).copied().unwrap_or(0);
+            if map.get(&word, 0).with_context(|| reading("PORT_BITS"))? != value {
+                map.set(word, value, 0).context("writing to map PORT_BITS")?;
             }
         }
-        self.remove_flows_by(&flows)?;
-        let wanted: Vec<PublishedPort> = wanted.into_values().copied().collect();
-        self.publish(&wanted)
+        self.remove_flows_by(&removed4)?;
+        self.remove_flows_by(&removed6)?;
+        self.publish(wanted)
+    }
+
+    /// How many there are, of both families.
+    pub(super) fn published(&self) -> usize {
+        self.ports.v4.len() + self.ports.v6.len()
+    }
+
+    fn side<A: HasPorts>(&mut self) -> Side<'_, A> {
+        let (entries, bits) = A::entries(&mut self.ports);
+        let (tables, bits_map) = A::tables(&mut self.maps);
+        Side { map: &mut tables.ports, bits_map, entries, bits }
+    }
+
+    fn publish_of<A: HasPorts>(&mut self, ports: &[PublishedPort]) -> Result<()> {
+        let entries = entries::<A>(ports)?;
+        let mut side = self.side::<A>();
+        entries.into_iter().try_for_each(|(key, value)| side.add(key, value))
+    }
+
+    fn unpublish_of<A: HasPorts>(&mut self, ports: &[PublishedPort]) -> Result<()>
+    where
+        Datapath: HasTables<A>,
+    {
+        let entries = entries::<A>(ports)?;
+        let mut side = self.side::<A>();
+        for (key, value) in &entries {
+            // One that is somebody else's by now stays.
+            if side.entries.get(key).is_none_or(|entry| entry == value) {
+                side.remove(key)?;
+            }
+        }
+        // After the ports: a packet that has still found one removes its flow itself (`netd_common::published`).
+        self.remove_flows_by(&entries)
     }
 
     /// Removes the flows that came by these ports.
-    fn remove_flows_by(&mut self, ports: &HashMap<PortKey<V4>, Port<V4>>) -> Result<()> {
+    fn remove_flows_by<A: Family>(&mut self, ports: &Entries<A>) -> Result<()>
+    where
+        Datapath: HasTables<A>,
+    {
         let any = ports.values().any(|port| self.maps.flows_of(port.slot).is_ok_and(|flows| flows > 0));
         if !any {
             return Ok(());
         }
-        self.remove_flows::<V4>(|tuple, flow| {
+        self.remove_flows::<A>(|tuple, flow| {
             let by = |address| {
                 let key =
                     PortKey { address, port: tuple.destination_port, protocol: tuple.protocol, reserved: 0 };
                 ports.get(&key).is_some_and(|port| (port.address, port.port) == (flow.address, flow.port))
             };
-            flow.flags & Flow::<V4>::PUBLISHED != 0 && (by(tuple.destination) || by(V4(0)))
+            flow.flags & Flow::<A>::PUBLISHED != 0 && (by(tuple.destination) || by(A::ZERO))
         })
         .map(drop)
     }

@@ -16,8 +16,8 @@ use aya::{
 use super::{Datapath, ProgramStatus, full, pins::Pins, syscall};
 
 /// Their names, which are those of their hooks too.
-const PROGRAMS: [&str; 7] =
-    ["connect4", "connect6", "sendmsg4", "recvmsg4", "recvmsg6", "getpeername4", "getpeername6"];
+const PROGRAMS: [&str; 8] =
+    ["connect4", "connect6", "sendmsg4", "sendmsg6", "recvmsg4", "recvmsg6", "getpeername4", "getpeername6"];
 
 impl Datapath {
     /// Lets the sockets of a network namespace, given its cookie, reach published ports. Idempotent.

@@ -33,7 +33,10 @@ impl State {
         if let Some(address) = chosen(request, network)? {
             self.check_address(network, address)?;
         }
-        self.ports.check(&parse(&request.publish)?).map_err(Refusal::Conflict)
+        // Whether it gets IPv6 depends on its namespace, and with that, which of the host's ports of IPv6 it needs.
+        let mut publish = parse(&request.publish, without_ipv6(network).as_deref())?;
+        publish.retain(|publish| publish.host_ip.is_ipv4());
+        self.ports.check(&publish).map_err(Refusal::Conflict)
     }
 
     /// Publishes more ports of an endpoint. Returns it as it is then, the new ports, and what to commit; [`Self::set_ports`] takes
@@ -46,7 +49,7 @@ impl State {
         name: &str,
         publish: &[String],
     ) -> Result<(Endpoint, Vec<Publish>, Vec<Change>), Refusal> {
-        let publish = parse(publish)?;
+        let publish = parse(publish, self.why_without_ipv6(name)?.as_deref())?;
         let mut all = self.known(name)?.publish.clone();
         self.ports.check(&publish).map_err(Refusal::Conflict)?;
         all.extend(&publish);
@@ -63,7 +66,7 @@ impl State {
         name: &str,
         publish: &[String],
     ) -> Result<(Endpoint, Vec<Publish>, Vec<Change>), Refusal> {
-        let publish = parse(publish)?;
+        let publish = parse(publish, self.why_without_ipv6(name)?.as_deref())?;
         let mut left = self.known(name)?.publish.clone();
         for those in &publish {
             let found = left.iter().enumerate().find_map(|(n, these)| Some((n, these.without(*those)?)));
@@ -103,6 +106,16 @@ impl State {
         self.endpoints.get(name).ok_or_else(unknown)
     }
 
+    /// Why an endpoint has no IPv6 address, if it has none.
+    fn why_without_ipv6(&self, name: &str) -> Result<Option<String>, Refusal> {
+        let endpoint = self.known(name)?;
+        if endpoint.address6.is_some() {
+            return Ok(None);
+        }
+        let own = || format!("endpoint `{name}` has no IPv6 address");
+        Ok(Some(without_ipv6(self.network(&endpoint.network)?).unwrap_or_else(own)))
+    }
+
     fn check_address(&self, network: &Network, address: Ipv4Addr) -> Result<(), Refusal> {
         let pool = &self.networks[&network.name].pool;
         if let Err(error) = pool.usable(address) {
@@ -127,6 +140,10 @@ impl State {
         if let (Some(address), Some(why)) = (wanted6(request), place.without_ipv6) {
             return Err(Refusal::Invalid(format!("{address}: {why}")));
         }
+        let network = self.network(self.network_of(request))?;
+        let without_ipv6 = without_ipv6(network).or(place.without_ipv6.map(str::to_owned));
+        let publish = parse(&request.publish, without_ipv6.as_deref())?;
+        self.ports.check(&publish).map_err(Refusal::Conflict)?;
         let name = &request.name;
         let slot = self.slots.take().ok_or_else(|| {
             Refusal::Conflict(format!("this node has {MAX_ENDPOINTS} endpoints: there is room for no more"))
@@ -155,7 +172,7 @@ impl State {
             interface: place.interface,
             host_interface: place.host_interface,
             slot,
-            publish: parse(&request.publish)?,
+            publish,
         };
         let changes = vec![
             Change::put(Kind::Endpoint, name, &endpoint)?,
@@ -205,9 +222,15 @@ impl State {
     }
 }
 
-/// Ports that are asked for.
-fn parse(publish: &[String]) -> Result<Vec<Publish>, Refusal> {
-    publish.iter().map(|text| text.parse().map_err(Refusal::Invalid)).collect()
+/// Ports that are asked for; why they can be of IPv4 only.
+fn parse(publish: &[String], without_ipv6: Option<&str>) -> Result<Vec<Publish>, Refusal> {
+    let all: Result<Vec<_>, _> = publish.iter().map(|text| Publish::parse(text, without_ipv6)).collect();
+    Ok(all.map_err(Refusal::Invalid)?.concat())
+}
+
+/// Why the endpoints of a network have no IPv6 address, if they have none.
+fn without_ipv6(network: &Network) -> Option<String> {
+    network.subnet6.is_none().then(|| format!("network `{}` has no IPv6 subnet", network.name))
 }
 
 /// The IPv6 address that was asked for.

@@ -162,13 +162,21 @@ fn load(world: World, directory: &Path) -> Loaded {
         .ports()
         .into_iter()
         .map(|port| PublishedPort {
-            host: (port.host != [0; 4]).then(|| port.host.into()),
+            host: port.host.into(),
             host_port: port.host_port,
             protocol: port.protocol,
             address: port.member.address.into(),
             port: port.port,
             slot: port.member.slot,
         })
+        .chain(world.ports6().into_iter().map(|(key, port)| PublishedPort {
+            host: key.address.bytes().into(),
+            host_port: key.port.host(),
+            protocol: key.protocol,
+            address: port.address.bytes().into(),
+            port: port.port.host(),
+            slot: port.slot,
+        }))
         .collect();
     datapath.publish(&ports).expect("published ports");
     load6(&world, &directory.join(format!("v{}/maps", abi::ABI_VERSION)));
