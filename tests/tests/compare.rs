@@ -43,19 +43,19 @@ fn fresh() -> u64 {
 /// Why there is nothing to compare with here, if there is not.
 fn missing() -> Option<&'static str> {
     let runs = |program: &str| std::process::Command::new(program).arg("--version").output().is_ok();
-    ["iptables-restore", "conntrack"].into_iter().find(|program| !runs(program))
+    ["iptables-restore", "ip6tables-restore", "conntrack"].into_iter().find(|program| !runs(program))
 }
 
 /// Plays the story of a seed, and shows where it goes two ways.
 fn check(twins: &mut Twins, seed: u64) -> Result<Option<&'static str>> {
-    let steps = story(seed);
-    match twins.play(&steps).with_context(|| format!("the story of seed {seed:#x}"))? {
+    let (family, steps) = story(seed);
+    match twins.play(family, &steps).with_context(|| format!("the story of seed {seed:#x}"))? {
         Outcome::Same => Ok(None),
         Outcome::Known(known) => Ok(Some(known.heading)),
         Outcome::Different(at) => {
-            twins.shrink(&steps, at)?;
+            twins.shrink(family, &steps, at)?;
             bail!(
-                "netd and netfilter differ; NETD_COMPARE_SEED={seed:#x} plays it again. The story, shortened, and what everybody \
+                "netd and netfilter differ in {family:?}; NETD_COMPARE_SEED={seed:#x} plays it again. The story, shortened, and what everybody \
                  got:\n{}",
                 twins.transcript
             );
