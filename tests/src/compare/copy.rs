@@ -249,6 +249,8 @@ fn bridge(lab: &Lab, world: &World) -> Result<(Namespace, [Namespace; 2])> {
     );
     node.set_sysctl("net.ipv4.ip_forward", "1")?;
     node.set_sysctl("net.ipv6.conf.all.forwarding", "1")?;
+    // The path MTUs that the host learns itself are its own: netd does not have containers' packets wait for them (docs/nat.md).
+    node.set_sysctl("net.ipv6.route.mtu_expires", "0")?;
     // Where the module is there, it is on in every namespace.
     for name in ["net.bridge.bridge-nf-call-iptables", "net.bridge.bridge-nf-call-ip6tables"] {
         let _ = node.set_sysctl(name, "0");

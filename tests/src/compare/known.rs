@@ -6,7 +6,7 @@ use netd_common::wire::{
 };
 
 use super::{
-    Family, published,
+    Family, Party, published,
     story::{Body, Error, Packet, Step, To},
 };
 
@@ -35,7 +35,7 @@ pub struct Known {
 }
 
 /// All of them.
-pub const KNOWN: [Known; 11] = [
+pub const KNOWN: [Known; 13] = [
     Known { heading: "fragments", is: fragments },
     Known { heading: "protocols without ports", is: protocols },
     Known { heading: "ICMP errors of containers", is: spoofed_errors },
@@ -46,6 +46,14 @@ pub const KNOWN: [Known; 11] = [
     Known { heading: "the host's errors about packets with options", is: options },
     Known { heading: "an echo reply that answers nothing", is: stray_replies },
     Known { heading: "ICMP errors between containers by a published port", is: hairpin_errors },
+    Known {
+        heading: "a packet between containers by a published port whose time is up",
+        is: hairpin_expired,
+    },
+    Known {
+        heading: "a client of a published port to whom the container talks already",
+        is: published_clash,
+    },
     Known { heading: "a connection to a published port, picked up in the middle", is: published_middle },
 ];
 
@@ -229,6 +237,34 @@ fn hairpin_errors(difference: &Difference<'_>) -> bool {
         && error.from.is_container()
         && difference.netd.is_empty()
         && matches!(difference.netfilter, [one] if by_host(one))
+}
+
+/// By the host, which would have to tell the sender.
+fn hairpin_expired(difference: &Difference<'_>) -> bool {
+    let by_port = |packet: &Packet| match packet.to {
+        To::Flow(flow) => flow.remote == Party::A,
+        _ => is_visit(packet),
+    };
+    packet(difference).is_some_and(|packet| packet.from.is_container() && packet.ttl == 1 && by_port(packet))
+        && difference.netd.is_empty()
+        && matches!(difference.netfilter, [one] if one.contains(difference.expired()))
+}
+
+/// The container has sent from its own port to the client's, without a client's flow, and so has another port of the host's there.
+fn published_clash(difference: &Difference<'_>) -> bool {
+    let Some(packet) = packet(difference).filter(|packet| is_visit(packet)) else { return false };
+    let to_client = |step: &Step| match step {
+        Step::Packet(sent) if sent.from == Party::A && sent.to == To::Party(packet.from) => match sent.body {
+            Body::Tcp { destination, .. } | Body::Udp { destination, .. } => {
+                destination == packet.body.source()
+            }
+            _ => false,
+        },
+        _ => false,
+    };
+    difference.before.iter().any(to_client)
+        && difference.netd.is_empty()
+        && matches!(difference.netfilter, [one] if one.starts_with("A ← ") && one.contains(&format!(" {:?}:", packet.from)))
 }
 
 /// Netfilter takes any segment for the beginning of a connection; to netd, that is a SYN, and all else the host's, which resets it.
