@@ -118,17 +118,20 @@ fn programs_see_the_same_behind_netd_and_netfilter() {
     }
     let mut twins = SocketTwins::new().expect("two copies of a small internet");
     match play_sockets(&mut twins) {
-        Ok(stories) => println!("{stories} stories of {} operations", sockets::story(1).len()),
+        Ok(stories) => println!("{stories} stories of {} operations", sockets::story(1).1.len()),
         Err(error) => panic!("{TEST}: {error:#}; the daemon's log:\n{}", twins.log()),
     }
 }
 
 fn play_sockets(twins: &mut SocketTwins) -> Result<u64> {
     let mut check = |seed: u64| {
-        let same =
-            twins.play(&sockets::story(seed)).with_context(|| format!("the story of seed {seed:#x}"))?;
+        let (family, story) = sockets::story(seed);
+        let same = twins.play(family, &story).with_context(|| format!("the story of seed {seed:#x}"))?;
         let text = &twins.transcript;
-        ensure!(same, "programs see different things; NETD_COMPARE_SEED={seed:#x} plays it again:\n{text}");
+        ensure!(
+            same,
+            "programs see different things in {family:?}; NETD_COMPARE_SEED={seed:#x} plays it again:\n{text}"
+        );
         Ok(())
     };
     if let Some(seed) = number("NETD_COMPARE_SEED")? {
