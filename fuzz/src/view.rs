@@ -90,9 +90,9 @@ impl<'a> View<'a> {
         Some(view)
     }
 
-    /// Source and destination port of TCP or UDP.
+    /// Source and destination port of TCP or UDP, of a first fragment too.
     pub(crate) fn ports(&self) -> Option<(u16, u16)> {
-        let has = !self.fragment && matches!(self.protocol, protocol::TCP | protocol::UDP);
+        let has = !self.later && matches!(self.protocol, protocol::TCP | protocol::UDP);
         Some((half(self.l4, 0)?, half(self.l4, 2)?)).filter(|_| has)
     }
 
