@@ -178,15 +178,17 @@ impl Checked {
                 }
             }
             At::FromContainer(ifindex) if verdict.to == To::Peer => {
+                // A neighbour solicitation is answered by a neighbour advertisement, to all where nobody in particular has asked.
+                let kinds = [before.l4.first(), after.l4.first()];
+                if after.protocol == protocol::ICMPV6 && kinds == [Some(&135), Some(&136)] {
+                    assert_eq!(verdict.ifindex, ifindex, "an answer to another");
+                    return;
+                }
                 reached(&after, verdict);
                 let is_local = after.source == before.source && after.destination == before.destination;
                 let is_error =
                     verdict.ifindex == ifindex && after.quote().is_some() && is_gateway(after.source);
-                // A neighbour solicitation is answered by a neighbour advertisement.
-                let kinds = [before.l4.first(), after.l4.first()];
-                let is_advertisement =
-                    after.protocol == protocol::ICMPV6 && kinds == [Some(&135), Some(&136)];
-                if is_local || is_error || is_advertisement {
+                if is_local || is_error {
                     return;
                 }
                 // By a published port: to the other it comes from the host's address that was asked for.
