@@ -33,30 +33,41 @@ impl Senders {
         }
     }
 
-    /// A packet that may have been too big for the uplink: it was not sent then, but it has a flow.
+    /// A packet that may have been too big for the uplink, or whose time was up: it was not sent then, but it has a flow.
     fn refused(&mut self, tables: &Memory<V4>, before: &View<'_>) {
-        let Some((source, destination)) = before.ports() else { return };
+        let Some(ports @ (source, destination)) = before.ports() else { return };
         let port = match v4(before.source).zip(v4(before.destination)) {
-            Some(ends) => port(tables, ends, before.protocol, (source, destination)),
-            None => port(tables, (before.source, before.destination), before.protocol, (source, destination)),
+            Some(ends) => port(tables, ends, before.protocol, ports),
+            None => port(tables, (before.source, before.destination), before.protocol, ports),
         };
         if let Some(port) = port {
-            self.0.insert((before.protocol, port, before.destination, destination), (before.source, source));
+            // By a published port, the other side is the container behind it.
+            let (remote, destination) =
+                Self::published(tables, before).unwrap_or((before.destination, destination));
+            self.0.insert((before.protocol, port, remote, destination), (before.source, source));
+        }
+    }
+
+    /// The container and its port behind the published port that a packet is to.
+    fn published(tables: &Memory<V4>, packet: &View<'_>) -> Option<(V6, u16)> {
+        let (_, port) = packet.ports()?;
+        if !is_host(packet.destination) && !is_gateway(packet.destination) {
+            return None;
+        }
+        match v4(packet.destination) {
+            Some(address) => published(tables, address, packet.protocol, port),
+            None => {
+                let v6 = tables.v6.as_ref()?;
+                published(v6.as_ref(), packet.destination, packet.protocol, port)
+            }
         }
     }
 
     /// To whom a packet to a port of the host's is.
     fn receiver(&self, tables: &Memory<V4>, packet: &View<'_>) -> Option<(V6, u16)> {
         let (source, destination) = packet.ports()?;
-        let published = match v4(packet.destination) {
-            Some(address) => published(tables, address, packet.protocol, destination),
-            None => tables
-                .v6
-                .as_ref()
-                .and_then(|v6| published(v6.as_ref(), packet.destination, packet.protocol, destination)),
-        };
         let key = (packet.protocol, destination, packet.source, source);
-        published.or_else(|| self.0.get(&key).copied())
+        Self::published(tables, packet).or_else(|| self.0.get(&key).copied())
     }
 
     /// # Panics
