@@ -1,81 +1,127 @@
 //! What must hold after each packet.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, hash::Hash};
 
 use netd_common::{
-    Addr as _, To, V4, V6, Verdict,
-    abi::Tuple,
+    Addr, Common as _, Tables, To, V4, V6, Verdict,
+    abi::{PortKey, Tuple},
     host::{
         Memory,
-        build::internet_checksum,
-        cases::{At, FAR_NODE, NEAR, NODE},
+        cases::{At, FAR_NODE, Member, NEAR, NODE, OTHER},
+        ipv6::{FAR_NODE6, NEAR6, NODE6},
     },
-    tables::Tables as _,
-    wire::{Be16, protocol},
+    wire::{Be16, Vxlan, protocol},
 };
 
-use crate::{WORLD, member};
+use crate::{WORLD, member, view::View};
 
-/// What VXLAN puts before a packet, with the inner Ethernet header.
-const OVERHEAD: usize = 50;
+/// What VXLAN puts before a packet, with the inner Ethernet header, over IPv4 and over IPv6.
+const OVERHEADS: [usize; 2] = [Vxlan::OVERHEAD as usize, Vxlan::OVERHEAD6 as usize];
 
-/// Who sent last what the world sees: protocol, node's port, server and its port, to the container and its port.
+/// Who sent last what the other side sees: protocol, host's port, other side and its port, to the container and its port.
 #[derive(Default)]
-pub(crate) struct Senders(HashMap<Ports, ([u8; 4], u16)>);
+pub(crate) struct Senders(HashMap<Ports, (V6, u16)>);
 
 /// Protocol, own port, the other side and its port.
-type Ports = (u8, u16, [u8; 4], u16);
+type Ports = (u8, u16, V6, u16);
 
 impl Senders {
-    /// A packet of a masqueraded container, before and after.
-    fn sent(&mut self, before: &[u8], after: &[u8]) {
-        if let (Some((_, from, _, _)), Some(wire)) = (ports(before, true), ports(after, true)) {
-            self.0.insert(wire, ([before[12], before[13], before[14], before[15]], from));
+    /// A packet of a container's, before and after its source was translated.
+    fn sent(&mut self, before: &View<'_>, after: &View<'_>) {
+        if let (Some((from, _)), Some((source, destination))) = (before.ports(), after.ports()) {
+            self.0.insert((after.protocol, source, after.destination, destination), (before.source, from));
         }
     }
 
-    /// A packet that may have been too big for the uplink: it was not sent then, but it has a flow.
-    fn refused(&mut self, tables: &Memory<V4>, before: &[u8]) {
-        let Some((protocol, source, destination, service)) = ports(before, true) else { return };
-        let container = [before[12], before[13], before[14], before[15]];
-        let tuple = Tuple {
-            source: V4::new(container),
-            destination: V4::new(destination),
-            source_port: Be16::new(source),
-            destination_port: Be16::new(service),
-            protocol,
-            direction: Tuple::<V4>::OUT,
-            reserved: 0,
+    /// A packet that may have been too big for the uplink, or whose time was up: it was not sent then, but it has a flow.
+    fn refused(&mut self, tables: &Memory<V4>, before: &View<'_>) {
+        let Some(ports @ (source, destination)) = before.ports() else { return };
+        let port = match v4(before.source).zip(v4(before.destination)) {
+            Some(ends) => port(tables, ends, before.protocol, ports),
+            None => port(tables, (before.source, before.destination), before.protocol, ports),
         };
-        if let Some(flow) = tables.flow(&tuple) {
-            self.0.insert((protocol, flow.port.host(), destination, service), (container, source));
+        if let Some(port) = port {
+            // By a published port, the other side is the container behind it.
+            let (remote, destination) =
+                Self::published(tables, before).unwrap_or((before.destination, destination));
+            self.0.insert((before.protocol, port, remote, destination), (before.source, source));
         }
+    }
+
+    /// The container and its port behind the published port that a packet is to.
+    fn published(tables: &Memory<V4>, packet: &View<'_>) -> Option<(V6, u16)> {
+        let (_, port) = packet.ports()?;
+        if !is_host(packet.destination) && !is_gateway(packet.destination) {
+            return None;
+        }
+        match v4(packet.destination) {
+            Some(address) => published(tables, address, packet.protocol, port),
+            None => {
+                let v6 = tables.v6.as_ref()?;
+                published(v6.as_ref(), packet.destination, packet.protocol, port)
+            }
+        }
+    }
+
+    /// To whom a packet to a port of the host's is.
+    fn receiver(&self, tables: &Memory<V4>, packet: &View<'_>) -> Option<(V6, u16)> {
+        let (source, destination) = packet.ports()?;
+        let key = (packet.protocol, destination, packet.source, source);
+        Self::published(tables, packet).or_else(|| self.0.get(&key).copied())
     }
 
     /// # Panics
-    /// An answer reached another than it was for.
-    fn answered(&self, before: &[u8], after: &[u8]) {
-        if let (Some(wire), Some((_, port, _, _))) = (ports(before, false), ports(after, false)) {
-            let reached = ([after[16], after[17], after[18], after[19]], port);
-            assert_eq!(self.0.get(&wire), Some(&reached), "an answer reached another than it was for");
+    /// A packet reached another than it was for.
+    fn answered(&self, tables: &Memory<V4>, before: &View<'_>, after: &View<'_>) {
+        if let (Some(_), Some((_, port))) = (before.ports(), after.ports()) {
+            let reached = Some((after.destination, port));
+            assert_eq!(self.receiver(tables, before), reached, "an answer reached another than it was for");
         }
     }
 }
 
-/// The ports of a TCP or UDP packet, as its sender (`out`) or its receiver sees them.
-fn ports(packet: &[u8], out: bool) -> Option<Ports> {
-    let header = usize::from(packet.first()? & 15) * 4;
-    let is_fragment = packet[6] & 0x1f != 0 || packet[7] != 0;
-    if is_fragment || !matches!(packet[9], protocol::TCP | protocol::UDP) {
-        return None;
-    }
-    let port = |at: usize| Some(u16::from_be_bytes([*packet.get(at)?, *packet.get(at + 1)?]));
-    let (source, destination) = (port(header)?, port(header + 2)?);
-    Some(if out {
-        (packet[9], source, [packet[16], packet[17], packet[18], packet[19]], destination)
-    } else {
-        (packet[9], destination, [packet[12], packet[13], packet[14], packet[15]], source)
+/// The host's port of a container's flow.
+fn port<A: Addr>(
+    tables: &impl Tables<A>,
+    (source, destination): (A, A),
+    protocol: u8,
+    ports: (u16, u16),
+) -> Option<u16> {
+    let tuple = Tuple {
+        source,
+        destination,
+        source_port: Be16::new(ports.0),
+        destination_port: Be16::new(ports.1),
+        protocol,
+        direction: Tuple::<A>::OUT,
+        reserved: 0,
+    };
+    Some(tables.flow(&tuple)?.port.host())
+}
+
+/// Whose port a published one is.
+fn published<A: Addr + Hash>(tables: &Memory<A>, address: A, protocol: u8, number: u16) -> Option<(V6, u16)> {
+    [address, A::ZERO].into_iter().find_map(|address| {
+        let is = |key: &&PortKey<A>| {
+            (key.address, key.protocol, key.port) == (address, protocol, Be16::new(number))
+        };
+        let port = &tables.ports[tables.ports.keys().find(is)?];
+        Some((port.address.mapped(), port.port.host()))
     })
+}
+
+/// The IPv4 address that a mapped one stands for.
+fn v4(address: V6) -> Option<V4> {
+    let bytes = address.bytes();
+    (bytes[..12] == V4::ZERO.mapped().bytes()[..12]).then(|| {
+        let [.., a, b, c, d] = bytes;
+        V4::new([a, b, c, d])
+    })
+}
+
+/// Whether an address is one of the host's on the uplink.
+fn is_host(address: V6) -> bool {
+    [V4::new(NODE).mapped(), V4::new(OTHER).mapped(), V6::new(NODE6)].contains(&address)
 }
 
 /// What is known of a packet before a program sees it.
@@ -99,8 +145,9 @@ impl Checked {
         sent: &[u8],
         frame: &[u8],
     ) {
-        if matches!(at, At::FromContainer(_)) && sent.len() >= 34 {
-            senders.refused(tables, &sent[14..]);
+        let before = View::new(&sent[14..]);
+        if let (At::FromContainer(_), Some(before)) = (at, &before) {
+            senders.refused(tables, before);
         }
         if matches!(verdict.to, To::Drop) {
             assert_eq!(sent, frame, "dropped, yet changed");
@@ -110,47 +157,66 @@ impl Checked {
             assert_eq!(sent[14..], frame[14..], "the host's, yet changed");
             return;
         }
-        if frame.len() < 34 || frame[12..14] != [8, 0] {
+        if frame.len() < 34 || !matches!(frame[12..14], [8, 0] | [0x86, 0xdd]) {
             return;
         }
         let packet = &frame[14..];
-        if frame.len() + OVERHEAD == sent.len() {
-            assert_eq!(sent[14 + OVERHEAD..], *packet, "changed in decapsulation");
+        if let Some(overhead) = OVERHEADS.into_iter().find(|more| frame.len() + more == sent.len()) {
+            assert_eq!(sent[14 + overhead..], *packet, "changed in decapsulation");
         } else if self.sound {
             assert_ne!(sound(packet), Some(false), "a checksum is wrong now");
-            let inner = packet.get(OVERHEAD..).filter(|_| frame.len() == sent.len() + OVERHEAD);
+            let overhead = OVERHEADS.into_iter().find(|more| frame.len() == sent.len() + more);
+            let inner = overhead.and_then(|overhead| packet.get(overhead..));
             assert_ne!(inner.and_then(sound), Some(false), "an inner checksum is wrong now");
         }
+        let (Some(before), Some(after)) = (before, View::new(packet)) else { return };
         match at {
             At::FromContainer(ifindex) if verdict.to == To::Neighbour => {
                 assert_eq!(verdict.ifindex, WORLD.uplink, "out of no uplink");
                 let Some(from) = member(ifindex) else { panic!("from nobody's link to the world") };
                 if from.network.masquerade && verdict.via == V6::ZERO {
-                    outside(packet);
+                    outside(&after);
                     if frame.len() == sent.len() {
-                        senders.sent(&sent[14..], packet);
+                        senders.sent(&before, &after);
                     }
                 } else if from.network.masquerade {
-                    assert_eq!(packet[16..19], NEAR[..3], "as it is to where it is not a node's");
+                    let near = if after.v6 { V6::new(NEAR6) } else { V4::new(NEAR).mapped() };
+                    assert_eq!(
+                        after.destination.bytes()[..15],
+                        near.bytes()[..15],
+                        "as it is to where it is not a node's"
+                    );
+                }
+            }
+            At::FromContainer(ifindex) if verdict.to == To::Peer => {
+                // A neighbour solicitation is answered by a neighbour advertisement, to all where nobody in particular has asked.
+                let kinds = [before.l4.first(), after.l4.first()];
+                if after.protocol == protocol::ICMPV6 && kinds == [Some(&135), Some(&136)] {
+                    assert_eq!(verdict.ifindex, ifindex, "an answer to another");
+                    return;
+                }
+                reached(&after, verdict);
+                let is_local = after.source == before.source && after.destination == before.destination;
+                let is_error =
+                    verdict.ifindex == ifindex && after.quote().is_some() && is_gateway(after.source);
+                if is_local || is_error {
+                    return;
+                }
+                // By a published port: to the other it comes from the host's address that was asked for.
+                assert_eq!(after.source, before.destination, "hairpin from elsewhere");
+                senders.answered(tables, &before, &after);
+                if before.ports().is_some_and(|(_, port)| tables.is_published(before.protocol, port)) {
+                    senders.sent(&before, &after);
                 }
             }
             At::FromUplink if verdict.to == To::Peer => {
-                let destination: [u8; 4] = [packet[16], packet[17], packet[18], packet[19]];
-                let owner = [WORLD.a, WORLD.b, WORLD.c].into_iter().find(|one| one.address == destination);
-                assert_eq!(
-                    owner.map(|one| one.ifindex),
-                    Some(verdict.ifindex),
-                    "not to whom it is addressed"
-                );
+                reached(&after, verdict);
                 // By translation only where there is a flow of the container's.
-                let outer = &sent[14..];
-                let is_translated = outer[16..20] == NODE && frame.len() == sent.len();
-                if is_translated {
-                    senders.answered(outer, packet);
-                    let flows = tables.flows.borrow();
-                    let has_flow = flows.values().any(|flow| flow.address == V4::new(destination));
-                    let fragment = u16::from_be_bytes([outer[6], outer[7]]) & 0x1fff != 0;
-                    assert!(has_flow || fragment, "to a container without a flow");
+                if is_host(before.destination) && frame.len() == sent.len() {
+                    senders.answered(tables, &before, &after);
+                    let has_flow = has_flow(tables, after.destination)
+                        || tables.v6.as_ref().is_some_and(|v6| has_flow(v6, after.destination));
+                    assert!(has_flow || before.later, "to a container without a flow");
                 }
             }
             _ => {}
@@ -158,61 +224,58 @@ impl Checked {
     }
 }
 
+/// What comes into a container is addressed to it.
+fn reached(packet: &View<'_>, verdict: &Verdict) {
+    let is_its =
+        |one: &Member| [V4::new(one.address).mapped(), V6::new(one.address6())].contains(&packet.destination);
+    let owner = [WORLD.a, WORLD.b, WORLD.c].into_iter().find(is_its);
+    assert_eq!(owner.map(|one| one.ifindex), Some(verdict.ifindex), "not to whom it is addressed");
+}
+
+/// Whether netd's own errors come from there.
+fn is_gateway(address: V6) -> bool {
+    let networks = [WORLD.a.network, WORLD.c.network];
+    networks.iter().any(|one| [V4::new(one.gateway).mapped(), V6::new(one.gateway6())].contains(&address))
+}
+
+fn has_flow<A: Addr + Hash>(tables: &Memory<A>, address: V6) -> bool {
+    tables.flows.borrow().values().any(|flow| flow.address.mapped() == address)
+}
+
 /// A packet of a masqueraded container on its way to the world, or to another node in VXLAN: nothing shows where it is from.
-fn outside(packet: &[u8]) {
-    assert_eq!(packet[12..16], NODE, "an inner address on the uplink");
-    let header = usize::from(packet[0] & 15) * 4;
-    let in_vxlan = packet[9] == protocol::UDP
-        && packet[16..20] == FAR_NODE
-        && packet[header + 2..header + 4] == [0x12, 0xb5];
-    let is_fragment = packet[6] & 0x1f != 0 || packet[7] != 0;
-    if !in_vxlan && !is_fragment && packet[9] == protocol::ICMP && matches!(packet[header], 3 | 11 | 12) {
-        let quote = &packet[header + 8..];
-        assert_eq!(quote[16..20], NODE, "an inner address in a quote");
+fn outside(packet: &View<'_>) {
+    assert!(is_host(packet.source), "an inner address on the uplink");
+    let to_node = [V4::new(FAR_NODE).mapped(), V6::new(FAR_NODE6)].contains(&packet.destination);
+    let in_vxlan = to_node && packet.protocol == protocol::UDP && packet.l4.get(2..4) == Some(&[0x12, 0xb5]);
+    if !in_vxlan && let Some(quote) = packet.quote().and_then(View::new) {
+        assert!(is_host(quote.destination), "an inner address in a quote");
     }
 }
 
-/// Whether all checksums of a packet are right; none: it is no whole IPv4 packet.
 fn sound(packet: &[u8]) -> Option<bool> {
-    let header = usize::from(packet.first()? & 15) * 4;
-    let total = usize::from(u16::from_be_bytes([*packet.get(2)?, *packet.get(3)?]));
-    if packet[0] >> 4 != 4 || header < 20 || total < header || total > packet.len() {
-        return None;
-    }
-    if internet_checksum(&[&packet[..header]]) != 0 {
-        return Some(false);
-    }
-    let l4 = &packet[header..total];
-    let is_fragment = packet[6] & 0x3f != 0 || packet[7] != 0;
-    if is_fragment {
-        return None;
-    }
-    let pseudo = [&packet[12..20], &[0, packet[9]], &(l4.len() as u16).to_be_bytes()[..]].concat();
-    match packet[9] {
-        protocol::TCP if l4.len() >= 20 => Some(internet_checksum(&[&pseudo, l4]) == 0),
-        protocol::UDP if l4.len() >= 8 && u16::from_be_bytes([l4[4], l4[5]]) as usize == l4.len() => {
-            Some(l4[6..8] == [0, 0] || internet_checksum(&[&pseudo, l4]) == 0)
-        }
-        protocol::ICMP if l4.len() >= 8 => Some(internet_checksum(&[l4]) == 0),
-        _ => None,
-    }
+    View::new(packet)?.sound()
 }
 
 /// Every flow has two entries that agree, and they are counted.
 pub(crate) fn flows(tables: &Memory<V4>) {
+    let inward = halves(tables) + tables.v6.as_ref().map_or(0, |v6| halves(v6));
+    let counted: u32 = tables.flow_counts.borrow().values().sum();
+    assert_eq!(counted as usize, inward, "flows and their counts differ");
+}
+
+/// The flows of a family.
+fn halves<A: Addr + Hash>(tables: &Memory<A>) -> usize {
     let flows = tables.flows.borrow();
     let mut inward = 0;
-    for (tuple, flow) in flows.iter().filter(|(tuple, _)| tuple.direction == Tuple::<V4>::IN) {
+    for (tuple, flow) in flows.iter().filter(|(tuple, _)| tuple.direction == Tuple::<A>::IN) {
         inward += 1;
         let other = flows.get(&tuple.opposite(flow.address, flow.port)).expect("half a flow");
-        assert_eq!(
-            (other.address, other.port),
-            (tuple.destination, tuple.destination_port),
+        assert!(
+            (other.address, other.port) == (tuple.destination, tuple.destination_port),
             "halves of two flows"
         );
         assert_eq!(other.slot, flow.slot, "of two endpoints");
     }
     assert_eq!(inward * 2, flows.len(), "half a flow");
-    let counted: u32 = tables.flow_counts.borrow().values().sum();
-    assert_eq!(counted as usize, inward, "flows and their counts differ");
+    inward
 }

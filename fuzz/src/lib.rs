@@ -1,20 +1,27 @@
 //! Bytes as a story of packets, and what must hold whatever they are.
 //!
-//! The world is that of the table of cases: two masqueraded containers, a routed one, a near node and a far one. A story is a
+//! The world is that of the table of cases, in IPv4 and IPv6: two masqueraded containers, a routed one, a near node and a far one. A story is a
 //! sequence of steps: time passes, flows are collected, a packet comes to one of the programs. Packets are raw bytes, or made
 //! of addresses and ports that mean something, or the last packet turned around, with right checksums, whole or cut off.
 
 mod bytes;
 mod check;
 mod packet;
+mod packet6;
+mod view;
+
+use std::rc::Rc;
 
 use netd_common::{
-    To,
+    Addr as _, To, V4, V6,
+    abi::{Interface, Port, PortKey},
     flow::When,
     host::{
-        Frame,
-        cases::{At, FAR_NODE, Member, UPLINK_MACS, World, run},
+        Frame, Memory,
+        cases::{At, FAR_NODE, Member, NODE, UPLINK_MACS, World, run},
+        ipv6::NODE6,
     },
+    wire::Be16,
 };
 
 use self::{
@@ -33,11 +40,7 @@ const STEPS: usize = 40;
 /// Something does not hold.
 pub fn play(story: &[u8]) {
     let mut bytes = Bytes::new(story);
-    let mut tables = WORLD.tables();
-    let mut config = **tables.config.as_ref().expect("the world has a node");
-    // Few ports, so that they collide.
-    (config.first_port, config.last_port) = packet::RANGE;
-    tables.config = Some(config.into());
+    let tables = tables();
     tables.seed.set(u64::from(bytes.next()) + 1);
     let mut senders = Senders::default();
     let mut last = Vec::new();
@@ -50,6 +53,7 @@ pub fn play(story: &[u8]) {
             1 => {
                 let when = if bytes.next().is_multiple_of(2) { When::TimedOut } else { When::Reusable };
                 tables.collect(when);
+                tables.collect6(when);
             }
             choice => {
                 let at = place(choice, &mut bytes);
@@ -66,6 +70,32 @@ pub fn play(story: &[u8]) {
         }
         check::flows(&tables);
     }
+}
+
+/// The tables of the world, with few ports, so that they collide; what is published is so in IPv6, too.
+fn tables() -> Memory<V4> {
+    let mut tables = WORLD.tables();
+    let mut config = **tables.config.as_ref().expect("the world has a node");
+    (config.first_port, config.last_port) = packet::RANGE;
+    tables.config = Some(config.into());
+    let v6 = tables.v6.as_mut().expect("the world has IPv6");
+    let mut config = **v6.config.as_ref().expect("the node has IPv6");
+    (config.first_port, config.last_port) = packet::RANGE;
+    v6.config = Some(config.into());
+    for published in WORLD.ports() {
+        let key = PortKey {
+            address: if published.host == NODE { V6::new(NODE6) } else { V6::ZERO },
+            port: Be16::new(published.host_port),
+            protocol: published.protocol,
+            reserved: 0,
+        };
+        let (address, slot) = (V6::new(published.member.address6()), published.member.slot);
+        v6.ports.insert(key, Port { address, port: Be16::new(published.port), reserved: 0, slot }.into());
+    }
+    for interface in v6.interfaces.values_mut() {
+        Rc::make_mut(interface).flags |= Interface::<V6>::PUBLISHED;
+    }
+    tables
 }
 
 /// Which program the packet comes to.
@@ -92,11 +122,12 @@ fn frame(at: At, packet: &[u8], bytes: &mut Bytes<'_>) -> Vec<u8> {
         }
         _ => UPLINK_MACS,
     };
-    let mut ethertype = 0x0800;
+    let mut ethertype = if packet.first().is_some_and(|first| first >> 4 == 6) { 0x86dd } else { 0x0800 };
     match bytes.next() {
         0 => destination = [0xff; 6],
         1 => ethertype = 0x0806,
-        2 => ethertype = 0x86dd,
+        2 => ethertype = 0x0800,
+        3 => ethertype = 0x86dd,
         _ => {}
     }
     netd_common::host::build::ethernet(destination, source, ethertype, packet)

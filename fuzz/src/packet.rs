@@ -2,16 +2,16 @@
 
 use netd_common::host::{
     build::{Body, Ip, icmp_error, ipv4_of},
-    cases::{At, FAR, FAR_NODE, NEAR, NEAR_NODE, NODE, SERVER},
+    cases::{At, FAR, FAR_NODE, NEAR, NEAR_NODE, NODE, OTHER, SERVER},
 };
 
-use crate::{WORLD, bytes::Bytes, member};
+use crate::{WORLD, bytes::Bytes, member, packet6, view::View};
 
 /// Ports of masqueraded flows.
 pub(crate) const RANGE: (u16, u16) = (50_000, 50_003);
 
 /// Addresses that mean something.
-const ADDRESSES: [[u8; 4]; 14] = [
+const ADDRESSES: [[u8; 4]; 15] = [
     SERVER,
     WORLD.a.address,
     WORLD.b.address,
@@ -26,12 +26,31 @@ const ADDRESSES: [[u8; 4]; 14] = [
     [224, 0, 0, 1],
     [198, 51, 100, 8],
     [255, 255, 255, 255],
+    OTHER,
 ];
-const PORTS: [u16; 9] = [1000, 53, 443, 4789, RANGE.0, RANGE.0 + 1, RANGE.0 + 2, RANGE.1, 0];
+pub(crate) const PORTS: [u16; 15] = [
+    1000,
+    53,
+    443,
+    4789,
+    RANGE.0,
+    RANGE.0 + 1,
+    RANGE.0 + 2,
+    RANGE.1,
+    0, // Published ones, and those behind them.
+    8080,
+    8081,
+    5353,
+    9090,
+    80,
+    90,
+];
 
 /// The next packet, for a program; `last` is the last that went anywhere.
 pub(crate) fn make(bytes: &mut Bytes<'_>, at: At, last: &[u8]) -> Vec<u8> {
-    let mut packet = match bytes.next() % 8 {
+    let kind = bytes.next();
+    let mut packet = match kind % 8 {
+        _ if kind >= 0xa0 => packet6::make(bytes, at, last),
         0 => {
             let length = usize::from(bytes.next());
             bytes.take(length).to_vec()
@@ -102,6 +121,7 @@ fn whole(bytes: &mut Bytes<'_>, at: At) -> Vec<u8> {
 
 /// The answer to a packet: what its receiver would send, with some flags if it is TCP.
 fn turned(last: &[u8], bytes: &mut Bytes<'_>) -> Option<Vec<u8>> {
+    View::new(last).filter(|view| !view.v6)?;
     let address = |at: usize| -> Option<[u8; 4]> { last.get(at..at + 4)?.try_into().ok() };
     let port =
         |at: usize| -> Option<u16> { Some(u16::from_be_bytes(last.get(at..at + 2)?.try_into().ok()?)) };

@@ -43,19 +43,19 @@ fn fresh() -> u64 {
 /// Why there is nothing to compare with here, if there is not.
 fn missing() -> Option<&'static str> {
     let runs = |program: &str| std::process::Command::new(program).arg("--version").output().is_ok();
-    ["iptables-restore", "conntrack"].into_iter().find(|program| !runs(program))
+    ["iptables-restore", "ip6tables-restore", "conntrack"].into_iter().find(|program| !runs(program))
 }
 
 /// Plays the story of a seed, and shows where it goes two ways.
 fn check(twins: &mut Twins, seed: u64) -> Result<Option<&'static str>> {
-    let steps = story(seed);
-    match twins.play(&steps).with_context(|| format!("the story of seed {seed:#x}"))? {
+    let (family, steps) = story(seed);
+    match twins.play(family, &steps).with_context(|| format!("the story of seed {seed:#x}"))? {
         Outcome::Same => Ok(None),
         Outcome::Known(known) => Ok(Some(known.heading)),
         Outcome::Different(at) => {
-            twins.shrink(&steps, at)?;
+            twins.shrink(family, &steps, at)?;
             bail!(
-                "netd and netfilter differ; NETD_COMPARE_SEED={seed:#x} plays it again. The story, shortened, and what everybody \
+                "netd and netfilter differ in {family:?}; NETD_COMPARE_SEED={seed:#x} plays it again. The story, shortened, and what everybody \
                  got:\n{}",
                 twins.transcript
             );
@@ -118,17 +118,20 @@ fn programs_see_the_same_behind_netd_and_netfilter() {
     }
     let mut twins = SocketTwins::new().expect("two copies of a small internet");
     match play_sockets(&mut twins) {
-        Ok(stories) => println!("{stories} stories of {} operations", sockets::story(1).len()),
+        Ok(stories) => println!("{stories} stories of {} operations", sockets::story(1).1.len()),
         Err(error) => panic!("{TEST}: {error:#}; the daemon's log:\n{}", twins.log()),
     }
 }
 
 fn play_sockets(twins: &mut SocketTwins) -> Result<u64> {
     let mut check = |seed: u64| {
-        let same =
-            twins.play(&sockets::story(seed)).with_context(|| format!("the story of seed {seed:#x}"))?;
+        let (family, story) = sockets::story(seed);
+        let same = twins.play(family, &story).with_context(|| format!("the story of seed {seed:#x}"))?;
         let text = &twins.transcript;
-        ensure!(same, "programs see different things; NETD_COMPARE_SEED={seed:#x} plays it again:\n{text}");
+        ensure!(
+            same,
+            "programs see different things in {family:?}; NETD_COMPARE_SEED={seed:#x} plays it again:\n{text}"
+        );
         Ok(())
     };
     if let Some(seed) = number("NETD_COMPARE_SEED")? {

@@ -1,85 +1,60 @@
 //! Packets as text that is the same in both copies: what a translation may choose has the name of whom it was chosen for.
 
-use std::{collections::HashMap, fmt::Write as _, net::Ipv4Addr};
+use std::{collections::HashMap, fmt::Write as _, net::IpAddr};
 
-use netd_common::{host::build::internet_checksum, wire::protocol};
+use netd_common::wire::protocol;
 
-use super::{GATEWAY, NODE, Party, story::Flow};
+use super::{Family, Party, parts::Parts, published, story::Flow};
 
-/// The ports that flows have on the host, as the servers have seen them.
+/// The addresses and ports that flows have on the host, as the other sides have seen them.
 #[derive(Debug, Default)]
 pub(super) struct Names {
-    ports: HashMap<Flow, u16>,
+    ports: HashMap<Flow, (IpAddr, u16)>,
     /// By protocol, server, its port, and the host's.
-    owners: HashMap<(u8, [u8; 4], u16, u16), Flow>,
+    owners: HashMap<(u8, IpAddr, u16, u16), Flow>,
     /// The flow of which a container has just sent a packet: what comes from an unknown port now is that.
     pub(super) sent: Option<Flow>,
 }
 
 impl Names {
-    /// The port that a flow has.
-    pub(super) fn port(&self, flow: &Flow) -> Option<u16> {
+    /// The host's address and port that a flow has.
+    pub(super) fn port(&self, flow: &Flow) -> Option<(IpAddr, u16)> {
         self.ports.get(flow).copied()
     }
 
     /// Somebody sends to the port of a flow from this port: answers that quote it speak of that flow's, whosever flow it is.
     pub(super) fn spoken_to(&mut self, flow: &Flow, from: Party, source: u16) {
-        if let Some(port) = self.port(flow) {
-            self.owners.insert((flow.protocol, from.address(), source, port), *flow);
+        if let Some((address, port)) = self.port(flow) {
+            let family = if address.is_ipv4() { Family::V4 } else { Family::V6 };
+            self.owners.insert((flow.protocol, from.ip(family), source, port), *flow);
         }
     }
 
-    /// Whose port of the host's this is. `seen`: by the server itself, in a packet of its own.
-    fn owner(&mut self, protocol: u8, remote: ([u8; 4], u16), port: u16, seen: bool) -> Option<Flow> {
+    /// Whose port of the host's this is. `seen`: by the other side itself, in a packet of its own.
+    fn owner(
+        &mut self,
+        protocol: u8,
+        remote: (IpAddr, u16),
+        (address, port): (IpAddr, u16),
+        seen: bool,
+    ) -> Option<Flow> {
         let key = (protocol, remote.0, remote.1, port);
+        let family = if address.is_ipv4() { Family::V4 } else { Family::V6 };
         let sent = self.sent.filter(|flow| {
-            seen && (flow.protocol, flow.remote.address(), flow.remote_port) == (protocol, remote.0, remote.1)
+            seen && (flow.protocol, flow.remote.ip(family), flow.remote_port)
+                == (protocol, remote.0, remote.1)
         });
         if let Some(flow) = sent {
-            self.ports.insert(flow, port);
+            self.ports.insert(flow, (address, port));
             self.owners.insert(key, flow);
         }
         self.owners.get(&key).copied()
     }
 }
 
-/// The parts of an IPv4 packet, or of the beginning of one.
-struct Parts<'a> {
-    ttl: u8,
-    df: bool,
-    id: u16,
-    protocol: u8,
-    source: [u8; 4],
-    destination: [u8; 4],
-    total: usize,
-    options: &'a [u8],
-    sound: bool,
-    l4: &'a [u8],
-}
-
-fn parts(packet: &[u8]) -> Option<Parts<'_>> {
-    let header = usize::from(packet.first()? & 15) * 4;
-    if packet[0] >> 4 != 4 || header < 20 || packet.len() < header {
-        return None;
-    }
-    let total = usize::from(u16::from_be_bytes([packet[2], packet[3]]));
-    Some(Parts {
-        ttl: packet[8],
-        df: packet[6] & 0x40 != 0,
-        id: u16::from_be_bytes([packet[4], packet[5]]),
-        protocol: packet[9],
-        source: packet[12..16].try_into().ok()?,
-        destination: packet[16..20].try_into().ok()?,
-        total,
-        options: &packet[20..header],
-        sound: internet_checksum(&[&packet[..header]]) == 0,
-        l4: &packet[header..packet.len().min(total.max(header))],
-    })
-}
-
 /// What a party has got.
 pub(super) fn describe(packet: &[u8], at: Party, names: &mut Names) -> String {
-    let Some(ip) = parts(packet) else { return format!("{at:?}: no IPv4 packet: {packet:02x?}") };
+    let Some(ip) = Parts::new(packet) else { return format!("{at:?}: no packet: {packet:02x?}") };
     let mut text = format!("{at:?} ← ");
     let whole = ip.total == packet.len();
     transport(&mut text, &ip, names, at, true);
@@ -96,7 +71,7 @@ pub(super) fn describe(packet: &[u8], at: Party, names: &mut Names) -> String {
     if !whole {
         let _ = write!(text, " LENGTH {} OF {}", packet.len(), ip.total);
     }
-    match sum(&ip) {
+    match ip.sum() {
         Some(false) => text.push_str(" WRONG CHECKSUM"),
         None => text.push_str(" no checksum"),
         Some(true) => {}
@@ -108,12 +83,12 @@ pub(super) fn describe(packet: &[u8], at: Party, names: &mut Names) -> String {
 fn transport(text: &mut String, ip: &Parts<'_>, names: &mut Names, at: Party, outer: bool) {
     let half = |offset: usize| Some(u16::from_be_bytes([*ip.l4.get(offset)?, *ip.l4.get(offset + 1)?]));
     let word = |offset: usize| Some(u32::from(half(offset)?) << 16 | u32::from(half(offset + 2)?));
-    let is_error = ip.protocol == protocol::ICMP && matches!(ip.l4.first(), Some(3 | 4 | 5 | 11 | 12));
-    let (name, ports) = match (ip.protocol, ip.l4.first()) {
+    let is_error = ip.is_error();
+    let (name, ports) = match (ip.protocol, ip.echo()) {
         (protocol::TCP, _) => ("TCP", half(0).zip(half(2))),
         (protocol::UDP, _) => ("UDP", half(0).zip(half(2))),
-        (protocol::ICMP, Some(8)) => ("echo request", half(4).map(|id| (id, 0))),
-        (protocol::ICMP, Some(0)) => ("echo reply", half(4).map(|id| (0, id))),
+        (protocol::ICMP, Some(true)) => ("echo request", half(4).map(|id| (id, 0))),
+        (protocol::ICMP, Some(false)) => ("echo reply", half(4).map(|id| (0, id))),
         (protocol::ICMP, _) => ("ICMP", None),
         _ => ("protocol", None),
     };
@@ -121,13 +96,19 @@ fn transport(text: &mut String, ip: &Parts<'_>, names: &mut Names, at: Party, ou
     match ports {
         Some((source, destination)) => {
             let mut side = |address, port, remote, seen| {
-                let flow = if address == NODE { names.owner(ip.protocol, remote, port, seen) } else { None };
+                // A published port is nobody's choice. Where a container asks for one, which address the other sees differs.
+                let is_host = address == ip.family.node() || address == ip.family.gateway();
+                let flow = if is_host && published(ip.protocol, port).is_none() {
+                    names.owner(ip.protocol, remote, (address, port), seen)
+                } else {
+                    None
+                };
                 match flow {
                     Some(flow) => format!("node for {:?}:{}", flow.owner, flow.port),
                     None => format!("{}:{port}", host(address)),
                 }
             };
-            let from = side(ip.source, source, (ip.destination, destination), outer && !at.is_container());
+            let from = side(ip.source, source, (ip.destination, destination), outer);
             let to = side(ip.destination, destination, (ip.source, source), false);
             let _ = write!(text, "{from} → {to}");
         }
@@ -139,8 +120,9 @@ fn transport(text: &mut String, ip: &Parts<'_>, names: &mut Names, at: Party, ou
         let _ = write!(text, " error {}/{} {:x?}", ip.l4[0], ip.l4.get(1).unwrap_or(&0), word(4));
         let quoted = ip.l4.get(8..).unwrap_or_default();
         // A host's own errors quote as much as it likes; netd's the least that there is.
-        let own = [NODE, GATEWAY].contains(&ip.source);
-        quote(text, if own { &quoted[..quoted.len().min(28)] } else { quoted }, names, at);
+        let own = [ip.family.node(), ip.family.gateway()].contains(&ip.source);
+        let least = ip.family.header() + 8;
+        quote(text, if own { &quoted[..quoted.len().min(least)] } else { quoted }, names, at);
         return;
     }
     // In a quote, ports are all that there is for certain.
@@ -167,7 +149,7 @@ fn transport(text: &mut String, ip: &Parts<'_>, names: &mut Names, at: Party, ou
 /// What an error quotes.
 fn quote(text: &mut String, quote: &[u8], names: &mut Names, at: Party) {
     text.push_str(" quoting [");
-    match parts(quote) {
+    match Parts::new(quote) {
         Some(ip) => {
             transport(text, &ip, names, at, false);
             let _ = write!(text, " ttl {} length {}{}", ip.ttl, ip.total, if ip.df { " DF" } else { "" });
@@ -181,12 +163,12 @@ fn quote(text: &mut String, quote: &[u8], names: &mut Names, at: Party) {
             };
             // A container is to get back just what it has sent.
             if at.is_container()
-                && ip.source == at.address()
+                && ip.source == at.ip(ip.family)
                 && let Some(sum) = ip.l4.get(field..field + 2)
             {
                 let _ = write!(text, " sum {sum:02x?}");
             }
-            if quote.len() == ip.total && sum(&ip) == Some(false) {
+            if quote.len() == ip.total && ip.sum() == Some(false) {
                 text.push_str(" WRONG CHECKSUM");
             }
         }
@@ -197,24 +179,13 @@ fn quote(text: &mut String, quote: &[u8], names: &mut Names, at: Party) {
     text.push(']');
 }
 
-/// Whether the transport checksum is right; none: there is none.
-fn sum(ip: &Parts<'_>) -> Option<bool> {
-    let length = (ip.l4.len() as u16).to_be_bytes();
-    let pseudo = [&ip.source[..], &ip.destination, &[0, ip.protocol], &length].concat();
-    match ip.protocol {
-        protocol::UDP if ip.l4.get(6..8) == Some(&[0, 0]) => None,
-        protocol::TCP | protocol::UDP => Some(internet_checksum(&[&pseudo, ip.l4]) == 0),
-        protocol::ICMP => Some(internet_checksum(&[ip.l4]) == 0),
-        _ => Some(true),
-    }
-}
-
-fn host(address: [u8; 4]) -> String {
-    match Party::ALL.into_iter().find(|party| party.address() == address) {
+fn host(address: IpAddr) -> String {
+    let family = if address.is_ipv4() { Family::V4 } else { Family::V6 };
+    match Party::ALL.into_iter().find(|party| party.ip(family) == address) {
         Some(party) => format!("{party:?}"),
-        None if address == NODE => "node".into(),
-        None if address == GATEWAY => "gateway".into(),
-        None => Ipv4Addr::from(address).to_string(),
+        None if address == family.node() => "node".into(),
+        None if address == family.gateway() => "gateway".into(),
+        None => address.to_string(),
     }
 }
 
@@ -233,7 +204,7 @@ fn hash(bytes: &[u8]) -> u32 {
 mod tests {
     use netd_common::host::build::{Body, Ip, icmp_error, ipv4_of};
 
-    use super::*;
+    use super::{super::NODE, *};
 
     const SERVER: [u8; 4] = Party::Server.address();
     const FLOW: Flow = Flow {
@@ -254,7 +225,7 @@ mod tests {
             let mut names = names();
             let sent = ipv4_of(&Ip::new(NODE, SERVER), &Body::Udp(port, 53, vec![7; 10]));
             let text = describe(&sent, Party::Server, &mut names);
-            assert_eq!(names.port(&FLOW), Some(port));
+            assert_eq!(names.port(&FLOW), Some((Family::V4.node(), port)));
             // An error about it, as the host would send it.
             let answer = ipv4_of(&Ip::new(SERVER, NODE), &Body::Udp(53, port, vec![]));
             let error = ipv4_of(&Ip::new(NODE, SERVER), &icmp_error((3, 3, 0), &answer));

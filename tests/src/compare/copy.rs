@@ -1,20 +1,20 @@
 //! One copy of the small internet.
 
 use std::{
-    io::Write as _,
-    net::Ipv4Addr,
-    process::Stdio,
+    net::{IpAddr, Ipv4Addr},
     thread,
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, ensure};
 use netd::lab::{Container, End, Host, Lab, Namespace, World, icmp};
 
 use super::{
-    GATEWAY, NARROW_MTU, NODE, PORTS, Party,
+    Family, GATEWAY, NARROW_MTU, NODE, PORTS, Party,
     canon::{self, Names},
     fragments::Reassembly,
+    parts::Parts,
+    rules,
     story::{Step, To},
     tap::Tap,
 };
@@ -34,7 +34,10 @@ pub struct Copy {
     kind: Kind,
     /// By [`Party`].
     namespaces: [Namespace; 4],
-    taps: [Tap; 4],
+    /// Rows by [`Family`].
+    taps: [[Tap; 4]; 2],
+    /// What the story is told in.
+    family: Family,
     reassembly: [Reassembly; 4],
     /// Who sends to whom by which MAC: rows by [`Party`]; the other container, and everybody else.
     macs: [[[u8; 6]; 2]; 4],
@@ -49,26 +52,9 @@ pub struct Copy {
     _lab: Lab,
 }
 
-/// As dockerd sets them for a network (`netd/src/bench/scene/docker.rs` has them with their origins).
-const RULES: &str = "\
-*filter
-:INPUT ACCEPT
-:FORWARD DROP
-:OUTPUT ACCEPT
--A FORWARD -o br0 -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT
--A FORWARD -i br0 ! -o br0 -j ACCEPT
--A FORWARD -i br0 -o br0 -j ACCEPT
-COMMIT
-*nat
-:PREROUTING ACCEPT
-:INPUT ACCEPT
-:OUTPUT ACCEPT
-:POSTROUTING ACCEPT
--A POSTROUTING -s 10.88.0.0/16 ! -o br0 -j MASQUERADE
-COMMIT
-";
-/// Those of a party whose kernel is to say nothing.
-const MUTE: &str = "*filter\n:INPUT DROP\n:FORWARD ACCEPT\n:OUTPUT ACCEPT\nCOMMIT\n";
+/// The router's IPv6 addresses towards the servers.
+const NARROW_ROUTER6: &str = "2001:db8:0:fe::1";
+const SERVER_ROUTER6: &str = "2001:db8:0:ff::1";
 
 const PATIENCE: Duration = Duration::from_secs(3);
 
@@ -87,12 +73,20 @@ impl Copy {
         )?;
         world.router.ip([format!("link set narrow mtu {NARROW_MTU}")])?;
         narrow.ip([format!("link set eth0 mtu {NARROW_MTU}"), "route add default via 192.0.2.1".into()])?;
+        world.router.ip([format!("address add {NARROW_ROUTER6}/64 dev narrow nodad")])?;
+        narrow.ip([
+            format!("address add {}/64 dev eth0 nodad", Party::Narrow.ip(Family::V6)),
+            format!("route add ::/0 via {NARROW_ROUTER6}"),
+        ])?;
         let (node, host, containers, [a, b]) = match kind {
             Kind::Netd => {
                 let ports = format!("[nat]\nports = \"{}-{}\"\n", PORTS.start(), PORTS.end());
                 let mut host = Host::new(&lab, &world, "host", &ports)?;
                 host.start()?;
-                let (a, b) = (host.container("a", &[])?, host.container("b", &[])?);
+                let (a, b) = (
+                    host.container("a", &["-p", "8080:80", "-p", "5353:53/udp"])?,
+                    host.container("b", &[])?,
+                );
                 let namespaces = [a.namespace.clone(), b.namespace.clone()];
                 (host.namespace.clone(), Some(host), vec![a, b], namespaces)
             }
@@ -104,21 +98,24 @@ impl Copy {
         for namespace in [&node, &world.router, &world.server, &narrow, &a, &b] {
             // Every error is to be seen; since Linux 6.11 namespaces have limits of their own for all of them together.
             namespace.set_sysctl("net.ipv4.icmp_ratelimit", "0")?;
+            namespace.set_sysctl("net.ipv6.icmp.ratelimit", "0")?;
+            // Two kernels would choose two.
+            namespace.set_sysctl("net.ipv6.auto_flowlabels", "0")?;
             let _ = namespace.set_sysctl("net.ipv4.icmp_msgs_per_sec", "1000000");
             let _ = namespace.set_sysctl("net.ipv4.icmp_msgs_burst", "1000000");
         }
         let namespaces = [a, b, world.server.clone(), narrow];
         let macs = neighbours(&namespaces)?;
         let [a, b, server, narrow] = &namespaces;
-        let taps = [
-            Tap::new(a, "eth0")?,
-            Tap::new(b, "eth0")?,
-            Tap::new(server, "eth0")?,
-            Tap::new(narrow, "eth0")?,
-        ];
+        let tap = |namespace, family| Tap::new(namespace, "eth0", family);
+        let taps = |family| -> Result<[Tap; 4]> {
+            Ok([tap(a, family)?, tap(b, family)?, tap(server, family)?, tap(narrow, family)?])
+        };
+        let taps = [taps(Family::V4)?, taps(Family::V6)?];
         Ok(Self {
             kind,
             taps,
+            family: Family::V4,
             reassembly: Default::default(),
             macs,
             names: Names::default(),
@@ -149,7 +146,11 @@ impl Copy {
     /// # Errors
     /// iptables refuses.
     pub fn mute(&self) -> Result<()> {
-        self.namespaces.iter().try_for_each(|namespace| restore(namespace, MUTE))
+        self.namespaces.iter().try_for_each(|namespace| {
+            Family::ALL
+                .into_iter()
+                .try_for_each(|family| rules::restore(namespace, family, &rules::mute(family)))
+        })
     }
 
     /// What the daemon has printed, where there is one.
@@ -165,7 +166,10 @@ impl Copy {
     pub fn expire(&self) -> Result<()> {
         match &self.host {
             Some(host) => host.json(["flows", "--json", "flush"]).map(drop),
-            None => self.node.output("conntrack", ["-F"]).map(drop),
+            None => {
+                let family = if self.family == Family::V4 { "ipv4" } else { "ipv6" };
+                self.node.output("conntrack", ["-F", "-f", family]).map(drop)
+            }
         }
     }
 
@@ -174,13 +178,13 @@ impl Copy {
         self.names.sent = None;
         let (from, packets) = match step {
             // Ports may have other owners from now on.
-            Step::Expire => return self.forget().map(|()| true),
+            Step::Expire => return self.forget(self.family).map(|()| true),
             Step::Packet(packet) => {
                 self.names.sent = packet.flow();
                 if let To::Flow(flow) = packet.to {
                     self.names.spoken_to(&flow, packet.from, packet.body.source());
                 }
-                (packet.from, packet.bytes(&self.names, number))
+                (packet.from, packet.bytes(self.family, &self.names, number))
             }
             Step::Error(error) => {
                 let about = self.last[error.about as usize].as_ref();
@@ -189,9 +193,10 @@ impl Copy {
         };
         let Some(packets) = packets else { return Ok(false) };
         for packet in &packets {
-            let to_container = packet[16..20] == Party::A.address() || packet[16..20] == Party::B.address();
+            let to = Parts::new(packet).context("no packet")?.destination;
+            let to_container = [Party::A, Party::B].map(|party| party.ip(self.family)).contains(&to);
             let mac = self.macs[from as usize][usize::from(from.is_container() && to_container)];
-            self.taps[from as usize].send(mac, packet)?;
+            self.taps[self.family as usize][from as usize].send(mac, packet)?;
         }
         Ok(true)
     }
@@ -200,11 +205,14 @@ impl Copy {
     pub(super) fn receive(&mut self) -> Result<Vec<(Party, String)>> {
         let mut all = Vec::new();
         for party in Party::ALL {
-            while let Some(packet) = self.taps[party as usize].receive()? {
+            while let Some(packet) = self.taps[self.family as usize][party as usize].receive()? {
                 let Some(whole) = self.reassembly[party as usize].add(packet) else { continue };
+                let parts = Parts::new(&whole);
+                if parts.is_some_and(|parts| parts.is_discovery()) {
+                    continue;
+                }
+                let is_error = parts.is_some_and(|parts| parts.is_error());
                 all.push((party, canon::describe(&whole, party, &mut self.names)));
-                let is_error = whole[9] == 1
-                    && matches!(whole.get(usize::from(whole[0] & 15) * 4), Some(3 | 4 | 11 | 12));
                 if !is_error {
                     self.last[party as usize] = Some(whole);
                 }
@@ -213,8 +221,9 @@ impl Copy {
         Ok(all)
     }
 
-    /// Forgets all, for another story.
-    pub(super) fn forget(&mut self) -> Result<()> {
+    /// Forgets all, for another story in this family.
+    pub(super) fn forget(&mut self, family: Family) -> Result<()> {
+        self.family = family;
         self.receive()?;
         self.reassembly = Default::default();
         self.names = Names::default();
@@ -231,9 +240,21 @@ fn bridge(lab: &Lab, world: &World) -> Result<(Namespace, [Namespace; 2])> {
     node.ip([
         "link add br0 type bridge".into(),
         format!("address add {}/16 dev br0", Ipv4Addr::from(GATEWAY)),
+        format!("address add {}/48 dev br0 nodad", Family::V6.gateway()),
         "link set br0 up".to_owned(),
     ])?;
+    ensure!(
+        uplink.address6.map(IpAddr::from) == Some(Family::V6.node()),
+        "the host has another IPv6 address"
+    );
     node.set_sysctl("net.ipv4.ip_forward", "1")?;
+    node.set_sysctl("net.ipv6.conf.all.forwarding", "1")?;
+    // The path MTUs that the host learns itself are its own: netd does not have containers' packets wait for them (docs/nat.md).
+    node.set_sysctl("net.ipv6.route.mtu_expires", "0")?;
+    // Where the module is there, it is on in every namespace.
+    for name in ["net.bridge.bridge-nf-call-iptables", "net.bridge.bridge-nf-call-ip6tables"] {
+        let _ = node.set_sysctl(name, "0");
+    }
     let mut containers = Vec::new();
     for (name, party) in [("a", Party::A), ("b", Party::B)] {
         let namespace = lab.namespace(&format!("bridge-{name}"))?;
@@ -242,71 +263,70 @@ fn bridge(lab: &Lab, world: &World) -> Result<(Namespace, [Namespace; 2])> {
             End { namespace: &node, interface: &format!("port-{name}"), address: None },
             End { namespace: &namespace, interface: "eth0", address: Some(&address) },
         )?;
-        node.ip([format!("link set port-{name} master br0")])?;
-        namespace.ip([format!("route add default via {}", Ipv4Addr::from(GATEWAY))])?;
+        node.ip([
+            format!("link set port-{name} master br0"),
+            // So that a container gets to its own published port.
+            format!("link set port-{name} type bridge_slave hairpin on"),
+        ])?;
+        namespace.ip([
+            format!("address add {}/48 dev eth0 nodad", party.ip(Family::V6)),
+            format!("route add default via {}", Ipv4Addr::from(GATEWAY)),
+            format!("route add ::/0 via {}", Family::V6.gateway()),
+        ])?;
         containers.push(namespace);
     }
-    restore(&node, RULES)?;
+    for family in Family::ALL {
+        rules::restore(&node, family, &rules::docker(family))?;
+    }
     // netd leaves sequence numbers to the two ends (docs/nat.md).
     node.set_sysctl("net.netfilter.nf_conntrack_tcp_be_liberal", "1")?;
     let containers = containers.try_into().ok().context("two containers")?;
     Ok((node, containers))
 }
 
-fn restore(namespace: &Namespace, rules: &str) -> Result<()> {
-    let mut child = namespace
-        .command("iptables-restore")?
-        .stdin(Stdio::piped())
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .spawn()
-        .context("cannot run iptables-restore")?;
-    if let Some(mut stdin) = child.stdin.take() {
-        // An error here means that it has ended early; what it said is the better message.
-        let _ = stdin.write_all(rules.as_bytes());
-    }
-    let output = child.wait_with_output().context("cannot wait for iptables-restore")?;
-    if !output.status.success() {
-        bail!("iptables does not take the rules: {}", String::from_utf8_lossy(&output.stderr).trim());
-    }
-    Ok(())
-}
-
 /// Has everybody find everybody, and returns the MACs that they found.
 fn neighbours(namespaces: &[Namespace; 4]) -> Result<[[[u8; 6]; 2]; 4]> {
     let mut macs = [[[0; 6]; 2]; 4];
-    for (party, namespace) in Party::ALL.into_iter().zip(namespaces) {
-        let (other, router) = match party {
-            Party::A => (Some(Party::B), GATEWAY),
-            Party::B => (Some(Party::A), GATEWAY),
-            Party::Server => (None, [203, 0, 113, 1]),
-            Party::Narrow => (None, [192, 0, 2, 1]),
-        };
-        if party.is_container() {
-            // So that the routers on the way find their neighbours, too.
-            for far in [Party::Server, Party::Narrow] {
-                namespace
-                    .run(|| icmp::ping(Ipv4Addr::from(far.address()), 56, PATIENCE))
-                    .with_context(|| format!("{party:?} → {far:?}"))?;
+    for family in Family::ALL {
+        for (party, namespace) in Party::ALL.into_iter().zip(namespaces) {
+            let router = match (party, family) {
+                (Party::A | Party::B, _) => family.gateway(),
+                (Party::Server, Family::V4) => [203, 0, 113, 1].into(),
+                (Party::Narrow, Family::V4) => [192, 0, 2, 1].into(),
+                (Party::Server, Family::V6) => SERVER_ROUTER6.parse()?,
+                (Party::Narrow, Family::V6) => NARROW_ROUTER6.parse()?,
+            };
+            let other = match party {
+                Party::A => Some(Party::B),
+                Party::B => Some(Party::A),
+                _ => None,
+            };
+            if party.is_container() {
+                // So that the routers on the way find their neighbours, too.
+                for far in [Party::Server, Party::Narrow] {
+                    namespace
+                        .run(|| icmp::ping(far.ip(family), 56, PATIENCE))
+                        .with_context(|| format!("{party:?} → {far:?}"))?;
+                }
             }
+            let mut found = [neighbour(namespace, router)?; 2];
+            if let Some(other) = other {
+                found[1] = neighbour(namespace, other.ip(family))?;
+            }
+            ensure!(family == Family::V4 || macs[party as usize] == found, "a neighbour has two MACs");
+            macs[party as usize] = found;
+            // They stay: a story is not to be disturbed by who asks for whom.
+            namespace.ip([format!(
+                "neigh replace {router} dev eth0 nud permanent lladdr {}",
+                text(macs[party as usize][0])
+            )])?;
         }
-        macs[party as usize][0] = neighbour(namespace, router)?;
-        if let Some(other) = other {
-            macs[party as usize][1] = neighbour(namespace, other.address())?;
-        }
-        // They stay: a story is not to be disturbed by who asks for whom.
-        namespace.ip([format!(
-            "neigh replace {} dev eth0 nud permanent lladdr {}",
-            Ipv4Addr::from(router),
-            text(macs[party as usize][0])
-        )])?;
     }
     Ok(macs)
 }
 
 /// The MAC by which an address is reached.
-fn neighbour(namespace: &Namespace, address: [u8; 4]) -> Result<[u8; 6]> {
-    let address = Ipv4Addr::from(address);
+fn neighbour(namespace: &Namespace, address: IpAddr) -> Result<[u8; 6]> {
     namespace
         .run(|| icmp::ping(address, 56, PATIENCE))
         .with_context(|| format!("{} → {address}", namespace.name()))?;

@@ -4,7 +4,7 @@
 use netd_common::wire::tcp::{ACK, FIN, RST, SYN};
 
 use super::{
-    Party,
+    Family, PUBLISHED, PUBLISHES, Party,
     story::{Body, Error, Flow, Packet, Step, To},
 };
 
@@ -51,6 +51,8 @@ impl Random {
 /// A connection, as far as it has got.
 #[derive(Clone, Copy, Debug)]
 struct Connection {
+    /// To a published port: to which address of the host's.
+    by: Option<To>,
     owner: Party,
     port: u16,
     remote: Party,
@@ -72,30 +74,38 @@ enum State {
     Refused,
 }
 
-/// The story of a seed.
+/// The story of a seed, and what it is told in.
 #[must_use]
-pub fn story(seed: u64) -> Vec<Step> {
+pub fn story(seed: u64) -> (Family, Vec<Step>) {
     let mut random = Random(seed);
+    let family = random.pick(&Family::ALL);
     let odd = random.once_in(3);
-    let mut teller = Teller { random, odd, connections: Vec::new(), datagrams: Vec::new() };
-    (0..LENGTH).map(|_| teller.step()).collect()
+    let mut teller =
+        Teller { random, family, odd, connections: Vec::new(), datagrams: Vec::new(), visits: Vec::new() };
+    (family, (0..LENGTH).map(|_| teller.step()).collect())
 }
 
 struct Teller {
     random: Random,
+    family: Family,
     /// Whether it has things that are known to end differently: most stories are to go to their end.
     odd: bool,
     connections: Vec<Connection>,
     /// UDP and echo.
     datagrams: Vec<Flow>,
+    /// UDP to a published port: who, and from which port.
+    visits: Vec<(Party, u16)>,
 }
 
 impl Teller {
     fn step(&mut self) -> Step {
         let step = match self.random.below(100) {
-            0..12 => self.connect(),
+            0..8 => self.connect(),
+            8..12 if PUBLISHES.contains(&self.family) => self.visit(),
             12..50 if !self.connections.is_empty() => self.go_on(),
-            50..60 => self.datagram(),
+            50..57 => self.datagram(),
+            57..60 if PUBLISHES.contains(&self.family) => self.visit_by_datagram(),
+            60..63 if !self.visits.is_empty() => self.answer_visit(),
             60..72 if !self.datagrams.is_empty() => self.answer(),
             72..84 => return self.error(),
             84..90 => self.host(),
@@ -117,6 +127,7 @@ impl Teller {
 
     fn connect(&mut self) -> Packet {
         let connection = Connection {
+            by: None,
             owner: self.container(),
             port: self.random.pick(&PORTS),
             remote: self.remote(),
@@ -125,6 +136,10 @@ impl Teller {
             state: State::Opening,
             finished: [false; 2],
         };
+        self.open(connection)
+    }
+
+    fn open(&mut self, connection: Connection) -> Packet {
         let same = |other: &Connection| {
             (other.owner, other.port, other.remote, other.remote_port)
                 == (connection.owner, connection.port, connection.remote, connection.remote_port)
@@ -158,8 +173,9 @@ impl Teller {
     fn segment(&mut self, index: usize, side: usize, flags: u8, length: u16) -> Packet {
         let connection = self.connections[index];
         let [from, _] = [[connection.owner, connection.remote], [connection.remote, connection.owner]][side];
-        let to = match side {
-            0 => To::Party(connection.remote),
+        let to = match (side, connection.by) {
+            (0, by) => by.unwrap_or(To::Party(connection.remote)),
+            (_, Some(_)) if !connection.owner.is_container() => To::Party(connection.owner),
             _ => To::Flow(Flow {
                 protocol: netd_common::wire::protocol::TCP,
                 owner: connection.owner,
@@ -168,8 +184,9 @@ impl Teller {
                 remote_port: connection.remote_port,
             }),
         };
+        let asked = if connection.by.is_some() { PUBLISHED[0].1 } else { connection.remote_port };
         let [source, destination] =
-            [[connection.port, connection.remote_port], [connection.remote_port, connection.port]][side];
+            [[connection.port, asked], [connection.remote_port, connection.port]][side];
         let seq = connection.next[side];
         let ack = if flags & ACK == 0 { 0 } else { connection.next[1 - side] };
         self.varied(Packet::new(from, to, Body::Tcp { source, destination, flags, seq, ack, length }))
@@ -220,7 +237,7 @@ impl Teller {
             (1, 0, Body::Echo { reply: false, identifier: port, length })
         } else {
             let destination = self.random.pick(&REMOTE_PORTS);
-            let unchecked = self.random.once_in(5);
+            let unchecked = self.unchecked();
             (17, destination, Body::Udp { source: port, destination, length, unchecked })
         };
         let flow = Flow { protocol, owner, port, remote, remote_port };
@@ -243,10 +260,64 @@ impl Teller {
             Body::Echo { reply: true, identifier: 0, length }
         } else {
             let source = if asked { flow.remote_port } else { 81 };
-            Body::Udp { source, destination: 0, length, unchecked: self.random.once_in(5) }
+            Body::Udp { source, destination: 0, length, unchecked: self.unchecked() }
         };
         let packet = self.varied(Packet::new(from, To::Flow(flow), body));
         self.cut(packet, length)
+    }
+
+    /// Who comes to a published port, from which port, and to which address of the host's.
+    fn visitor(&mut self) -> (Party, u16, To) {
+        let from = self.random.pick(&[Party::Server, Party::Server, Party::Narrow, Party::B, Party::A]);
+        let to = if from.is_container() && self.random.once_in(3) { To::Gateway } else { To::Node };
+        (from, self.random.pick(&PORTS), to)
+    }
+
+    /// A connection to a published port.
+    fn visit(&mut self) -> Packet {
+        let (owner, port, by) = self.visitor();
+        let (_, _, remote_port) = PUBLISHED[0];
+        let next = [self.random.word() as u32, self.random.word() as u32];
+        self.open(Connection {
+            by: Some(by),
+            owner,
+            port,
+            remote: Party::A,
+            remote_port,
+            next,
+            state: State::Opening,
+            finished: [false; 2],
+        })
+    }
+
+    /// A datagram to a published port.
+    fn visit_by_datagram(&mut self) -> Packet {
+        let (from, source, to) = self.visitor();
+        if !self.visits.contains(&(from, source)) {
+            self.visits.push((from, source));
+        }
+        let length = self.random.pick(&[0, 1, 64, 512, 1100]);
+        let destination = PUBLISHED[1].1;
+        let body = Body::Udp { source, destination, length, unchecked: self.unchecked() };
+        let packet = self.varied(Packet::new(from, to, body));
+        self.cut(packet, length)
+    }
+
+    /// What the container answers to such a datagram.
+    fn answer_visit(&mut self) -> Packet {
+        let (client, port) = self.random.pick(&self.visits.clone());
+        let (protocol, _, source) = PUBLISHED[1];
+        let flow = Flow { protocol, owner: client, port, remote: Party::A, remote_port: source };
+        let to = if client.is_container() { To::Flow(flow) } else { To::Party(client) };
+        let length = self.random.pick(&[0, 1, 64, 512, 1300, 1400]);
+        let body = Body::Udp { source, destination: port, length, unchecked: self.unchecked() };
+        let packet = self.varied(Packet::new(Party::A, to, body));
+        self.cut(packet, length)
+    }
+
+    /// Whether a datagram has no checksum: in IPv6, all have one.
+    fn unchecked(&mut self) -> bool {
+        self.random.once_in(5) && self.family == Family::V4
     }
 
     /// Now and then in fragments.
@@ -308,7 +379,7 @@ impl Teller {
         let length = self.random.pick(&[0, 20, 1000]);
         let body = match self.random.below(4) {
             0 => Body::Tcp { source, destination, flags: SYN, seq: 1, ack: 0, length: 0 },
-            1 => Body::Udp { source, destination, length, unchecked: self.random.once_in(4) },
+            1 => Body::Udp { source, destination, length, unchecked: self.unchecked() },
             2 => Body::Echo { reply: false, identifier: source, length },
             _ => Body::Echo { reply: true, identifier: source, length },
         };

@@ -1,12 +1,20 @@
 //! The differences that are meant, each with the line of docs/nat.md that says why.
 
-use netd_common::wire::tcp::RST;
+use netd_common::wire::{
+    protocol,
+    tcp::{ACK, FIN, RST, SYN},
+};
 
-use super::story::{Body, Error, Packet, Step, To};
+use super::{
+    Family, Party, published,
+    story::{Body, Error, Packet, Step, To},
+};
 
 /// What a step had the parties get, behind netd and behind netfilter.
 #[derive(Clone, Copy, Debug)]
 pub struct Difference<'a> {
+    /// What the story is told in.
+    pub family: Family,
     /// What was before.
     pub before: &'a [Step],
     /// The step.
@@ -27,7 +35,7 @@ pub struct Known {
 }
 
 /// All of them.
-pub const KNOWN: [Known; 9] = [
+pub const KNOWN: [Known; 13] = [
     Known { heading: "fragments", is: fragments },
     Known { heading: "protocols without ports", is: protocols },
     Known { heading: "ICMP errors of containers", is: spoofed_errors },
@@ -37,7 +45,35 @@ pub const KNOWN: [Known; 9] = [
     Known { heading: "what its TCP takes for invalid, or has forgotten", is: invalid_tcp },
     Known { heading: "the host's errors about packets with options", is: options },
     Known { heading: "an echo reply that answers nothing", is: stray_replies },
+    Known { heading: "ICMP errors between containers by a published port", is: hairpin_errors },
+    Known {
+        heading: "a packet between containers by a published port whose time is up",
+        is: hairpin_expired,
+    },
+    Known {
+        heading: "a client of a published port to whom the container talks already",
+        is: published_clash,
+    },
+    Known { heading: "a connection to a published port, picked up in the middle", is: published_middle },
 ];
+
+impl Difference<'_> {
+    /// What a time exceeded in transit is called.
+    const fn expired(&self) -> &'static str {
+        match self.family {
+            Family::V4 => "error 11/0",
+            Family::V6 => "error 3/0",
+        }
+    }
+
+    /// The same for administratively prohibited.
+    const fn prohibited(&self) -> &'static str {
+        match self.family {
+            Family::V4 => "error 3/13",
+            Family::V6 => "error 1/1",
+        }
+    }
+}
 
 impl Known {
     /// The known difference that this is.
@@ -65,7 +101,7 @@ fn untranslated(difference: &Difference<'_>) -> bool {
 
 /// netd has told the container that it may not.
 fn prohibited(difference: &Difference<'_>) -> bool {
-    matches!(difference.netd, [one] if one.contains("gateway →") && one.contains("error 3/13"))
+    matches!(difference.netd, [one] if one.contains("gateway →") && one.contains(difference.prohibited()))
 }
 
 fn fragments(difference: &Difference<'_>) -> bool {
@@ -91,7 +127,7 @@ fn spoofed_errors(difference: &Difference<'_>) -> bool {
 fn expired_answers(difference: &Difference<'_>) -> bool {
     packet(difference).is_some_and(|packet| !packet.from.is_container() && packet.ttl == 2)
         && difference.netd.is_empty()
-        && matches!(difference.netfilter, [one] if one.contains("error 11/0") && one.contains("node →"))
+        && matches!(difference.netfilter, [one] if one.contains(difference.expired()) && one.contains("node →"))
 }
 
 fn other_icmp(difference: &Difference<'_>) -> bool {
@@ -120,7 +156,7 @@ fn invalid_tcp(difference: &Difference<'_>) -> bool {
     // Those whose time is up on the way tell the same by what comes back.
     let passes = match difference.netd {
         [] => inward && packet.ttl == 2,
-        [one] => inward || one.contains("node for") || packet.ttl == 2 && one.contains("error 11/0"),
+        [one] => inward || one.contains("node for") || packet.ttl == 2 && one.contains(difference.expired()),
         _ => false,
     };
     let refused = match difference.netfilter {
@@ -166,7 +202,7 @@ fn about_forgotten(difference: &Difference<'_>, error: &Error) -> bool {
 fn options(difference: &Difference<'_>) -> bool {
     packet(difference).is_some_and(|packet| packet.options && packet.ttl == 1)
         && difference.netd.is_empty()
-        && matches!(difference.netfilter, [one] if one.contains("gateway →") && one.contains("error 11/0"))
+        && matches!(difference.netfilter, [one] if one.contains("gateway →") && one.contains(difference.expired()))
 }
 
 fn stray_replies(difference: &Difference<'_>) -> bool {
@@ -174,4 +210,75 @@ fn stray_replies(difference: &Difference<'_>) -> bool {
         packet.from.is_container() && matches!(packet.body, Body::Echo { reply: true, .. })
     }) && untranslated(difference)
         && prohibited(difference)
+}
+
+/// Whether a packet goes to a published port.
+fn is_visit(packet: &Packet) -> bool {
+    let (protocol, port) = match packet.body {
+        Body::Tcp { destination, .. } => (protocol::TCP, destination),
+        Body::Udp { destination, .. } => (protocol::UDP, destination),
+        _ => return false,
+    };
+    matches!(packet.to, To::Node | To::Gateway) && published(protocol, port).is_some()
+}
+
+/// To a container, by the host, whose address the sender had asked for.
+fn hairpin_errors(difference: &Difference<'_>) -> bool {
+    let Step::Error(error) = difference.step else { return false };
+    let by_host = |one: &str| {
+        (one.starts_with("A ← ICMP") || one.starts_with("B ← ICMP"))
+            && (one.contains(" gateway → ") || one.contains(" node → "))
+    };
+    let visited = difference
+        .before
+        .iter()
+        .any(|step| matches!(step, Step::Packet(packet) if packet.from.is_container() && is_visit(packet)));
+    visited
+        && error.from.is_container()
+        && difference.netd.is_empty()
+        && matches!(difference.netfilter, [one] if by_host(one))
+}
+
+/// By the host, which would have to tell the sender.
+fn hairpin_expired(difference: &Difference<'_>) -> bool {
+    let by_port = |packet: &Packet| match packet.to {
+        To::Flow(flow) => flow.remote == Party::A,
+        _ => is_visit(packet),
+    };
+    packet(difference).is_some_and(|packet| packet.from.is_container() && packet.ttl == 1 && by_port(packet))
+        && difference.netd.is_empty()
+        && matches!(difference.netfilter, [one] if one.contains(difference.expired()))
+}
+
+/// The container has sent from its own port to the client's, without a client's flow, and so has another port of the host's there.
+fn published_clash(difference: &Difference<'_>) -> bool {
+    let Some(packet) = packet(difference).filter(|packet| is_visit(packet)) else { return false };
+    let to_client = |step: &Step| match step {
+        Step::Packet(sent) if sent.from == Party::A && sent.to == To::Party(packet.from) => match sent.body {
+            Body::Tcp { destination, .. } | Body::Udp { destination, .. } => {
+                destination == packet.body.source()
+            }
+            _ => false,
+        },
+        _ => false,
+    };
+    difference.before.iter().any(to_client)
+        && difference.netd.is_empty()
+        && matches!(difference.netfilter, [one] if one.starts_with("A ← ") && one.contains(&format!(" {:?}:", packet.from)))
+}
+
+/// Netfilter takes any segment for the beginning of a connection; to netd, that is a SYN, and all else the host's, which resets it.
+fn published_middle(difference: &Difference<'_>) -> bool {
+    let Some(packet) = packet(difference).filter(|packet| is_visit(packet)) else { return false };
+    let Body::Tcp { flags, .. } = packet.body else { return false };
+    let reset = format!("{:?} ← TCP ", packet.from);
+    let refused = match difference.netd {
+        // Nobody resets a reset.
+        [] => flags & RST != 0,
+        [one] => one.starts_with(&reset) && one.contains(":8080 → ") && one.contains(" R"),
+        _ => false,
+    };
+    flags & (SYN | ACK | FIN | RST) != SYN
+        && refused
+        && matches!(difference.netfilter, [one] if one.starts_with("A ← TCP") && one.contains(" → A:80 "))
 }

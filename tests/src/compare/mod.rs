@@ -1,7 +1,8 @@
 //! netd and netfilter side by side: two copies of one small internet, the same packets into both, and what each party gets.
 //!
 //! A copy has two containers on a host, one behind netd, the other behind a bridge with the rules that Docker sets; a router; a
-//! server; and a server behind a link with a smaller MTU. The kernels of containers and servers are mute (their INPUT is DROP), so
+//! server; and a server behind a link with a smaller MTU. One of the containers has published ports. All have IPv4 and IPv6; a
+//! story is of one of them. The kernels of containers and servers are mute (their INPUT is DROP), so
 //! that all that is said is the story's: what a story has a party send goes out by a packet socket, and what comes is read there.
 
 mod canon;
@@ -9,13 +10,59 @@ mod copy;
 mod fragments;
 pub mod generate;
 pub mod known;
+mod parts;
+mod rules;
 mod run;
 pub mod sockets;
 pub mod story;
 mod tap;
 
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use netd_common::wire::protocol;
+
 pub use copy::{Copy, Kind};
 pub use run::{Outcome, Twins};
+
+/// What a story is told in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Family {
+    /// IPv4.
+    V4,
+    /// IPv6.
+    V6,
+}
+
+impl Family {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::V4, Self::V6];
+
+    /// The host's address on the uplink.
+    #[must_use]
+    pub fn node(self) -> IpAddr {
+        match self {
+            Self::V4 => Ipv4Addr::from(NODE).into(),
+            Self::V6 => Ipv6Addr::new(0x2001, 0xdb8, 0, 1, 0, 0, 0, 2).into(),
+        }
+    }
+
+    /// The host's address towards its containers.
+    #[must_use]
+    pub fn gateway(self) -> IpAddr {
+        match self {
+            Self::V4 => Ipv4Addr::from(GATEWAY).into(),
+            Self::V6 => Ipv6Addr::new(0xfd88, 0, 0, 0, 0, 0, 0, 1).into(),
+        }
+    }
+
+    /// The bytes of a header without options, which every quote of an error has.
+    const fn header(self) -> usize {
+        match self {
+            Self::V4 => 20,
+            Self::V6 => 40,
+        }
+    }
+}
 
 /// Who sends and receives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -45,6 +92,20 @@ impl Party {
         }
     }
 
+    /// Its address in a family.
+    #[must_use]
+    pub fn ip(self, family: Family) -> IpAddr {
+        let (network, host) = match (family, self) {
+            (Family::V4, _) => return Ipv4Addr::from(self.address()).into(),
+            (_, Self::A) => ([0xfd88, 0, 0, 0], 2),
+            (_, Self::B) => ([0xfd88, 0, 0, 0], 3),
+            (_, Self::Server) => ([0x2001, 0xdb8, 0, 0xff], 10),
+            (_, Self::Narrow) => ([0x2001, 0xdb8, 0, 0xfe], 10),
+        };
+        let [a, b, c, d] = network;
+        Ipv6Addr::new(a, b, c, d, 0, 0, 0, host).into()
+    }
+
     /// Whether it is a container.
     #[must_use]
     pub const fn is_container(self) -> bool {
@@ -56,7 +117,18 @@ impl Party {
 pub const NODE: [u8; 4] = [198, 18, 1, 2];
 /// The host's address towards its containers.
 pub const GATEWAY: [u8; 4] = [10, 88, 0, 1];
-/// The MTU of the link to [`Party::Narrow`].
-pub const NARROW_MTU: u16 = 1200;
+/// The MTU of the link to [`Party::Narrow`]; IPv6 has to have 1,280.
+pub const NARROW_MTU: u16 = 1300;
+/// The ports of [`Party::A`] that are published: protocol, the host's port, its own.
+pub const PUBLISHED: [(u8, u16, u16); 2] = [(protocol::TCP, 8080, 80), (protocol::UDP, 5353, 53)];
+
+/// In which families.
+pub const PUBLISHES: &[Family] = &[Family::V4];
+
+/// The container's port behind a published one.
+#[must_use]
+pub fn published(protocol: u8, port: u16) -> Option<u16> {
+    PUBLISHED.iter().find(|(own, host, _)| (*own, *host) == (protocol, port)).map(|(.., inner)| *inner)
+}
 /// The ports that netd takes for flows whose own is not among them.
 pub const PORTS: std::ops::RangeInclusive<u16> = 50_000..=50_999;

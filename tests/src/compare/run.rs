@@ -9,7 +9,7 @@ use std::{
 use anyhow::Result;
 
 use super::{
-    Copy, Kind,
+    Copy, Family, Kind,
     known::{Difference, Known},
     story::Step,
 };
@@ -65,10 +65,10 @@ impl Twins {
     ///
     /// # Errors
     /// A copy does not work.
-    pub fn play(&mut self, steps: &[Step]) -> Result<Outcome> {
-        let outcome = self.once(steps)?;
+    pub fn play(&mut self, family: Family, steps: &[Step]) -> Result<Outcome> {
+        let outcome = self.once(family, steps)?;
         match outcome {
-            Outcome::Different(_) => self.once(steps),
+            Outcome::Different(_) => self.once(family, steps),
             Outcome::Known(known) => {
                 match self.seen.iter_mut().find(|(heading, _)| *heading == known.heading) {
                     Some((_, count)) => *count += 1,
@@ -84,26 +84,26 @@ impl Twins {
     ///
     /// # Errors
     /// A copy does not work.
-    pub fn shrink(&mut self, steps: &[Step], at: usize) -> Result<Vec<Step>> {
+    pub fn shrink(&mut self, family: Family, steps: &[Step], at: usize) -> Result<Vec<Step>> {
         let mut steps = steps[..=at].to_vec();
         let mut index = steps.len() - 1;
         while index > 0 {
             index -= 1;
             let mut fewer = steps.clone();
             fewer.remove(index);
-            if let Outcome::Different(at) = self.once(&fewer)? {
+            if let Outcome::Different(at) = self.once(family, &fewer)? {
                 fewer.truncate(at + 1);
                 steps = fewer;
                 index = index.min(steps.len() - 1);
             }
         }
-        self.once(&steps)?;
+        self.once(family, &steps)?;
         Ok(steps)
     }
 
-    fn once(&mut self, steps: &[Step]) -> Result<Outcome> {
-        self.netd.forget()?;
-        self.netfilter.forget()?;
+    fn once(&mut self, family: Family, steps: &[Step]) -> Result<Outcome> {
+        self.netd.forget(family)?;
+        self.netfilter.forget(family)?;
         self.transcript.clear();
         for (number, step) in steps.iter().enumerate() {
             self.steps += 1;
@@ -127,7 +127,7 @@ impl Twins {
                 }
             }
             let difference =
-                Difference { before: &steps[..number], step, netd: &netd, netfilter: &netfilter };
+                Difference { family, before: &steps[..number], step, netd: &netd, netfilter: &netfilter };
             return Ok(match Known::find(&difference).filter(|_| sent == [true; 2]) {
                 Some(known) => Outcome::Known(known),
                 None => Outcome::Different(number),

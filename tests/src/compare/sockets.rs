@@ -3,7 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     io::{self, Read as _, Write as _},
-    net::{Ipv4Addr, Shutdown, SocketAddr, SocketAddrV4, TcpListener, TcpStream, UdpSocket},
+    net::{IpAddr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket},
     thread,
     time::{Duration, Instant},
 };
@@ -11,10 +11,13 @@ use std::{
 use anyhow::{Context as _, Result};
 use netd::lab::socket;
 
-use super::{Copy, Kind, NODE, Party, generate::Random};
+use super::{Copy, Family, Kind, PUBLISHED, PUBLISHES, Party, generate::Random};
 
 /// Ports that are served.
 const OPEN: [u16; 2] = [7001, 7002];
+/// The same of the container that has published ports: those behind them.
+const PUBLISHED_BY: Party = Party::A;
+const BEHIND: [u16; 2] = [PUBLISHED[0].2, PUBLISHED[1].2];
 /// One that is not.
 const CLOSED: u16 = 9;
 /// Operations of a story.
@@ -32,10 +35,10 @@ const AT_MOST: Duration = Duration::from_millis(400);
 pub enum Operation {
     /// Opens a connection.
     Connect {
-        /// The container.
+        /// Who.
         from: Party,
-        /// To whom.
-        to: Party,
+        /// To whom; none: to the host, by the published port.
+        to: Option<Party>,
         /// To which port.
         port: u16,
     },
@@ -59,10 +62,10 @@ pub enum Operation {
     },
     /// A container sends a datagram; who gets one sends it back.
     Datagram {
-        /// The container.
+        /// Who.
         from: Party,
-        /// To whom.
-        to: Party,
+        /// To whom; none: to the host, by the published port.
+        to: Option<Party>,
         /// To which port.
         port: u16,
         /// Bytes.
@@ -81,21 +84,28 @@ pub enum How {
     Reset,
 }
 
-/// The story of a seed.
+/// The story of a seed, and what it is told in.
 #[must_use]
-pub fn story(seed: u64) -> Vec<Operation> {
+pub fn story(seed: u64) -> (Family, Vec<Operation>) {
     let mut random = Random(seed);
+    let family = random.pick(&Family::ALL);
     let mut connections = 0;
-    (0..LENGTH)
+    let operations = (0..LENGTH)
         .map(|index| {
-            let from = random.pick(&[Party::A, Party::B]);
+            let mut from = random.pick(&[Party::A, Party::B]);
             let other = if from == Party::A { Party::B } else { Party::A };
-            let to = random.pick(&[Party::Server, Party::Server, Party::Narrow, other]);
-            let port = random.pick(&[OPEN[0], OPEN[1], OPEN[0], CLOSED]);
+            let mut to = Some(random.pick(&[Party::Server, Party::Server, Party::Narrow, other]));
+            let mut port = random.pick(&[OPEN[0], OPEN[1], OPEN[0], CLOSED]);
+            if random.once_in(3) && PUBLISHES.contains(&family) {
+                (from, to) = (random.pick(&[Party::Server, Party::Narrow, Party::B, Party::A]), None);
+            }
             let (connection, side) = (random.below(connections.max(1)) as usize, random.below(2) as usize);
             match random.below(10) {
                 kind if index < 2 || kind < 3 && connections < CONNECTIONS => {
                     connections += 1;
+                    if to.is_none() {
+                        port = PUBLISHED[0].1;
+                    }
                     Operation::Connect { from, to, port }
                 }
                 0..6 => Operation::Send { connection, side, length: random.pick(&[1, 700, 5000, 20_000]) },
@@ -103,15 +113,17 @@ pub fn story(seed: u64) -> Vec<Operation> {
                     let how = random.pick(&[How::HalfClose, How::HalfClose, How::Close, How::Reset]);
                     Operation::End { connection, side, how }
                 }
-                _ => Operation::Datagram {
-                    from,
-                    to,
-                    port,
-                    length: random.pick(&[1, 1000, 1400, 4000, 20_000, 60_000]),
-                },
+                _ => {
+                    if to.is_none() {
+                        port = PUBLISHED[1].1;
+                    }
+                    let length = random.pick(&[1, 1000, 1400, 4000, 20_000, 60_000]);
+                    Operation::Datagram { from, to, port, length }
+                }
             }
         })
-        .collect()
+        .collect();
+    (family, operations)
 }
 
 /// A copy with servers, and what its programs have open.
@@ -119,13 +131,14 @@ pub fn story(seed: u64) -> Vec<Operation> {
 struct Programs {
     listeners: Vec<(Party, u16, TcpListener)>,
     servers: Vec<(Party, u16, UdpSocket)>,
-    clients: Vec<((Party, Party, u16), UdpSocket)>,
+    clients: Vec<((Party, Option<Party>, u16), UdpSocket)>,
     connections: Vec<[Option<TcpStream>; 2]>,
     /// The ends of connections that have been seen: connection and side.
     ended: BTreeSet<(usize, usize)>,
     /// What was read in this step, by connection and side: bytes, and their hash.
     read: BTreeMap<(usize, usize), (usize, u32)>,
     events: Vec<String>,
+    family: Family,
     copy: Copy,
 }
 
@@ -134,9 +147,11 @@ impl Programs {
         let copy = Copy::new(kind)?;
         let (mut listeners, mut servers) = (Vec::new(), Vec::new());
         for party in Party::ALL {
-            for port in OPEN {
+            let behind = if party == PUBLISHED_BY { &BEHIND[..] } else { &[] };
+            for port in OPEN.iter().chain(behind).copied() {
                 let (listener, server) = copy.namespace(party).run(|| {
-                    let any = (Ipv4Addr::UNSPECIFIED, port);
+                    // Both families.
+                    let any = (Ipv6Addr::UNSPECIFIED, port);
                     Ok((TcpListener::bind(any)?, UdpSocket::bind(any)?))
                 })?;
                 listener.set_nonblocking(true)?;
@@ -147,6 +162,7 @@ impl Programs {
         }
         Ok(Self {
             copy,
+            family: Family::V4,
             listeners,
             servers,
             clients: Vec::new(),
@@ -157,8 +173,8 @@ impl Programs {
         })
     }
 
-    /// Forgets a story.
-    fn forget(&mut self) -> Result<()> {
+    /// Forgets a story; the next one is in this family.
+    fn forget(&mut self, family: Family) -> Result<()> {
         self.connections.clear();
         self.ended.clear();
         self.clients.clear();
@@ -167,7 +183,13 @@ impl Programs {
             while listener.accept().is_ok() {}
         }
         (self.read, self.events) = Default::default();
-        self.copy.expire()
+        self.family = family;
+        self.copy.forget(family)
+    }
+
+    /// The address of a party's, or of the host's.
+    fn address(&self, of: Option<Party>) -> IpAddr {
+        of.map_or(self.family.node(), |party| party.ip(self.family))
     }
 
     fn act(&mut self, operation: Operation) -> Result<()> {
@@ -206,9 +228,11 @@ impl Programs {
                 let index = match self.clients.iter().position(|(known, _)| *known == key) {
                     Some(index) => index,
                     None => {
+                        let address = self.address(to);
                         let client = self.copy.namespace(from).run(|| {
-                            let client = UdpSocket::bind("0.0.0.0:0").context("cannot bind")?;
-                            client.connect((Ipv4Addr::from(to.address()), port))?;
+                            let any = if address.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
+                            let client = UdpSocket::bind(any).context("cannot bind")?;
+                            client.connect((address, port))?;
                             Ok(client)
                         })?;
                         client.set_nonblocking(true)?;
@@ -230,11 +254,10 @@ impl Programs {
     }
 
     /// Opens a connection and accepts it; what both sides see.
-    fn connect(&mut self, from: Party, to: Party, port: u16) -> Result<String> {
+    fn connect(&mut self, from: Party, to: Option<Party>, port: u16) -> Result<String> {
         let number = self.connections.len();
-        let address = SocketAddrV4::new(to.address().into(), port);
-        let opened =
-            self.copy.namespace(from).run(|| Ok(TcpStream::connect_timeout(&address.into(), PATIENCE)))?;
+        let address = SocketAddr::new(self.address(to), port);
+        let opened = self.copy.namespace(from).run(|| Ok(TcpStream::connect_timeout(&address, PATIENCE)))?;
         let stream = match opened {
             Ok(stream) => stream,
             Err(error) => {
@@ -242,7 +265,8 @@ impl Programs {
                 return Ok(format!("{number}: no connection: {:?}", error.kind()));
             }
         };
-        let listener = self.listeners.iter().find(|(party, own, _)| (*party, *own) == (to, port));
+        let place = to.map_or((PUBLISHED_BY, BEHIND[0]), |to| (to, port));
+        let listener = self.listeners.iter().find(|(party, own, _)| (*party, *own) == place);
         let listener = &listener.context("a connection to a port that nobody serves")?.2;
         socket::readable([listener], Some(PATIENCE))?;
         let (accepted, peer) = listener.accept().context("nobody is there to be accepted")?;
@@ -321,13 +345,15 @@ impl Programs {
     }
 }
 
+/// Who has an address. Which of its addresses the host takes for a container that asks for a published port differs, and is said in
+/// docs/nat.md.
 fn name(address: SocketAddr) -> String {
-    let SocketAddr::V4(address) = address else { return address.to_string() };
-    let octets = address.ip().octets();
-    match Party::ALL.into_iter().find(|party| party.address() == octets) {
+    let address = address.ip().to_canonical();
+    let family = if address.is_ipv4() { Family::V4 } else { Family::V6 };
+    match Party::ALL.into_iter().find(|party| party.ip(family) == address) {
         Some(party) => format!("{party:?}"),
-        None if octets == NODE => "node".into(),
-        None => address.ip().to_string(),
+        None if [family.node(), family.gateway()].contains(&address) => "node".into(),
+        None => address.to_string(),
     }
 }
 
@@ -359,12 +385,12 @@ impl SocketTwins {
     ///
     /// # Errors
     /// A copy does not work.
-    pub fn play(&mut self, story: &[Operation]) -> Result<bool> {
-        Ok(self.once(story)? || self.once(story)?)
+    pub fn play(&mut self, family: Family, story: &[Operation]) -> Result<bool> {
+        Ok(self.once(family, story)? || self.once(family, story)?)
     }
 
-    fn once(&mut self, story: &[Operation]) -> Result<bool> {
-        self.copies.iter_mut().try_for_each(Programs::forget)?;
+    fn once(&mut self, family: Family, story: &[Operation]) -> Result<bool> {
+        self.copies.iter_mut().try_for_each(|programs| programs.forget(family))?;
         self.transcript.clear();
         for (number, operation) in story.iter().enumerate() {
             self.transcript.push_str(&format!("{number}. {operation:?}\n"));

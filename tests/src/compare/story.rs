@@ -1,11 +1,15 @@
 //! What parties send, in terms that mean the same in both copies.
 
+use std::net::IpAddr;
+
 use netd_common::{
-    host::build::{self, Body as Built, Ip, fragments, icmp_error, internet_checksum, ipv4_of},
+    host::build::{
+        Body as Built, Ip, Ip6, fragments, fragments6, icmp_error, internet_checksum, ipv4_of, ipv6_of,
+    },
     wire::protocol,
 };
 
-use super::{GATEWAY, NODE, Party, canon::Names};
+use super::{Family, Party, canon::Names, parts::Parts, published};
 
 /// One thing that happens.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -54,7 +58,7 @@ pub enum To {
     Flow(Flow),
 }
 
-/// A flow of a container's with the world. For ICMP echo the port is the identifier, and the other one 0.
+/// A flow of a container's with the world, or with a container by a published port of the host's. For ICMP echo the port is the identifier, and the other one 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Flow {
     /// IP protocol.
@@ -156,17 +160,24 @@ impl Packet {
         Self { from, to, body, ttl: 64, df: false, options: false, cut: 0, reversed: false, spoiled: false }
     }
 
-    /// The flow that it belongs to if it is a container's, to the world.
+    /// The flow that it belongs to if it is a container's, to the world or to a published port.
     #[must_use]
     pub fn flow(&self) -> Option<Flow> {
-        let To::Party(remote) = self.to else { return None };
-        if !self.from.is_container() || remote.is_container() {
+        if !self.from.is_container() {
             return None;
         }
-        let (protocol, port, remote_port) = match self.body {
+        let (protocol, port, mut remote_port) = match self.body {
             Body::Tcp { source, destination, .. } => (protocol::TCP, source, destination),
             Body::Udp { source, destination, .. } => (protocol::UDP, source, destination),
             Body::Echo { reply: false, identifier, .. } => (protocol::ICMP, identifier, 0),
+            _ => return None,
+        };
+        let remote = match self.to {
+            To::Party(remote) if !remote.is_container() => remote,
+            To::Node | To::Gateway => {
+                remote_port = published(protocol, remote_port)?;
+                Party::A
+            }
             _ => return None,
         };
         Some(Flow { protocol, owner: self.from, port, remote, remote_port })
@@ -175,24 +186,19 @@ impl Packet {
     /// Its bytes, or those of its fragments, in the order in which they are sent; none if a flow has no port (yet). `number`, of 15
     /// bits, makes its identification.
     #[must_use]
-    pub(super) fn bytes(&self, names: &Names, number: u16) -> Option<Vec<Vec<u8>>> {
+    pub(super) fn bytes(&self, family: Family, names: &Names, number: u16) -> Option<Vec<Vec<u8>>> {
         let (address, translated) = match self.to {
-            To::Party(party) => (party.address(), None),
-            To::Gateway => (GATEWAY, None),
-            To::Node => (NODE, None),
-            To::Flow(flow) => (NODE, Some(names.port(&flow)?)),
+            To::Party(party) => (party.ip(family), None),
+            To::Gateway => (family.gateway(), None),
+            To::Node => (family.node(), None),
+            To::Flow(flow) => names.port(&flow).map(|(address, port)| (address, Some(port)))?,
         };
-        let mut ip = Ip::new(self.from.address(), address);
-        ip.ttl = self.ttl;
-        // What was cut has an identification that is not compared: netd gives it another one.
-        ip.id = number & 0x7fff | if self.cut > 0 { 0x8000 } else { 0 };
-        ip.fragment = if self.df { 0x4000 } else { 0 };
-        if self.options {
-            ip.options = vec![1; 4];
-        }
+        let (request, reply_kind) = if family == Family::V4 { (8, 0) } else { (128, 129) };
+        let from = self.from.ip(family);
         let body = match self.body {
             Body::Tcp { source, destination, flags, seq, ack, length } => {
-                tcp(&ip, [source, translated.unwrap_or(destination)], flags, [seq, ack], &data(length))
+                let ports = [source, translated.unwrap_or(destination)];
+                tcp([from, address], ports, flags, [seq, ack], &data(length))
             }
             Body::Udp { source, destination, length, unchecked } => {
                 let destination = translated.unwrap_or(destination);
@@ -202,19 +208,49 @@ impl Packet {
                 }
             }
             Body::Echo { reply, identifier, length } => {
-                Built::Icmp(if reply { 0 } else { 8 }, 0, translated.unwrap_or(identifier), data(length))
+                let kind = if reply { reply_kind } else { request };
+                Built::Icmp(kind, 0, translated.unwrap_or(identifier), data(length))
+            }
+            // In IPv6: a node information query (RFC 4620).
+            Body::Icmp { identifier, .. } if family == Family::V6 => {
+                Built::Icmp(139, 0, identifier, data(12))
             }
             Body::Icmp { kind, identifier } => Built::Icmp(kind, 0, identifier, data(12)),
             Body::Other { protocol, length } => Built::Other(protocol, data(length)),
         };
-        let mut packet = ipv4_of(&ip, &body);
+        let mut packet = match (from, address) {
+            (IpAddr::V4(from), IpAddr::V4(to)) => {
+                let mut ip = Ip::new(from.octets(), to.octets());
+                ip.ttl = self.ttl;
+                // What was cut has an identification that is not compared: netd gives it another one.
+                ip.id = number & 0x7fff | if self.cut > 0 { 0x8000 } else { 0 };
+                ip.fragment = if self.df { 0x4000 } else { 0 };
+                if self.options {
+                    ip.options = vec![1; 4];
+                }
+                ipv4_of(&ip, &body)
+            }
+            (IpAddr::V6(from), IpAddr::V6(to)) => {
+                let mut ip = Ip6::new(from.octets(), to.octets());
+                ip.hops = self.ttl;
+                if self.options {
+                    // Destination options: padding (RFC 8200 section 4.2).
+                    ip.extensions = vec![(60, vec![0, 0, 1, 4, 0, 0, 0, 0])];
+                }
+                ipv6_of(&ip, &body)
+            }
+            _ => return None,
+        };
         if self.spoiled {
             spoil(&mut packet);
         }
         if self.cut == 0 {
             return Some(vec![packet]);
         }
-        let mut pieces = fragments(&packet, usize::from(self.cut));
+        let mut pieces = match family {
+            Family::V4 => fragments(&packet, usize::from(self.cut)),
+            Family::V6 => fragments6(&packet, number.into(), usize::from(self.cut)),
+        };
         if self.reversed {
             pieces.reverse();
         }
@@ -226,16 +262,40 @@ impl Error {
     /// Its bytes, given the packet that it is about.
     #[must_use]
     pub(super) fn bytes(&self, about: &[u8]) -> Option<Vec<u8>> {
-        let mut quote = about.get(..usize::from(self.quoted).min(about.len()))?.to_vec();
-        let header = usize::from(quote.first()? & 15) * 4;
-        let destination: [u8; 4] = quote.get(12..16)?.try_into().ok()?;
-        if self.other_port
-            && let Some(port) = quote.get_mut(header)
-        {
+        let family = Parts::new(about)?.family;
+        // At least the header and eight bytes.
+        let quoted = usize::from(self.quoted) + family.header() - Family::V4.header();
+        let mut quote = about.get(..quoted.min(about.len()))?.to_vec();
+        let (destination, l4) = Parts::new(&quote).map(|parts| (parts.source, parts.l4.len()))?;
+        if self.other_port {
             // The source's port: that is the flow's, which it then is not.
-            *port = 0x11;
+            let at = quote.len() - l4;
+            *quote.get_mut(at)? = 0x11;
         }
-        Some(ipv4_of(&Ip::new(self.from.address(), destination), &icmp_error(self.kind, &quote)))
+        match (self.from.ip(family), destination) {
+            (IpAddr::V4(from), IpAddr::V4(to)) => {
+                Some(ipv4_of(&Ip::new(from.octets(), to.octets()), &icmp_error(self.kind, &quote)))
+            }
+            (IpAddr::V6(from), IpAddr::V6(to)) => {
+                let (kind, code, word) = self.kind6()?;
+                Some(ipv6_of(&Ip6::new(from.octets(), to.octets()), &Built::Icmp6(kind, code, word, quote)))
+            }
+            _ => None,
+        }
+    }
+
+    /// What says the same in IPv6 (RFC 4443), if anything does.
+    const fn kind6(&self) -> Option<(u8, u8, u32)> {
+        Some(match self.kind {
+            (3, 4, mtu) => (2, 0, if mtu < 1280 { 1280 } else { mtu }),
+            (3, 0, _) => (1, 0, 0),
+            (3, 1, _) => (1, 3, 0),
+            (3, 3, _) => (1, 4, 0),
+            (3, ..) => (1, 1, 0),
+            (11, code, _) => (3, code, 0),
+            (12, ..) => (4, 0, 6),
+            _ => return None,
+        })
     }
 }
 
@@ -243,29 +303,37 @@ fn data(length: u16) -> Vec<u8> {
     (0..length).map(|index| (index % 251) as u8).collect()
 }
 
-fn tcp(ip: &Ip, ports: [u16; 2], flags: u8, [seq, ack]: [u32; 2], data: &[u8]) -> Built {
+fn tcp(between: [IpAddr; 2], ports: [u16; 2], flags: u8, [seq, ack]: [u32; 2], data: &[u8]) -> Built {
     let mut l4 = Vec::new();
     ports.iter().for_each(|port| l4.extend(port.to_be_bytes()));
     l4.extend(seq.to_be_bytes());
     l4.extend(ack.to_be_bytes());
     l4.extend([0x50, flags, 0x7f, 0xff, 0, 0, 0, 0]);
     l4.extend(data);
-    let pseudo = [&ip.source[..], &ip.destination[..], &[0, protocol::TCP], &(l4.len() as u16).to_be_bytes()];
-    let sum = internet_checksum(&[&pseudo.concat(), &l4]);
+    // The two pseudo-headers have the same words, but for zeros.
+    let mut pseudo = Vec::new();
+    for address in between {
+        match address {
+            IpAddr::V4(address) => pseudo.extend(address.octets()),
+            IpAddr::V6(address) => pseudo.extend(address.octets()),
+        }
+    }
+    pseudo.extend([0, protocol::TCP]);
+    pseudo.extend((l4.len() as u16).to_be_bytes());
+    let sum = internet_checksum(&[&pseudo, &l4]);
     l4[16..18].copy_from_slice(&sum.to_be_bytes());
-    build::Body::Other(protocol::TCP, l4)
+    Built::Other(protocol::TCP, l4)
 }
 
 /// Makes a checksum wrong.
 fn spoil(packet: &mut [u8]) {
-    let header = usize::from(packet[0] & 15) * 4;
-    let field = header
-        + if packet[9] == protocol::TCP {
-            16
-        } else if packet[9] == protocol::UDP {
-            6
-        } else {
-            2
-        };
-    packet[field] ^= 0x5a;
+    let Some((l4, protocol)) = Parts::new(packet).map(|parts| (parts.l4.len(), parts.protocol)) else {
+        return;
+    };
+    let field = match protocol {
+        protocol::TCP => 16,
+        protocol::UDP => 6,
+        _ => 2,
+    };
+    packet[packet.len() - l4 + field] ^= 0x5a;
 }
