@@ -176,7 +176,7 @@ fn from_the_host_itself() {
         let refused = refused.err().map(|error| error.kind());
         ensure!(refused == Some(std::io::ErrorKind::ConnectionRefused), "{refused:?}");
         closed(&site.world.server, at(uplink, 8008))?;
-        host.run(|| Ok(drop(TcpListener::bind("[::1]:8008").context("[::1]:8008 is nobody's")?)))?;
+        host.run(|| TcpListener::bind("[::1]:8008").map(drop).context("[::1]:8008 is held"))?;
 
         netd(site, &["unpublish", "web", "-p", "8007:7", "-p", "[::]:8007:7/udp"])?;
         closed(&host, at(Ipv6Addr::LOCALHOST, 8007))?;
@@ -205,7 +205,7 @@ fn taken_ports_are_refused_and_their_holder_named() {
         }
         ensure!(site.endpoint("late")?.is_none());
         // Of what was refused, nothing is held.
-        host.run(|| Ok(drop(TcpListener::bind("0.0.0.0:8080").context("IPv4's half is held")?)))?;
+        host.run(|| TcpListener::bind("0.0.0.0:8080").map(drop).context("IPv4's half is held"))?;
         netd(site, &["publish", "web", "-p", "0.0.0.0:8080:80"])?;
         for (port, why) in [
             ("[2001:db8::99]:80:80", "the host has no address 2001:db8::99"),

@@ -12,12 +12,14 @@ use crate::{
 /// Publish ports of an endpoint: those of the host lead to it
 ///
 /// Connections to the host's address and HOSTPORT, from outside, from the host itself and from other containers, come to the
-/// endpoint's PORT. What is open on its other ports goes on.
+/// endpoint's PORT: over IPv4, and over IPv6 where the endpoint has that. What is open on its other ports goes on.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   netd publish web -p 8080:80
   netd publish dns -p 53:53/udp -p 53:53/tcp
   netd publish db -p 127.0.0.1:5432:5432               from the host itself only
+  netd publish web -p [2001:db8::1]:8080:80            at one address, IPv6 in brackets
+  netd publish web -p 0.0.0.0:8080:80                  of IPv4 only; [::]:8080:80 of IPv6 only
   netd publish ftp -p 8000-8010:8000-8010              a range")]
 pub(super) struct Publish {
     #[command(flatten)]
