@@ -43,7 +43,7 @@ pub enum Step6 {
     Begin = 0,
     /// One to an address of the host that has no ports of its own: see [`decide_rare`].
     Rare = 1,
-    /// One to a published port that belongs to no flow: see [`open`].
+    /// One to a published port that belongs to no flow: its flow is made.
     Open = 2,
 }
 
@@ -144,7 +144,7 @@ pub enum Then {
     Rare,
     /// It is VXLAN, with a packet of the other family in it.
     Overlay,
-    /// It is for a published port, and belongs to no flow: see [`open`]. IPv6's only.
+    /// It is for a published port, and belongs to no flow, which is to be made. IPv6's only.
     Open,
     /// It is IPv6, and was looked at as IPv4.
     Ipv6,

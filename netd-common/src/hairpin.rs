@@ -346,9 +346,9 @@ fn write<A: Addr, P: Packet>(
     if *id != fragment::UNKNOWN {
         let (at, id) = (ip.id_at, *id as u32);
         if A::V6 {
-            packet.set(at, id)?
+            packet.set(at, id)?;
         } else {
-            packet.set(Ethernet::LEN + 4, id as u16)?
+            packet.set(Ethernet::LEN + 4, id as u16)?;
         }
         rest = checksum::add(rest, checksum::diff(ip.id, id));
     }

@@ -4,7 +4,7 @@
 use std::{fmt::Debug, hash::Hash, rc::Rc};
 
 use netd_common::{
-    Addr, Drop, Tables, V4, V6,
+    Addr, Common as _, Drop, Tables, V4, V6,
     abi::{Config, Flow, Port, PortKey, Tuple},
     flow::{self, Ticks, When},
     hairpin::{self, Rewrite},
@@ -82,7 +82,7 @@ fn number(udp: bool) -> u8 {
 }
 
 fn key<A: Family>(to: u16, udp: bool, exact: bool) -> PortKey<A> {
-    let address = if exact { A::numbered(HOST) } else { A::ANY };
+    let address = if exact { A::numbered(HOST) } else { A::ZERO };
     PortKey { address, port: Be16::new(to), protocol: number(udp), reserved: 0 }
 }
 
@@ -123,6 +123,8 @@ fn run<A: Family>(events: &[Event]) -> Result<(), TestCaseError> {
             last_port: FIRST + PORTS - 1,
             quota: QUOTA,
             mtu: 1500,
+            underlay4: V4::ZERO,
+            underlay6: V6::ZERO,
         })),
         ..Memory::default()
     };

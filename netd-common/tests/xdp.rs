@@ -51,9 +51,9 @@ fn tagged(mut frame: Vec<u8>) -> Vec<u8> {
 }
 
 /// Whether it passes; else why not, and what the list's entries have counted.
-fn run(bytes: Vec<u8>) -> Result<(), (Drop, Vec<(u32, u64)>)> {
+fn run(bytes: &[u8]) -> Result<(), (Drop, Vec<(u32, u64)>)> {
     let tables = tables();
-    let frame = Frame::new(bytes.clone());
+    let frame = Frame::new(bytes.to_vec());
     let passes = xdp_uplink(&frame, &tables);
     assert_eq!(frame.bytes, bytes, "nothing is written");
     let drops: Vec<Drop> = Drop::ALL.iter().copied().filter(|reason| tables.dropped(*reason) > 0).collect();
@@ -73,12 +73,12 @@ fn run(bytes: Vec<u8>) -> Result<(), (Drop, Vec<(u32, u64)>)> {
 #[test]
 fn denied_sources() {
     let other = [203, 0, 113, 9];
-    assert_eq!(run(from(SERVER, &udp())), Err((Drop::Denied, vec![(3, 1)])));
-    assert_eq!(run(tagged(from(SERVER, &udp()))), Err((Drop::Denied, vec![(3, 1)])));
-    assert_eq!(run(from(other, &udp())), Ok(()));
-    assert_eq!(run(tagged(from(other, &udp()))), Ok(()));
-    assert_eq!(run(ipv6(SERVER6, 8)), Err((Drop::Denied, vec![(4, 1)])));
-    assert_eq!(run(ipv6(V6([0xfd88_0000_u32.to_be(), 0, 0, 1]), 8)), Ok(()));
+    assert_eq!(run(&from(SERVER, &udp())), Err((Drop::Denied, vec![(3, 1)])));
+    assert_eq!(run(&tagged(from(SERVER, &udp()))), Err((Drop::Denied, vec![(3, 1)])));
+    assert_eq!(run(&from(other, &udp())), Ok(()));
+    assert_eq!(run(&tagged(from(other, &udp()))), Ok(()));
+    assert_eq!(run(&ipv6(SERVER6, 8)), Err((Drop::Denied, vec![(4, 1)])));
+    assert_eq!(run(&ipv6(V6([0xfd88_0000_u32.to_be(), 0, 0, 1]), 8)), Ok(()));
 }
 
 #[test]
@@ -87,18 +87,18 @@ fn malformed_headers() {
     let with = |offset: usize, value: u8| {
         let mut bytes = good.clone();
         bytes[offset] = value;
-        run(bytes)
+        run(&bytes)
     };
     let malformed = Err((Drop::Malformed, vec![]));
     assert_eq!(with(14, 0x44), malformed, "a header shorter than a header");
     assert_eq!(with(14, 0x65), malformed, "another version");
     assert_eq!(with(16, 0xff), malformed, "longer than the frame");
-    assert_eq!(run(good[..30].to_vec()), malformed, "cut off");
+    assert_eq!(run(&good[..30]), malformed, "cut off");
     let other6 = V6([0xfd88_0000_u32.to_be(), 0, 0, 1]);
-    assert_eq!(run(ipv6(other6, 9)), malformed, "longer than the frame");
+    assert_eq!(run(&ipv6(other6, 9)), malformed, "longer than the frame");
     let (node, router) = UPLINK_MACS;
-    assert_eq!(run(ethernet(node, router, 0x0806, &[0; 28])), Ok(()), "no IP");
-    assert_eq!(run(good[..10].to_vec()), Ok(()), "no frame: the driver's");
+    assert_eq!(run(&ethernet(node, router, 0x0806, &[0; 28])), Ok(()), "no IP");
+    assert_eq!(run(&good[..10]), Ok(()), "no frame: the driver's");
 }
 
 #[test]
@@ -114,9 +114,9 @@ fn overlay_packets_that_no_node_has_sent() {
         Body::Udp(50_000, 4789, payload)
     };
     let far = [10, 88, 64, 5];
-    assert_eq!(run(from(FAR_NODE, &vxlan(0x6e_0001, inner(far)))), Ok(()), "a node's");
+    assert_eq!(run(&from(FAR_NODE, &vxlan(0x6e_0001, inner(far)))), Ok(()), "a node's");
     let other = [203, 0, 113, 9];
-    assert_eq!(run(from(other, &vxlan(0x6e_0001, inner(far)))), Err((Drop::OverlayNode, vec![])));
-    assert_eq!(run(from(FAR_NODE, &vxlan(0x6e_0002, inner(far)))), Err((Drop::OverlayNetwork, vec![])));
-    assert_eq!(run(from(other, &vxlan(7, inner(far)))), Ok(()), "not netd's VNI");
+    assert_eq!(run(&from(other, &vxlan(0x6e_0001, inner(far)))), Err((Drop::OverlayNode, vec![])));
+    assert_eq!(run(&from(FAR_NODE, &vxlan(0x6e_0002, inner(far)))), Err((Drop::OverlayNetwork, vec![])));
+    assert_eq!(run(&from(other, &vxlan(7, inner(far)))), Ok(()), "not netd's VNI");
 }

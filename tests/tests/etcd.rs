@@ -128,8 +128,8 @@ fn nodes_find_each_other(test: &str, transport: &str) {
         let c = cluster.container(0, "c", "blue")?;
         has_network(&cluster.nodes[1], "blue", true)?;
         let [one, two] = &cluster.nodes[..] else { unreachable!("two nodes") };
-        eventually("a slice of blue", SOON, || Ok(other(two)?.subnets.len() == 3))?;
-        eventually("a slice of blue", SOON, || Ok(other(one)?.subnets.len() == 3))?;
+        eventually("a slice of blue", SOON, || Ok(other(two)?.subnets.len() == 5))?;
+        eventually("a slice of blue", SOON, || Ok(other(one)?.subnets.len() == 5))?;
         let taken = "network `blue` is used on node `one`";
         eventually("one says that it uses blue", SOON, || {
             let output = two.netd(["network", "rm", "blue"])?;
@@ -149,7 +149,7 @@ fn nodes_find_each_other(test: &str, transport: &str) {
         eventually("blue can go", SOON, || Ok(one.netd(["network", "rm", "blue"])?.status.success()))?;
         has_network(one, "blue", false)?;
         has_network(two, "blue", false)?;
-        eventually("its slices are gone", SOON, || Ok(other(one)?.subnets.len() == 2))?;
+        eventually("its slices are gone", SOON, || Ok(other(one)?.subnets.len() == 4))?;
         talk(&a, &b)
     });
 }

@@ -1,6 +1,6 @@
 //! Containers on one host.
 
-use std::net::Ipv4Addr;
+use std::{net::Ipv4Addr, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 
@@ -13,8 +13,16 @@ use crate::{
 
 /// More are only entries in netd's maps: attaching ten thousand would take minutes, and a packet's cost is that of look-ups.
 const REAL: u32 = 1_000;
+/// How long a new link sends by itself (address detection, multicast reports, router solicitations): a thousand of them keep
+/// a CPU busy for that long.
+const SETTLE: Duration = Duration::from_secs(15);
 /// Ports that a Linux bridge has room for (`BR_MAX_PORTS`, less one).
 const BRIDGE_PORTS: u32 = 1_023;
+
+/// Waits until what so many new links send by themselves is over.
+fn settle(links: u32) {
+    std::thread::sleep(SETTLE * links.min(REAL) / REAL);
+}
 
 /// Containers of a daemon.
 pub(super) struct Netd<'a> {
@@ -36,12 +44,14 @@ impl<'a> Netd<'a> {
 
 impl Subject for Netd<'_> {
     fn grow(&mut self, count: u32) -> Result<()> {
+        let before = self.count;
         while self.count < count.min(REAL) {
             let name = format!("more{}", self.count);
             let namespace = self.lab.namespace(&format!("netd-{name}"))?;
             self.host.attach(&name, &namespace, &[])?;
             self.count += 1;
         }
+        settle(self.count - before);
         if self.count < count {
             // Addresses of the network that the daemon has given to nobody.
             let first = Ipv4Addr::new(10, 88, 128, 0).to_bits();
@@ -83,6 +93,9 @@ impl Subject for Bridge<'_> {
         ensure!(count <= BRIDGE_PORTS, "a Linux bridge has room for {BRIDGE_PORTS} ports");
         // A namespace for each step: one with very many links takes long to list.
         let crowd = self.lab.namespace(&format!("bridge-crowd-{count}"))?;
+        // As dockerd does in containers of a network without IPv6: else the bridge floods what they send by themselves. Fails
+        // where there is no IPv6.
+        let _ = crowd.set_sysctl("net.ipv6.conf.default.disable_ipv6", "1");
         let lines = (self.count..count).flat_map(|number| {
             let peer = crowd.name();
             [
@@ -102,6 +115,7 @@ impl Subject for Bridge<'_> {
         let file = self.lab.directory().join(format!("fdb-{count}"));
         std::fs::write(&file, batch).with_context(|| format!("cannot write {}", file.display()))?;
         self.host.output("bridge", ["-batch".as_ref(), file.as_os_str()])?;
+        settle(count - self.count);
         self.count = count;
         Ok(())
     }
