@@ -124,9 +124,11 @@ fn spoofed_errors(difference: &Difference<'_>) -> bool {
         && (error.from != error.about || error.other_port || leaks)
 }
 
+/// The same for the first packet to a published port, for which the host answers with its last hop.
 fn expired_answers(difference: &Difference<'_>) -> bool {
+    let refused = |one: &str| one.contains("← TCP node:8080 → ") && one.contains(" R");
     packet(difference).is_some_and(|packet| !packet.from.is_container() && packet.ttl == 2)
-        && difference.netd.is_empty()
+        && (difference.netd.is_empty() || matches!(difference.netd, [one] if refused(one)))
         && matches!(difference.netfilter, [one] if one.contains(difference.expired()) && one.contains("node →"))
 }
 
