@@ -1,7 +1,7 @@
 //! A packet from the world: the uplink, ingress. What is not netd's goes to the host's stack untouched and uncounted.
 
 use crate::{
-    abi::{Route, Tuple},
+    abi::{Flow, Route, Tuple},
     addr::{Addr, V4, V6},
     fragment,
     hairpin::refusal,
@@ -258,6 +258,10 @@ pub fn decide<A: Addr, P: Packet, T: Tables<A>>(
             }
             reason => return Err(refusal(reason)),
         }
+    }
+    if mapping.flags & Flow::<A>::HAIRPIN != 0 {
+        // From the host's own address: a forged one. The host's stack drops it.
+        return Ok(Then::Host);
     }
     let slot = deliver(tables, &ip, mapping.address, plan)?;
     if ip.is_fragment() {

@@ -83,6 +83,11 @@ pub fn open<A: Addr, T: Tables<A>>(
         return NOT_OURS;
     }
     let (Some(port), Some(config)) = (find(tables, inward), tables.config()) else { return NOT_OURS };
+    // From outside, nobody has the host's own address; the host's stack drops what says so.
+    let outside = mapping.flags & Flow::<A>::HAIRPIN == 0;
+    if outside && tables.route(&inward.source).is_some_and(|route| route.kind == Route::HOST) {
+        return NOT_OURS;
+    }
     let slot = port.slot;
     (mapping.address, mapping.port) = (port.address, port.port);
     mapping.flags |= Flow::<A>::PUBLISHED;

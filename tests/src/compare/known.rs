@@ -124,9 +124,11 @@ fn spoofed_errors(difference: &Difference<'_>) -> bool {
         && (error.from != error.about || error.other_port || leaks)
 }
 
+/// The same for the first packet to a published port, for which the host answers with its last hop.
 fn expired_answers(difference: &Difference<'_>) -> bool {
+    let refused = |one: &str| one.contains("← TCP node:8080 → ") && one.contains(" R");
     packet(difference).is_some_and(|packet| !packet.from.is_container() && packet.ttl == 2)
-        && difference.netd.is_empty()
+        && (difference.netd.is_empty() || matches!(difference.netd, [one] if refused(one)))
         && matches!(difference.netfilter, [one] if one.contains(difference.expired()) && one.contains("node →"))
 }
 
@@ -152,6 +154,9 @@ fn invalid_tcp(difference: &Difference<'_>) -> bool {
     }
     let Some(packet) = packet(difference) else { return false };
     let Body::Tcp { .. } = packet.body else { return false };
+    if answers_as_another(difference) {
+        return true;
+    }
     let inward = matches!(packet.to, To::Flow(_));
     // Those whose time is up on the way tell the same by what comes back.
     let passes = match difference.netd {
@@ -186,6 +191,17 @@ fn went_to_another(difference: &Difference<'_>) -> bool {
     };
     let both = receiver(difference.netd).zip(receiver(difference.netfilter));
     was_reset(difference) && both.is_some_and(|(netd, netfilter)| netd != netfilter)
+}
+
+/// Netfilter has forgotten a client of a published port's, and what the container still sends it has begun a connection of its own.
+fn answers_as_another(difference: &Difference<'_>) -> bool {
+    let both = [difference.netd, difference.netfilter].map(|lines| match lines {
+        [one] => one.as_str(),
+        _ => "",
+    });
+    was_reset(difference)
+        && both[0].contains("← TCP node:8080 → ")
+        && both[1].contains("← TCP node for A:80 → ")
 }
 
 /// An error about a packet of a connection that a reset has ended before it began.

@@ -126,12 +126,15 @@ pub fn story(seed: u64) -> (Family, Vec<Operation>) {
     (family, operations)
 }
 
+/// Who sends datagrams, to whom and to which port.
+type Ends = (Party, Option<Party>, u16);
+
 /// A copy with servers, and what its programs have open.
 #[derive(Debug)]
 struct Programs {
     listeners: Vec<(Party, u16, TcpListener)>,
     servers: Vec<(Party, u16, UdpSocket)>,
-    clients: Vec<((Party, Option<Party>, u16), UdpSocket)>,
+    clients: Vec<(Ends, UdpSocket)>,
     connections: Vec<[Option<TcpStream>; 2]>,
     /// The ends of connections that have been seen: connection and side.
     ended: BTreeSet<(usize, usize)>,
