@@ -203,8 +203,8 @@ impl Datapath {
         Ok(())
     }
 
-    /// Moves what an endpoint sends to a faster hook, if this kernel has it and that has not been done yet: see
-    /// [`links::promote`]. Takes some 10 ms; whether there was anything to do.
+    /// Moves what an endpoint sends to a faster hook, if this kernel has it and that has not been done yet (`links.rs`). Takes some
+    /// 10 ms; whether there was anything to do.
     pub fn promote_endpoint(&mut self, ifindex: u32) -> Result<bool> {
         let hook = Hook::Ingress;
         if Attachment::of_this_kernel() != Attachment::Tcx || self.pins.is_link(ifindex, hook) {
