@@ -93,6 +93,13 @@ impl World {
     pub fn new(lab: &Lab) -> Result<Self> {
         let (router, server) = (lab.namespace("router")?, lab.namespace("server")?);
         router.set_sysctl("net.ipv4.ip_forward", "1")?;
+        if has_ipv6() {
+            // A router asks for neighbours from its link-local address, which it has only when it knows that nobody else has it: the
+            // first packet would wait for that, a second or two.
+            for namespace in [&router, &server] {
+                namespace.set_sysctl("net.ipv6.conf.default.dad_transmits", "0")?;
+            }
+        }
         lab.cable(
             End { namespace: &router, interface: "servers", address: Some("203.0.113.1/24") },
             End { namespace: &server, interface: "eth0", address: Some("203.0.113.10/24") },
