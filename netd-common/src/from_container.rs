@@ -4,7 +4,7 @@ use crate::{
     abi::{Flow, Interface, Route, Tuple},
     addr::{Addr, V4, V6},
     fragment,
-    hairpin::{self, hairpin, refusal},
+    hairpin::{self, hairpin},
     headers::{self, Headers, Transport},
     icmp_error,
     nat::{self, Mapping},
@@ -112,7 +112,7 @@ fn finish<P: Packet, T: Tables<V4>>(
 }
 
 /// A step of an IPv6 packet's way. Each is a program of its own in BPF, which the one before ends with: no stack holds what two of
-/// them need. IPv4 needs less, and goes its way in one.
+/// them need. IPv4 needs less: see [`Step4`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub enum Step6 {
@@ -469,7 +469,7 @@ fn open<A: Addr, P: Packet, T: Tables<A>>(
         0 => Ok(Then::Again),
         reason => {
             plan.quiet = reason & nat::SOON != 0;
-            Err(refusal(reason & !nat::SOON))
+            Err(nat::refusal(reason & !nat::SOON))
         }
     }
 }

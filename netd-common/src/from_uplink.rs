@@ -4,7 +4,6 @@ use crate::{
     abi::{Flow, Route, Tuple},
     addr::{Addr, V4, V6},
     fragment,
-    hairpin::refusal,
     headers::{self, Headers},
     nat::{self, Mapping},
     overlay,
@@ -109,7 +108,7 @@ fn open<P: Packet, T: Tables<V6>>(packet: &P, tables: &T) -> Option<Verdict> {
             Some(Verdict::STACK)
         }
         reason => {
-            tables.count_drop(refusal(reason), NO_SLOT, packet.len());
+            tables.count_drop(nat::refusal(reason), NO_SLOT, packet.len());
             Some(Verdict::DROP)
         }
     }
@@ -256,7 +255,7 @@ pub fn decide<A: Addr, P: Packet, T: Tables<A>>(
                 }
                 return Ok(Then::Host);
             }
-            reason => return Err(refusal(reason)),
+            reason => return Err(nat::refusal(reason)),
         }
     }
     if mapping.flags & Flow::<A>::HAIRPIN != 0 {

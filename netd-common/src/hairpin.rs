@@ -129,7 +129,7 @@ fn carry_out<A: Addr, P: Packet, T: Tables<A>>(
             NOT_OURS => return Ok(Then::Host),
             NO_FIRST => return Ok(Then::MakeFirst),
             NO_SECOND => return Ok(Then::MakeSecond),
-            reason => return Err(refusal(reason & !nat::SOON)),
+            reason => return Err(nat::refusal(reason & !nat::SOON)),
         }
         if ip.is_fragment() {
             remember(tables, &tuple, ip.id, interface.slot, &mut rewrite);
@@ -189,7 +189,7 @@ pub fn make_first<A: Addr, P: Packet, T: Tables<A>>(
     let mut source = Mapping { address: ip.destination, port: Be16::ZERO, flags: Flow::<A>::HAIRPIN };
     match tables.create(&tuple, interface.slot, &mut source) {
         0 => Ok(()),
-        reason => Err(refusal(reason & !nat::SOON)),
+        reason => Err(nat::refusal(reason & !nat::SOON)),
     }
 }
 
@@ -216,7 +216,7 @@ pub fn make_second<A: Addr, P: Packet, T: Tables<A>>(
         0 => Ok(()),
         reason => {
             give_up(tables, &tuple, &source);
-            Err(if reason == NOT_OURS { Drop::PublishedClash } else { refusal(reason & !nat::SOON) })
+            Err(if reason == NOT_OURS { Drop::PublishedClash } else { nat::refusal(reason & !nat::SOON) })
         }
     }
 }
@@ -375,22 +375,6 @@ fn write<A: Addr, P: Packet>(
 #[inline(always)]
 fn words(old: [u8; 2], new: [u8; 2]) -> u32 {
     checksum::diff(u32::from(u16::from_ne_bytes(old)), u32::from(u16::from_ne_bytes(new)))
-}
-
-/// The reason behind the number that a subprogram returned.
-#[inline(always)]
-pub(crate) fn refusal(number: u32) -> Drop {
-    const QUOTA: u32 = Drop::FlowQuota as u32;
-    const FULL: u32 = Drop::FlowTableFull as u32;
-    const PORTS: u32 = Drop::PortsExhausted as u32;
-    const CLASH: u32 = Drop::PublishedClash as u32;
-    match number {
-        QUOTA => Drop::FlowQuota,
-        FULL => Drop::FlowTableFull,
-        PORTS => Drop::PortsExhausted,
-        CLASH => Drop::PublishedClash,
-        _ => Drop::NoRoute,
-    }
 }
 
 /// Whether what an interface sends may be an answer that takes the host's address and port.

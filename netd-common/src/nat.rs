@@ -93,14 +93,13 @@ pub fn create<A: Addr, T: Tables<A>>(
     if mapping.address == A::ZERO {
         mapping.address = config.address;
     }
-    let outcome = claim_port(tables, tuple, slot, mapping);
+    let range = (config.first_port, config.last_port);
+    let outcome = claim_port(tables, tuple, slot, range, mapping);
     if outcome != 0 { outcome } else { record(tables, tuple, slot, mapping) }
 }
 
 /// Inserts the outbound entry of a flow that has got the `mapping`. Returns 0, or the [`Drop`] reason: then the flow is gone. Another
 /// CPU may have been faster: then its mapping is the flow's.
-///
-/// A subprogram of its own in BPF, likewise.
 #[inline(always)]
 fn record<A: Addr, T: Tables<A>>(tables: &T, tuple: &Tuple<A>, slot: u32, mapping: &mut Mapping<A>) -> u32 {
     let flow = Flow {
@@ -145,18 +144,16 @@ const fn inward<A: Addr>(tuple: &Tuple<A>, mapping: &Mapping<A>) -> Tuple<A> {
 
 /// Finds a port for a tuple at the `mapping`'s address, and inserts the inbound entry with it. Returns 0, or the [`Drop`] reason (see
 /// [`SOON`]).
-///
-/// A subprogram of its own in BPF, likewise.
 #[inline(always)]
 fn claim_port<A: Addr, T: Tables<A>>(
     tables: &T,
     tuple: &Tuple<A>,
     slot: u32,
+    (first, last): (u16, u16),
     mapping: &mut Mapping<A>,
 ) -> u32 {
-    let Some(config) = tables.config() else { return Drop::NoRoute as u32 };
-    let first = u32::from(config.first_port);
-    let ports = u32::from(config.last_port).wrapping_sub(first).wrapping_add(1) & 0x1_ffff;
+    let first = u32::from(first);
+    let ports = u32::from(last).wrapping_sub(first).wrapping_add(1) & 0x1_ffff;
     if ports == 0 {
         return Drop::PortsExhausted as u32;
     }
@@ -273,4 +270,20 @@ pub fn reply<A: Addr, T: Tables<A>>(
     flow.touch(tables.now());
     *mapping = flow.mapping();
     true
+}
+
+/// The reason behind the number that [`create`] or [`crate::published::open`] returned, without [`SOON`].
+#[inline(always)]
+pub fn refusal(number: u32) -> Drop {
+    const QUOTA: u32 = Drop::FlowQuota as u32;
+    const FULL: u32 = Drop::FlowTableFull as u32;
+    const PORTS: u32 = Drop::PortsExhausted as u32;
+    const CLASH: u32 = Drop::PublishedClash as u32;
+    match number {
+        QUOTA => Drop::FlowQuota,
+        FULL => Drop::FlowTableFull,
+        PORTS => Drop::PortsExhausted,
+        CLASH => Drop::PublishedClash,
+        _ => Drop::NoRoute,
+    }
 }

@@ -18,20 +18,21 @@ use crate::{
 /// No flow is to be made: the packet is the host's.
 pub const NOT_OURS: u32 = u32::MAX;
 
-/// Whose port a packet is for: the exact address counts before any address.
+/// Whose a port is: the exact address counts before any address.
 #[inline(always)]
-fn find<'a, A: Addr, T: Tables<A>>(tables: &'a T, inward: &Tuple<A>) -> Option<T::Ref<'a, Port<A>>> {
-    let mut key = PortKey {
-        address: inward.destination,
-        port: inward.destination_port,
-        protocol: inward.protocol,
-        reserved: 0,
-    };
+fn owner<A: Addr, T: Tables<A>>(tables: &T, mut key: PortKey<A>) -> Option<T::Ref<'_, Port<A>>> {
     if let Some(port) = tables.port(&key) {
         return Some(port);
     }
     key.address = A::ZERO;
     tables.port(&key)
+}
+
+/// Whose port a packet is for, given its [`Tuple::IN`].
+#[inline(always)]
+fn find<'a, A: Addr, T: Tables<A>>(tables: &'a T, inward: &Tuple<A>) -> Option<T::Ref<'a, Port<A>>> {
+    let (address, port) = (inward.destination, inward.destination_port);
+    owner(tables, PortKey { address, port, protocol: inward.protocol, reserved: 0 })
 }
 
 /// Where a socket of the host's is to connect to instead of an address and a port that it asks for, if they are a published port:
@@ -51,12 +52,7 @@ pub fn for_host<A: Addr, T: Tables<A>>(
     if !address.is_loopback() && tables.route(&address).is_none_or(|route| route.kind != Route::HOST) {
         return None;
     }
-    let mut key = PortKey { address, port, protocol, reserved: 0 };
-    if let Some(port) = tables.port(&key) {
-        return Some(port);
-    }
-    key.address = A::ZERO;
-    tables.port(&key)
+    owner(tables, PortKey { address, port, protocol, reserved: 0 })
 }
 
 /// Whether a packet can be the first of a flow by a published port. TCP's is a SYN: anything else that belongs to no flow may be

@@ -12,12 +12,33 @@ use std::{
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use nix::{
+    errno::Errno,
+    fcntl::{Flock, FlockArg},
     mount::{MntFlags, MsFlags, mount, umount2},
     sched::{CloneFlags, setns, unshare},
 };
 
 /// Where `ip netns` keeps its names.
 pub const DIRECTORY: &str = "/run/netns";
+
+/// Makes the directory, and a mount of its own of it, as `ip netns add` does (`netns_add` in iproute2): or else the first one of those
+/// covers what is mounted there already, and nobody can remove it any more.
+fn prepare() -> Result<()> {
+    let what = || format!("cannot prepare {DIRECTORY}");
+    std::fs::create_dir_all(DIRECTORY).with_context(what)?;
+    let directory = File::open(DIRECTORY).with_context(what)?;
+    // Two at once would put one mount on the other.
+    let _lock =
+        Flock::lock(directory, FlockArg::LockExclusive).map_err(|(_, error)| error).with_context(what)?;
+    let share =
+        || mount(None::<&str>, DIRECTORY, None::<&str>, MsFlags::MS_SHARED | MsFlags::MS_REC, None::<&str>);
+    if share() == Err(Errno::EINVAL) {
+        let flags = MsFlags::MS_BIND | MsFlags::MS_REC;
+        mount(Some(DIRECTORY), DIRECTORY, None::<&str>, flags, None::<&str>).with_context(what)?;
+        share().with_context(what)?;
+    }
+    Ok(())
+}
 
 /// A network namespace with a name below [`DIRECTORY`], as `ip netns add` makes it.
 ///
@@ -50,7 +71,7 @@ impl Namespace {
     /// Gives a name to the namespace that a process is in.
     pub(super) fn adopt(&self, pid: u32) -> Result<()> {
         let path = self.path();
-        std::fs::create_dir_all(DIRECTORY).with_context(|| format!("cannot create {DIRECTORY}"))?;
+        prepare()?;
         File::create_new(&path).with_context(|| format!("cannot create {}", path.display()))?;
         let source = format!("/proc/{pid}/ns/net");
         let mounted = mount(Some(source.as_str()), &path, None::<&str>, MsFlags::MS_BIND, None::<&str>)
@@ -65,7 +86,7 @@ impl Namespace {
     /// Makes it: a thread gets a namespace of its own, and a mount keeps that.
     pub(super) fn create(&self) -> Result<()> {
         let path = self.path();
-        std::fs::create_dir_all(DIRECTORY).with_context(|| format!("cannot create {DIRECTORY}"))?;
+        prepare()?;
         File::create_new(&path).with_context(|| format!("cannot create {}", path.display()))?;
         let mounted = thread::scope(|scope| {
             join(scope.spawn(|| -> Result<()> {

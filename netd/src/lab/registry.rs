@@ -224,12 +224,14 @@ fn remove(prefix: &str) {
     kill_inside(&namespaces);
     groups::remove(&start);
     let _ = fs::remove_dir_all(Path::new(BPFFS).join("netd-lab").join(prefix));
-    for namespace in &namespaces {
-        let _ = namespace.remove();
-    }
+    let removed = namespaces.iter().map(Namespace::remove).filter(Result::is_ok).count();
     let directory = Path::new(DIRECTORY).join(prefix);
     for mount in mounts_below(&directory) {
         let _ = umount2(&mount, MntFlags::MNT_DETACH);
+    }
+    if removed < namespaces.len() {
+        // What is left is for the next time: the directory is what that goes by.
+        return;
     }
     let _ = fs::remove_dir_all(directory);
     // The common parents go with the last lab; not empty otherwise.
