@@ -10,7 +10,7 @@ use crate::{
 };
 
 /// Version of everything in this module, part of the pins' path.
-pub const ABI_VERSION: u32 = 5;
+pub const ABI_VERSION: u32 = 6;
 
 /// What the programs know of the node, one entry a family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,6 +32,8 @@ pub struct Config<A> {
     pub quota: u32,
     /// The uplink's MTU, bytes.
     pub mtu: u32,
+    /// Interface index of the kernel's own VXLAN device; 0: there is none.
+    pub overlay: u32,
 }
 
 /// Who sends from an interface, by its index.
@@ -330,9 +332,9 @@ impl FragmentRing {
 /// Entries of the map of programs that go on where others end: from here on those of [`crate::from_container::Step6`]...
 pub const STEP_FROM_CONTAINER6: u32 = 0;
 /// ... and from here on those of [`crate::from_uplink::Step6`].
-pub const STEP_FROM_UPLINK6: u32 = 9;
+pub const STEP_FROM_UPLINK6: u32 = 10;
 /// ... and from here on those of [`crate::from_container::Step4`].
-pub const STEP_FROM_CONTAINER4: u32 = 12;
+pub const STEP_FROM_CONTAINER4: u32 = 13;
 /// All of them, as they are called in the object.
 pub const STEP_PROGRAMS: [&str; STEPS as usize] = [
     "from_container6",
@@ -344,15 +346,17 @@ pub const STEP_PROGRAMS: [&str; STEPS as usize] = [
     "hairpin6",
     "hairpin6_first",
     "hairpin6_second",
+    "overlay6",
     "from_uplink6",
     "reply6_rare",
     "publish6",
     "from_container",
     "open4",
     "hairpin4",
+    "overlay4",
 ];
 /// How many.
-pub const STEPS: u32 = 15;
+pub const STEPS: u32 = 17;
 
 /// Counters of an endpoint, one a CPU.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -432,8 +436,8 @@ macro_rules! no_padding {
     ($($type:ty = $size:expr;)+) => { $(const _: () = assert!(size_of::<$type>() == $size);)+ };
 }
 no_padding! {
-    Config<V4> = 4 + 4 + 4 + 16 + 2 + 2 + 4 + 4;
-    Config<V6> = 4 + 16 + 4 + 16 + 2 + 2 + 4 + 4;
+    Config<V4> = 4 + 4 + 4 + 16 + 2 + 2 + 4 + 4 + 4;
+    Config<V6> = 4 + 16 + 4 + 16 + 2 + 2 + 4 + 4 + 4;
     Interface<V4> = 4 * 4 + 4 + 6 + 2 + 12 + 4 + 4;
     Interface<V6> = 4 * 16 + 4 + 6 + 2 + 12 + 4 + 4;
     Endpoint = 4 + 12 + 4 + 4;

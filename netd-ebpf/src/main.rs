@@ -55,10 +55,18 @@ fn hairpin4(ctx: TcContext) -> i32 {
     from_container4_step(&mut skb, &ctx, hook, Step4::Hairpin)
 }
 
+/// IPv4 from a container to another node that is too long for an outer header.
+#[classifier]
+fn overlay4(ctx: TcContext) -> i32 {
+    let mut skb = Skb::new(&ctx);
+    let hook = skb.hook();
+    from_container4_step(&mut skb, &ctx, hook, Step4::Overlay)
+}
+
 #[inline(always)]
 fn from_container4_step(skb: &mut Skb, ctx: &TcContext, hook: Hook, this: Step4) -> i32 {
     match netd_common::from_container::step4(skb, &Maps, hook, this) {
-        Ok(done) => verdict(done, hook.ifindex),
+        Ok(done) => verdict(done),
         Err(next) => {
             step(ctx, STEP_FROM_CONTAINER4 + next as u32);
             TC_ACT_SHOT
@@ -72,7 +80,7 @@ fn from_uplink(ctx: TcContext) -> i32 {
     let mut skb = Skb::new(&ctx);
     let hook = skb.uplink_hook();
     if let Some(done) = netd_common::from_uplink(&mut skb, &Maps, hook) {
-        return verdict(done, hook.ifindex);
+        return verdict(done);
     }
     step(&ctx, STEP_FROM_UPLINK6);
     TC_ACT_UNSPEC
@@ -113,6 +121,8 @@ steps6! {
     hairpin6_first = HairpinFirst;
     /// Likewise, where the receiver's is.
     hairpin6_second = HairpinSecond;
+    /// Those to another node that are too long for an outer header.
+    overlay6 = Overlay;
 }
 
 #[inline(always)]
@@ -121,7 +131,7 @@ fn from_container6_step(ctx: &TcContext, this: Step6) -> i32 {
     let hook = skb.hook();
     let mut told = if matches!(this, Step6::Refuse) { skb.told() } else { Told::default() };
     match netd_common::from_container::step6(&mut skb, &Maps, hook, this, &mut told) {
-        Ok(done) => verdict(done, hook.ifindex),
+        Ok(done) => verdict(done),
         Err(next) => {
             if matches!(next, Step6::Refuse) {
                 skb.tell(&told);
@@ -155,7 +165,7 @@ fn from_uplink6_step(ctx: &TcContext, this: Uplink6) -> i32 {
     let mut skb = Skb::new(ctx);
     let hook = skb.uplink_hook();
     match netd_common::from_uplink::step6(&mut skb, &Maps, hook, this) {
-        Ok(done) => verdict(done, hook.ifindex),
+        Ok(done) => verdict(done),
         Err(next) => {
             step(ctx, STEP_FROM_UPLINK6 + next as u32);
             TC_ACT_UNSPEC
@@ -175,7 +185,7 @@ fn step(ctx: &TcContext, index: u32) {
 fn to_container(ctx: TcContext) -> i32 {
     let skb = Skb::new(&ctx);
     let hook = skb.hook();
-    verdict(netd_common::to_container(&skb, &Maps, hook), hook.ifindex)
+    verdict(netd_common::to_container(&skb, &Maps, hook))
 }
 
 /// The VXLAN device, ingress: what the kernel has decapsulated.
@@ -183,7 +193,7 @@ fn to_container(ctx: TcContext) -> i32 {
 fn from_overlay(ctx: TcContext) -> i32 {
     let mut skb = Skb::new(&ctx);
     let hook = skb.tunnel_hook();
-    verdict(netd_common::from_overlay(&mut skb, &Maps, hook), hook.ifindex)
+    verdict(netd_common::from_overlay(&mut skb, &Maps, hook))
 }
 
 /// Removes flows from a list that the daemon hands over as a packet (BPF_PROG_TEST_RUN); attached to nothing. Returns how
@@ -242,7 +252,7 @@ fn getpeername6(ctx: SockAddrContext) -> i32 {
 }
 
 #[inline(always)]
-fn verdict(verdict: Verdict, ifindex: u32) -> i32 {
+fn verdict(verdict: Verdict) -> i32 {
     // SAFETY: helpers without preconditions; a wrong interface index makes the kernel drop the packet. redirect_neigh
     // without parameters looks up the next hop by the packet's destination.
     unsafe {
@@ -255,7 +265,7 @@ fn verdict(verdict: Verdict, ifindex: u32) -> i32 {
                 bpf_redirect_neigh(verdict.ifindex, core::ptr::null_mut(), 0, 0) as i32
             }
             To::Neighbour => redirect_via(verdict.ifindex, &verdict.via) as i32,
-            To::Reflect => bpf_redirect(ifindex, 0) as i32,
+            To::Out => bpf_redirect(verdict.ifindex, 0) as i32,
         }
     }
 }
