@@ -1,9 +1,15 @@
 //! BIG TCP: packets above 64 KiB between containers, and wherever else they go.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::{
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    path::Path,
+};
 
 use anyhow::{Context, Result, ensure};
-use netd::lab::{Container, Namespace};
+use netd::{
+    cluster::Peer,
+    lab::{Container, Host, Namespace, cluster},
+};
 use netd_tests::{
     big_tcp::{Lengths, raise},
     cluster::with_stopped_cluster,
@@ -129,21 +135,35 @@ fn to_the_world() {
     });
 }
 
-fn between_nodes(test: &str, transport: &str) {
+/// `by_ipv6`: the nodes know each other's IPv6 addresses only.
+fn between_nodes(test: &str, transport: &str, by_ipv6: bool) {
+    if by_ipv6 && !Path::new("/proc/sys/net/ipv6").exists() {
+        eprintln!("SKIP {test}: this kernel has no IPv6");
+        return;
+    }
     with_stopped_cluster(test, transport, |cluster| {
-        cluster.configure(transport, &[])?;
-        for node in &cluster.nodes {
-            let text = std::fs::read_to_string(node.config())?;
+        let peer = |number: u8, host: &Host| -> Peer {
+            let peer = cluster::node(host, cluster::slices(number));
+            match host.address6.filter(|_| by_ipv6) {
+                Some(address6) => Peer { address: address6.into(), address6: None, ..peer },
+                None => peer,
+            }
+        };
+        let all: Vec<Peer> = (1..).zip(&cluster.nodes).map(|(number, host)| peer(number, host)).collect();
+        for (node, own) in cluster.nodes.iter().zip(&all) {
+            let text = cluster::configuration(own, &all, transport);
             node.configure(&text.replace("[networks.default]\n", ON))?;
         }
         cluster.start()?;
         let (a, b) = cluster.pair()?;
         let mut expected = false;
         loop {
-            for (from, to) in [(&a, &b), (&b, &a)] {
+            for (node, from, to) in [(0, &a, &b), (1, &b, &a)] {
                 for address in of(to) {
+                    let sent = Lengths::watch(&cluster.nodes[node].namespace, &from.host_interface)?;
                     let seen = longest(&from.namespace, (&to.namespace, "eth0"), address, PORT)?;
                     check("between nodes", address, seen, expected)?;
+                    check("to another node", address, sent.longest()?, true)?;
                 }
             }
             cluster.nothing_dropped()?;
@@ -154,10 +174,8 @@ fn between_nodes(test: &str, transport: &str) {
             }
             let (Some(switch), "direct") = (&cluster.switch, transport) else { return Ok(()) };
             // All the way, where nothing is put around the packets.
-            for (namespace, interface) in
-                [(&cluster.nodes[0].namespace, "eth0"), (&cluster.nodes[1].namespace, "eth0")]
-            {
-                raise(namespace, interface)?;
+            for node in &cluster.nodes {
+                raise(&node.namespace, "eth0")?;
             }
             for interface in ["port2", "port3", "ports"] {
                 raise(&switch.namespace, interface)?;
@@ -169,10 +187,15 @@ fn between_nodes(test: &str, transport: &str) {
 
 #[test]
 fn between_nodes_directly() {
-    between_nodes("between_nodes_directly", "direct");
+    between_nodes("between_nodes_directly", "direct", false);
 }
 
 #[test]
 fn between_nodes_in_vxlan() {
-    between_nodes("between_nodes_in_vxlan", "vxlan");
+    between_nodes("between_nodes_in_vxlan", "vxlan", false);
+}
+
+#[test]
+fn between_nodes_in_vxlan_over_ipv6() {
+    between_nodes("between_nodes_in_vxlan_over_ipv6", "vxlan", true);
 }
