@@ -166,12 +166,9 @@ fn segments_that_do_not_fit() {
     }
     // 60 bytes; the jumbo payload option is in none of the segments.
     for option in [false, true] {
-        for (destination, segment, mtu) in [
-            (SERVER6, 1440, None),
-            (SERVER6, 1441, Some(1500)),
-            (FAR6, 1390, None),
-            (FAR6, 1391, Some(1450)),
-        ] {
+        for (destination, segment, mtu) in
+            [(SERVER6, 1440, None), (SERVER6, 1441, Some(1500)), (FAR6, 1390, None), (FAR6, 1391, Some(1450))]
+        {
             let mut packet = big6(destination, option, segment);
             let sent = packet.bytes.clone();
             let Some(mtu) = mtu else {

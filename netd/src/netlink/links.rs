@@ -307,6 +307,8 @@ fn create(spec: &VethSpec<'_>, netns: i32) -> RouteNetlinkMessage {
 
 #[cfg(test)]
 mod tests {
+    use rtnetlink::packet_core::Nla as _;
+
     use super::{
         super::{
             exists, is_gone,
@@ -396,6 +398,41 @@ mod tests {
             assert_eq!(host.link_by_index(taken).await?.unwrap().alias.as_deref(), Some("netd:web"));
             Ok(())
         });
+    }
+
+    #[test]
+    fn both_ends_take_large_packets() {
+        isolated("both_ends_take_large_packets", || async {
+            let (host, ns) = (Netlink::host()?, netns());
+            let inside = Netlink::enter(&ns).await?;
+            for (name, far, big_tcp, expected) in
+                [("ndsmall", "eth0", false, 65_536), ("ndbig", "eth1", true, BIG_TCP)]
+            {
+                let spec = VethSpec { host_name: name, container_name: far, big_tcp, ..veth(&ns) };
+                host.create_veth(&spec).await?;
+                for (end, name) in [(&host, name), (&inside, far)] {
+                    assert_eq!(limits(end, name).await?, [expected; 4], "{name}");
+                }
+            }
+            Ok(())
+        });
+    }
+
+    /// How long packets may be: IPv6's sent and aggregated, IPv4's sent and aggregated.
+    async fn limits(nl: &Netlink, name: &str) -> Result<[u32; 4]> {
+        let message = by_name(name);
+        nl.call(move |socket| {
+            let found = socket
+                .request(Request::new(message))
+                .map_err(|refusal| refusal.while_doing("looking for a link"))?;
+            let wanted = big_tcp().map(|attribute| attribute.kind());
+            let attributes: Vec<_> = NlasIterator::new(&found[0][HEADER..]).flatten().collect();
+            Ok(wanted.map(|kind| {
+                let found = attributes.iter().find(|attribute| attribute.kind() == kind);
+                found.and_then(|found| parse_u32(found.value()).ok()).unwrap_or(0)
+            }))
+        })
+        .await
     }
 
     #[test]

@@ -62,6 +62,14 @@ pub const VARIANTS: &[Variant] = &[
         if_named: true,
     },
     Variant {
+        name: "netd-big-tcp",
+        what: "netd, its network with big-tcp = true (not measured unless it is named)",
+        one_host: Some(netd::big_tcp),
+        direct: None,
+        vxlan: None,
+        if_named: true,
+    },
+    Variant {
         name: "bridge",
         what: "containers on a Linux bridge with Docker's rules; between hosts, connected as flannel does it (vxlan, host-gw)",
         one_host: Some(bridge::build),

@@ -14,9 +14,18 @@ use crate::{
 };
 
 pub(super) fn one_host(lab: &Lab, world: &World) -> Result<Scene> {
-    let host = Host::running(lab, world, "netd", "").context("cannot start the daemon")?;
+    configured(lab, world, "netd", "")
+}
+
+/// With packets above 64 KiB between its containers.
+pub(super) fn big_tcp(lab: &Lab, world: &World) -> Result<Scene> {
+    configured(lab, world, "netd-big-tcp", "[networks.default]\nbig-tcp = true\n")
+}
+
+fn configured(lab: &Lab, world: &World, name: &str, config: &str) -> Result<Scene> {
+    let host = Host::running(lab, world, name, config).context("cannot start the daemon")?;
     let client = host.container("client", &[]).context("cannot attach the client")?;
-    let namespace = lab.namespace("netd-server")?;
+    let namespace = lab.namespace(&format!("{name}-server"))?;
     let attach = |options: &[&str]| host.attach("server", &namespace, options);
     let mut missing = Vec::new();
     let (server, publishes) = match attach(&publish("-p").each_ref().map(String::as_str)) {
