@@ -50,6 +50,7 @@ use self::{
     pins::Pins,
     ports::Ports,
     routes::Routes,
+    sockets::Sockets,
 };
 
 /// The programs, as they are called in the object.
@@ -73,6 +74,7 @@ pub struct Datapath {
     config: Option<NodeConfig>,
     routes: [Routes; 2],
     ports: Ports,
+    sockets: Option<Sockets>,
     /// Where the search for flows that have timed out is.
     expiry: Expiry,
 }
@@ -134,6 +136,7 @@ impl Datapath {
             config: None,
             routes,
             ports,
+            sockets: None,
             expiry: Expiry::default(),
         })
     }
