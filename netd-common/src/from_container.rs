@@ -217,7 +217,7 @@ pub fn step6<P: Packet, T: Tables<V6>>(
         return Ok(hairpin_error::<V6, P, T>(packet, tables, ifindex));
     }
     if matches!(step, Step6::HairpinFirst | Step6::HairpinSecond) {
-        return Err(make(packet, tables, ifindex, matches!(step, Step6::HairpinFirst), told));
+        return make(packet, tables, ifindex, matches!(step, Step6::HairpinFirst), told);
     }
     let mut plan = Plan::<V6>::new();
     let mut node = None;
@@ -247,7 +247,7 @@ pub fn step6<P: Packet, T: Tables<V6>>(
     }
 }
 
-/// Makes one of the two flows of a packet to another container by a published port; the step to go on with.
+/// Makes one of the two flows of a packet to another container by a published port. `Err`: the step to go on with.
 #[inline(always)]
 fn make<P: Packet, T: Tables<V6>>(
     packet: &P,
@@ -255,25 +255,31 @@ fn make<P: Packet, T: Tables<V6>>(
     ifindex: u32,
     first: bool,
     told: &mut Told,
-) -> Step6 {
+) -> Result<Verdict, Step6> {
     const CLASH: u32 = Drop::PublishedClash as u32;
     let made = if first {
         hairpin::make_first::<V6, P, T>(packet, tables, ifindex, told.tries)
     } else {
         hairpin::make_second::<V6, P, T>(packet, tables, ifindex)
     };
-    let reason = match made {
-        0 if first => return Step6::HairpinSecond,
-        0 => return Step6::Hairpin,
+    match made {
+        0 if first => Err(Step6::HairpinSecond),
+        0 => Err(Step6::Hairpin),
         CLASH if told.tries + 1 < hairpin::TRIES => {
             told.tries += 1;
-            return Step6::HairpinFirst;
+            Err(Step6::HairpinFirst)
         }
-        NOT_OURS => CLASH,
-        reason => reason,
-    };
-    *told = Told::refused(reason);
-    Step6::Refuse
+        NOT_OURS => {
+            let slot = tables.interface(ifindex).map_or(NO_SLOT, |interface| interface.slot);
+            tables.count_way(Way::ToHost, packet.len());
+            tables.count_sent(slot, packet.len());
+            Ok(Verdict::STACK)
+        }
+        reason => {
+            *told = Told::refused(reason);
+            Err(Step6::Refuse)
+        }
+    }
 }
 
 /// The whole way of IPv6, in steps.

@@ -191,28 +191,33 @@ fn known<A: Addr, T: Tables<A>>(
 }
 
 /// Makes the sender's flow of a packet; its receiver's is next. A program of its own in BPF. `tries`: how often there was one with
-/// which the receiver's could not be made. Returns 0, or the [`Drop`] reason (see [`nat::SOON`]).
+/// which the receiver's could not be made. Returns 0, the [`Drop`] reason (see [`nat::SOON`]), or [`NOT_OURS`].
 #[inline(always)]
 pub fn make_first<A: Addr, P: Packet, T: Tables<A>>(packet: &P, tables: &T, ifindex: u32, tries: u32) -> u32 {
     let Some(interface) = tables.interface(ifindex) else { return A::NO_INTERFACE as u32 };
     let Ok(ip) = headers::ip::<A, P>(packet) else { return Drop::Malformed as u32 };
     let Ok(transport) = headers::transport(packet, &ip, false) else { return Drop::Malformed as u32 };
     let tuple = transport.tuple(&ip, Tuple::<A>::OUT);
+    // So far only its number is known to be published: that may be at another address, or of the other family.
+    if published::find(tables, &tuple).is_none() {
+        return NOT_OURS;
+    }
     let port = if tries == 0 { Be16::ZERO } else { any_port(tables) };
     tables.create(&tuple, interface.slot, &mut stand_in(&tuple, port))
 }
 
 /// Makes the receiver's flow of a packet that has the sender's; then the packet is to be looked at anew. A program of its own in
-/// BPF. Where that cannot be, the sender's flow goes again. Returns 0, or the [`Drop`] reason: with [`Drop::PublishedClash`] another
-/// port for the sender may help, up to [`TRIES`]; or [`NOT_OURS`], where the sender's flow is gone or nobody has published the port
-/// any more.
+/// BPF. Where that cannot be, the sender's flow goes again. Returns 0, the [`Drop`] reason, or [`NOT_OURS`], where nobody has
+/// published the port any more; with [`Drop::PublishedClash`] another port for the sender may help, up to [`TRIES`].
 #[inline(always)]
 pub fn make_second<A: Addr, P: Packet, T: Tables<A>>(packet: &P, tables: &T, ifindex: u32) -> u32 {
     let Some(_) = tables.interface(ifindex) else { return A::NO_INTERFACE as u32 };
     let Ok(ip) = headers::ip::<A, P>(packet) else { return Drop::Malformed as u32 };
     let Ok(transport) = headers::transport(packet, &ip, false) else { return Drop::Malformed as u32 };
     let tuple = transport.tuple(&ip, Tuple::<A>::OUT);
-    let Some(source) = tables.flow(&tuple).map(|flow| flow.mapping()) else { return NOT_OURS };
+    let Some(source) = tables.flow(&tuple).map(|flow| flow.mapping()) else {
+        return Drop::PublishedClash as u32;
+    };
     let mut destination = Mapping { flags: Flow::<A>::HAIRPIN, ..Mapping::NONE };
     let outcome = tables.open(&second(&tuple, &source), u32::from(transport.tcp_flags), &mut destination);
     if outcome != 0 {
