@@ -10,7 +10,7 @@ use crate::{
 };
 
 /// Version of everything in this module, part of the pins' path.
-pub const ABI_VERSION: u32 = 5;
+pub const ABI_VERSION: u32 = 6;
 
 /// What the programs know of the node, one entry a family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -330,9 +330,9 @@ impl FragmentRing {
 /// Entries of the map of programs that go on where others end: from here on those of [`crate::from_container::Step6`]...
 pub const STEP_FROM_CONTAINER6: u32 = 0;
 /// ... and from here on those of [`crate::from_uplink::Step6`].
-pub const STEP_FROM_UPLINK6: u32 = 9;
+pub const STEP_FROM_UPLINK6: u32 = 10;
 /// ... and from here on those of [`crate::from_container::Step4`].
-pub const STEP_FROM_CONTAINER4: u32 = 12;
+pub const STEP_FROM_CONTAINER4: u32 = 13;
 /// All of them, as they are called in the object.
 pub const STEP_PROGRAMS: [&str; STEPS as usize] = [
     "from_container6",
@@ -344,15 +344,17 @@ pub const STEP_PROGRAMS: [&str; STEPS as usize] = [
     "hairpin6",
     "hairpin6_first",
     "hairpin6_second",
+    "hairpin6_error",
     "from_uplink6",
     "reply6_rare",
     "publish6",
     "from_container",
     "open4",
     "hairpin4",
+    "hairpin4_error",
 ];
 /// How many.
-pub const STEPS: u32 = 15;
+pub const STEPS: u32 = 17;
 
 /// Counters of an endpoint, one a CPU.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

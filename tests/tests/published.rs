@@ -9,7 +9,8 @@ use std::{
 use anyhow::{Context, ensure};
 use netd::lab::echo;
 use netd_tests::{
-    ports::{Open, at, closed, echo_by, netd, published, refusal},
+    error_queue::{self, IcmpError},
+    ports::{Open, at, closed, connected, echo_by, netd, published, refusal, refused},
     site::{PATIENCE, SILENCE, eventually},
     streams::TcpFlood,
     with_site,
@@ -71,6 +72,46 @@ fn from_containers_and_from_itself() {
         }
         // Isolation is as it was.
         ensure!(blue.namespace.run(|| Ok(echo::tcp(at(web.address, 7), b"x", SILENCE).is_err()))?);
+        Ok(())
+    });
+}
+
+/// What says that nobody listens behind a published port comes to who asked, and to who answers where nobody listens any more.
+#[test]
+fn nobody_listens_behind_a_published_port() {
+    with_site("nobody_listens_behind_a_published_port", BLUE, |site| {
+        let web = site.container_with("web", &["-p", "8009:9/udp", "-p", "8010:10/udp"])?;
+        let peer = site.container("peer")?;
+        let blue = site.container_with("blue", &["--network", "blue"])?;
+        let host = site.host.address;
+        for client in [&web, &peer, &blue] {
+            for address in [host, client.gateway] {
+                refused(&connected(&client.namespace, at(address, 8009))?)
+                    .with_context(|| format!("{} by {address}", client.name))?;
+            }
+        }
+        for client in [&peer, &blue] {
+            let server = web.namespace.run(|| Ok(UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 10))?))?;
+            server.set_read_timeout(Some(PATIENCE))?;
+            let socket = connected(&client.namespace, at(host, 8010))?;
+            socket.send(b"a question")?;
+            let (_, from) = server.recv_from(&mut [0; 16]).context("no question")?;
+            drop(socket);
+            server.connect(from)?;
+            refused(&server).with_context(|| format!("an answer to {}", client.name))?;
+        }
+        // Whose time is up is told by whom, and with which address.
+        for (ttl, expected) in [
+            (1, IcmpError { kind: 11, code: 0, from: peer.gateway, mtu: 0 }),
+            (2, IcmpError { kind: 3, code: 3, from: host, mtu: 0 }),
+        ] {
+            let socket = connected(&peer.namespace, at(host, 8009))?;
+            error_queue::keep(&socket)?;
+            socket.set_ttl(ttl)?;
+            socket.send(b"probe")?;
+            let found = error_queue::wait(&socket, PATIENCE).with_context(|| format!("hop {ttl}"))?;
+            ensure!(found == expected, "hop {ttl}: {found:?}");
+        }
         Ok(())
     });
 }

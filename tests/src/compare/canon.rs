@@ -113,7 +113,9 @@ fn transport(text: &mut String, ip: &Parts<'_>, names: &mut Names, at: Party, ou
             let _ = write!(text, "{from} → {to}");
         }
         None => {
-            let _ = write!(text, "{} → {}", host(ip.source), host(ip.destination));
+            let stands_in = is_error && complains_as_host(ip, names);
+            let source = if stands_in { "node".into() } else { host(ip.source) };
+            let _ = write!(text, "{source} → {}", host(ip.destination));
         }
     }
     if is_error {
@@ -144,6 +146,19 @@ fn transport(text: &mut String, ip: &Parts<'_>, names: &mut Names, at: Party, ou
     } else if !matches!(ip.protocol, protocol::TCP | protocol::UDP) {
         let _ = write!(text, " number {}", ip.protocol);
     }
+}
+
+/// Whether an error is of a container that has asked for a published port, about an answer: it comes from the address that stands for
+/// the container there, which is another with netfilter.
+fn complains_as_host(error: &Parts<'_>, names: &mut Names) -> bool {
+    let Some(quoted) = error.l4.get(8..).and_then(Parts::new) else { return false };
+    let Some(&[a, b, c, d]) = quoted.l4.first_chunk() else { return false };
+    let [source, destination] = [[a, b], [c, d]].map(u16::from_be_bytes);
+    let (remote, own) = ((quoted.source, source), (quoted.destination, destination));
+    let is_host = [error.family.node(), error.family.gateway()].contains(&error.source);
+    is_host
+        && quoted.destination == error.source
+        && names.owner(quoted.protocol, remote, own, false).is_some_and(|flow| flow.remote.is_container())
 }
 
 /// What an error quotes.

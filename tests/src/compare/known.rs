@@ -35,7 +35,7 @@ pub struct Known {
 }
 
 /// All of them.
-pub const KNOWN: [Known; 13] = [
+pub const KNOWN: [Known; 11] = [
     Known { heading: "fragments", is: fragments },
     Known { heading: "protocols without ports", is: protocols },
     Known { heading: "ICMP errors of containers", is: spoofed_errors },
@@ -45,11 +45,6 @@ pub const KNOWN: [Known; 13] = [
     Known { heading: "what its TCP takes for invalid, or has forgotten", is: invalid_tcp },
     Known { heading: "the host's errors about packets with options", is: options },
     Known { heading: "an echo reply that answers nothing", is: stray_replies },
-    Known { heading: "ICMP errors between containers by a published port", is: hairpin_errors },
-    Known {
-        heading: "a packet between containers by a published port whose time is up",
-        is: hairpin_expired,
-    },
     Known {
         heading: "a client of a published port to whom the container talks already",
         is: published_clash,
@@ -236,34 +231,6 @@ fn is_visit(packet: &Packet) -> bool {
         _ => return false,
     };
     matches!(packet.to, To::Node | To::Gateway) && published(protocol, port).is_some()
-}
-
-/// To a container, by the host, whose address the sender had asked for.
-fn hairpin_errors(difference: &Difference<'_>) -> bool {
-    let Step::Error(error) = difference.step else { return false };
-    let by_host = |one: &str| {
-        (one.starts_with("A ← ICMP") || one.starts_with("B ← ICMP"))
-            && (one.contains(" gateway → ") || one.contains(" node → "))
-    };
-    let visited = difference
-        .before
-        .iter()
-        .any(|step| matches!(step, Step::Packet(packet) if packet.from.is_container() && is_visit(packet)));
-    visited
-        && error.from.is_container()
-        && difference.netd.is_empty()
-        && matches!(difference.netfilter, [one] if by_host(one))
-}
-
-/// By the host, which would have to tell the sender.
-fn hairpin_expired(difference: &Difference<'_>) -> bool {
-    let by_port = |packet: &Packet| match packet.to {
-        To::Flow(flow) => flow.remote == Party::A,
-        _ => is_visit(packet),
-    };
-    packet(difference).is_some_and(|packet| packet.from.is_container() && packet.ttl == 1 && by_port(packet))
-        && difference.netd.is_empty()
-        && matches!(difference.netfilter, [one] if one.contains(difference.expired()))
 }
 
 /// The container has sent from its own port to the client's, without a client's flow, and so has another port of the host's there.
