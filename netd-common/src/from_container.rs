@@ -193,13 +193,19 @@ pub fn step6<P: Packet, T: Tables<V6>>(
         } else {
             hairpin::make_second::<V6, P, T>(packet, tables, ifindex)
         };
-        return Err(match made {
-            Ok(()) => Step6::Hairpin,
+        return match made {
+            Ok(true) => Err(Step6::Hairpin),
+            Ok(false) => {
+                let slot = tables.interface(ifindex).map_or(NO_SLOT, |interface| interface.slot);
+                tables.count_way(Way::ToHost, packet.len());
+                tables.count_sent(slot, packet.len());
+                Ok(Verdict::STACK)
+            }
             Err(reason) => {
                 *told = Told { reason: reason as u32, mtu: 0, quiet: true };
-                Step6::Refuse
+                Err(Step6::Refuse)
             }
-        });
+        };
     }
     let mut plan = Plan::<V6>::new();
     let mut node = None;

@@ -173,7 +173,8 @@ fn known<A: Addr, T: Tables<A>>(
     if opens { NO_SECOND } else { NOT_OURS }
 }
 
-/// Makes the sender's flow of a packet; then the packet is to be looked at anew. A program of its own in BPF.
+/// Makes the sender's flow of a packet; then the packet is to be looked at anew. `false`: it is the host's. A program of its own in
+/// BPF.
 ///
 /// # Errors
 /// Why there is none.
@@ -182,28 +183,33 @@ pub fn make_first<A: Addr, P: Packet, T: Tables<A>>(
     packet: &P,
     tables: &T,
     ifindex: u32,
-) -> Result<(), Drop> {
+) -> Result<bool, Drop> {
     let Some(interface) = tables.interface(ifindex) else { return Err(A::NO_INTERFACE) };
     let ip = headers::ip::<A, P>(packet)?;
     let tuple = headers::transport(packet, &ip, false)?.tuple(&ip, Tuple::<A>::OUT);
+    // So far only its number is known to be published: that may be at another address, or of the other family.
+    if published::find(tables, &tuple).is_none() {
+        return Ok(false);
+    }
     let mut source = Mapping { address: ip.destination, port: Be16::ZERO, flags: Flow::<A>::HAIRPIN };
     match tables.create(&tuple, interface.slot, &mut source) {
-        0 => Ok(()),
+        0 => Ok(true),
         reason => Err(nat::refusal(reason & !nat::SOON)),
     }
 }
 
 /// Makes the receiver's flow of a packet that has the sender's; then the packet is to be looked at anew. A program of its own in
-/// BPF. Where that cannot be, the sender's flow goes again.
+/// BPF. Where that cannot be, the sender's flow goes again. `false`: nobody has published the port any more, and the packet is the
+/// host's.
 ///
 /// # Errors
-/// Why there is none; [`Drop::PublishedClash`] also where nobody has published the port any more.
+/// Why there is none.
 #[inline(always)]
 pub fn make_second<A: Addr, P: Packet, T: Tables<A>>(
     packet: &P,
     tables: &T,
     ifindex: u32,
-) -> Result<(), Drop> {
+) -> Result<bool, Drop> {
     let Some(_) = tables.interface(ifindex) else { return Err(A::NO_INTERFACE) };
     let ip = headers::ip::<A, P>(packet)?;
     let transport = headers::transport(packet, &ip, false)?;
@@ -213,10 +219,10 @@ pub fn make_second<A: Addr, P: Packet, T: Tables<A>>(
     };
     let mut destination = Mapping { flags: Flow::<A>::HAIRPIN, ..Mapping::NONE };
     match tables.open(&second(&tuple, &source), u32::from(transport.tcp_flags), &mut destination) {
-        0 => Ok(()),
+        0 => Ok(true),
         reason => {
             give_up(tables, &tuple, &source);
-            Err(if reason == NOT_OURS { Drop::PublishedClash } else { nat::refusal(reason & !nat::SOON) })
+            if reason == NOT_OURS { Ok(false) } else { Err(nat::refusal(reason & !nat::SOON)) }
         }
     }
 }

@@ -278,6 +278,10 @@ fn hairpin(world: &World) -> Vec<Case> {
         let ip = Ip6::new(b.address6(), NODE6);
         unchanged(At::FromContainer(b.ifindex), frame6(b.host_mac, b.mac, &ip, body), fate)
     };
+    let from_b_to = |host, body: &Body| {
+        let frame = frame6(b.host_mac, b.mac, &Ip6::new(b.address6(), host), body);
+        unchanged(At::FromContainer(b.ifindex), frame, Fate::Goes(To::Stack, Way::ToHost))
+    };
     let ask =
         |host_port, flags| across(NODE6, (b, a), &segment(KEPT, host_port, flags), &segment(KEPT, 80, flags));
     vec![
@@ -315,6 +319,14 @@ fn hairpin(world: &World) -> Vec<Case> {
                 ask(8080, ACK),
                 // Nothing of the refused one is left.
                 from_b(&segment(KEPT, 8081, ACK), Fate::Goes(To::Stack, Way::ToHost)),
+            ],
+        ),
+        case(
+            "IPv6: from a neighbour to a port that is published at another address, or for another protocol",
+            vec![
+                from_b_to(OTHER6, &segment(KEPT, 6060, SYN)),
+                from_b_to(b.network.gateway6(), &segment(KEPT, 6060, SYN)),
+                from_b_to(OTHER6, &udp(KEPT, 8080)),
             ],
         ),
         case(
