@@ -10,14 +10,12 @@ use std::{
 
 use anyhow::{Context as _, Result};
 use netd::lab::socket;
+use netd_common::wire::protocol;
 
-use super::{Copy, Family, Kind, PUBLISHED, PUBLISHES, Party, generate::Random};
+use super::{Copy, Family, Kind, PUBLISHED, Party, Published, generate::Random};
 
 /// Ports that are served.
 const OPEN: [u16; 2] = [7001, 7002];
-/// The same of the container that has published ports: those behind them.
-const PUBLISHED_BY: Party = Party::A;
-const BEHIND: [u16; 2] = [PUBLISHED[0].2, PUBLISHED[1].2];
 /// One that is not.
 const CLOSED: u16 = 9;
 /// Operations of a story.
@@ -96,7 +94,7 @@ pub fn story(seed: u64) -> (Family, Vec<Operation>) {
             let other = if from == Party::A { Party::B } else { Party::A };
             let mut to = Some(random.pick(&[Party::Server, Party::Server, Party::Narrow, other]));
             let mut port = random.pick(&[OPEN[0], OPEN[1], OPEN[0], CLOSED]);
-            if random.once_in(3) && PUBLISHES.contains(&family) {
+            if random.once_in(3) {
                 (from, to) = (random.pick(&[Party::Server, Party::Narrow, Party::B, Party::A]), None);
             }
             let (connection, side) = (random.below(connections.max(1)) as usize, random.below(2) as usize);
@@ -104,7 +102,7 @@ pub fn story(seed: u64) -> (Family, Vec<Operation>) {
                 kind if index < 2 || kind < 3 && connections < CONNECTIONS => {
                     connections += 1;
                     if to.is_none() {
-                        port = PUBLISHED[0].1;
+                        port = PUBLISHED[random.pick(&[0, 0, 2])].port;
                     }
                     Operation::Connect { from, to, port }
                 }
@@ -115,7 +113,7 @@ pub fn story(seed: u64) -> (Family, Vec<Operation>) {
                 }
                 _ => {
                     if to.is_none() {
-                        port = PUBLISHED[1].1;
+                        port = PUBLISHED[random.pick(&[1, 1, 3])].port;
                     }
                     let length = random.pick(&[1, 1000, 1400, 4000, 20_000, 60_000]);
                     Operation::Datagram { from, to, port, length }
@@ -150,8 +148,8 @@ impl Programs {
         let copy = Copy::new(kind)?;
         let (mut listeners, mut servers) = (Vec::new(), Vec::new());
         for party in Party::ALL {
-            let behind = if party == PUBLISHED_BY { &BEHIND[..] } else { &[] };
-            for port in OPEN.iter().chain(behind).copied() {
+            let behind = PUBLISHED.iter().filter(|one| one.owner == party).map(|one| one.inner);
+            for port in OPEN.into_iter().chain(behind) {
                 let (listener, server) = copy.namespace(party).run(|| {
                     // Both families.
                     let any = (Ipv6Addr::UNSPECIFIED, port);
@@ -268,8 +266,11 @@ impl Programs {
                 return Ok(format!("{number}: no connection: {:?}", error.kind()));
             }
         };
-        let place = to.map_or((PUBLISHED_BY, BEHIND[0]), |to| (to, port));
-        let listener = self.listeners.iter().find(|(party, own, _)| (*party, *own) == place);
+        let place = match to {
+            Some(to) => Some((to, port)),
+            None => Published::find(protocol::TCP, port).map(|one| (one.owner, one.inner)),
+        };
+        let listener = self.listeners.iter().find(|(party, own, _)| Some((*party, *own)) == place);
         let listener = &listener.context("a connection to a port that nobody serves")?.2;
         socket::readable([listener], Some(PATIENCE))?;
         let (accepted, peer) = listener.accept().context("nobody is there to be accepted")?;
