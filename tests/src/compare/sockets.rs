@@ -35,8 +35,8 @@ pub enum Operation {
     Connect {
         /// Who.
         from: Party,
-        /// To whom; none: to the host, by the published port.
-        to: Option<Party>,
+        /// To whom.
+        to: Whom,
         /// To which port.
         port: u16,
     },
@@ -62,13 +62,24 @@ pub enum Operation {
     Datagram {
         /// Who.
         from: Party,
-        /// To whom; none: to the host, by the published port.
-        to: Option<Party>,
+        /// To whom.
+        to: Whom,
         /// To which port.
         port: u16,
         /// Bytes.
         length: usize,
     },
+}
+
+/// To whom a program talks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Whom {
+    /// To another party.
+    Party(Party),
+    /// To the host by its address on the uplink, and a published port.
+    Node,
+    /// To the host as containers see it, likewise; not all ports are published there.
+    Gateway,
 }
 
 /// How a side ends a connection.
@@ -92,16 +103,19 @@ pub fn story(seed: u64) -> (Family, Vec<Operation>) {
         .map(|index| {
             let mut from = random.pick(&[Party::A, Party::B]);
             let other = if from == Party::A { Party::B } else { Party::A };
-            let mut to = Some(random.pick(&[Party::Server, Party::Server, Party::Narrow, other]));
+            let mut to = Whom::Party(random.pick(&[Party::Server, Party::Server, Party::Narrow, other]));
             let mut port = random.pick(&[OPEN[0], OPEN[1], OPEN[0], CLOSED]);
             if random.once_in(3) {
-                (from, to) = (random.pick(&[Party::Server, Party::Narrow, Party::B, Party::A]), None);
+                from = random.pick(&[Party::Server, Party::Narrow, Party::B, Party::A]);
+                let by_gateway = from.is_container() && random.once_in(2);
+                to = if by_gateway { Whom::Gateway } else { Whom::Node };
             }
+            let is_published = !matches!(to, Whom::Party(_));
             let (connection, side) = (random.below(connections.max(1)) as usize, random.below(2) as usize);
             match random.below(10) {
                 kind if index < 2 || kind < 3 && connections < CONNECTIONS => {
                     connections += 1;
-                    if to.is_none() {
+                    if is_published {
                         port = PUBLISHED[random.pick(&[0, 0, 2])].port;
                     }
                     Operation::Connect { from, to, port }
@@ -112,7 +126,7 @@ pub fn story(seed: u64) -> (Family, Vec<Operation>) {
                     Operation::End { connection, side, how }
                 }
                 _ => {
-                    if to.is_none() {
+                    if is_published {
                         port = PUBLISHED[random.pick(&[1, 1, 3])].port;
                     }
                     let length = random.pick(&[1, 1000, 1400, 4000, 20_000, 60_000]);
@@ -125,7 +139,7 @@ pub fn story(seed: u64) -> (Family, Vec<Operation>) {
 }
 
 /// Who sends datagrams, to whom and to which port.
-type Ends = (Party, Option<Party>, u16);
+type Ends = (Party, Whom, u16);
 
 /// A copy with servers, and what its programs have open.
 #[derive(Debug)]
@@ -189,8 +203,12 @@ impl Programs {
     }
 
     /// The address of a party's, or of the host's.
-    fn address(&self, of: Option<Party>) -> IpAddr {
-        of.map_or(self.family.node(), |party| party.ip(self.family))
+    fn address(&self, of: Whom) -> IpAddr {
+        match of {
+            Whom::Party(party) => party.ip(self.family),
+            Whom::Node => self.family.node(),
+            Whom::Gateway => self.family.gateway(),
+        }
     }
 
     fn act(&mut self, operation: Operation) -> Result<()> {
@@ -255,7 +273,7 @@ impl Programs {
     }
 
     /// Opens a connection and accepts it; what both sides see.
-    fn connect(&mut self, from: Party, to: Option<Party>, port: u16) -> Result<String> {
+    fn connect(&mut self, from: Party, to: Whom, port: u16) -> Result<String> {
         let number = self.connections.len();
         let address = SocketAddr::new(self.address(to), port);
         let opened = self.copy.namespace(from).run(|| Ok(TcpStream::connect_timeout(&address, PATIENCE)))?;
@@ -267,8 +285,8 @@ impl Programs {
             }
         };
         let place = match to {
-            Some(to) => Some((to, port)),
-            None => Published::find(protocol::TCP, port).map(|one| (one.owner, one.inner)),
+            Whom::Party(to) => Some((to, port)),
+            _ => Published::find(protocol::TCP, port).map(|one| (one.owner, one.inner)),
         };
         let listener = self.listeners.iter().find(|(party, own, _)| Some((*party, *own)) == place);
         let listener = &listener.context("a connection to a port that nobody serves")?.2;
