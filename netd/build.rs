@@ -1,5 +1,5 @@
-//! Hands the compiled eBPF programs to the crate, in `OUT_DIR`: the daemon's as `netd.o`, and as `metadata.o` those that
-//! `netd bench` compares it with.
+//! Hands the compiled eBPF programs to the crate, in `OUT_DIR`: the daemon's as `netd.o`, and as `metadata.o` and `redirect.o`
+//! those that `netd bench` compares it with.
 //!
 //! They are compiled by `cargo xtask build-ebpf` and not from here: that takes another toolchain, and a build script that
 //! ran it would do so in every `cargo check`.
@@ -15,6 +15,7 @@ fn main() {
     let objects = Path::new(env!("CARGO_MANIFEST_DIR")).with_file_name("target/bpf");
     embed(&env::var_os(OBJECT).map_or_else(|| objects.join("netd.o"), PathBuf::from), "netd.o");
     embed(&objects.join("metadata.o"), "metadata.o");
+    embed(&objects.join("redirect.o"), "redirect.o");
 }
 
 fn embed(object: &Path, name: &str) {

@@ -9,6 +9,7 @@ mod hosts;
 mod metadata;
 mod netd;
 mod plain;
+mod redirect;
 
 use std::{fmt, net::Ipv4Addr};
 
@@ -124,6 +125,14 @@ pub const VARIANTS: &[Variant] = &[
         direct: None,
         vxlan: Some(metadata::vxlan),
         if_named: false,
+    },
+    Variant {
+        name: "redirect",
+        what: "two namespaces, and a TC program that does nothing but redirect: what a datapath of such programs can reach at best",
+        one_host: Some(redirect::build),
+        direct: None,
+        vxlan: None,
+        if_named: true,
     },
     Variant {
         name: "veth",
