@@ -294,22 +294,14 @@ fn hairpin_errors(difference: &Difference<'_>) -> bool {
         && matches!(difference.netfilter, [one] if by_host(one))
 }
 
-/// By the host, which would have to tell the sender; or goes to the host itself, as one of no connection, and is reset.
+/// By the host, which would have to tell the sender.
 fn hairpin_expired(difference: &Difference<'_>) -> bool {
     let by_port = |packet: &Packet| match packet.to {
         To::Flow(flow) => flow.remote.is_container(),
         _ => packet.published().is_some(),
     };
-    let Some(packet) = packet(difference) else { return false };
-    let refused = match difference.netd {
-        [] => true,
-        [one] => is_refused(packet, one),
-        _ => false,
-    };
-    packet.from.is_container()
-        && packet.ttl == 1
-        && by_port(packet)
-        && refused
+    packet(difference).is_some_and(|packet| packet.from.is_container() && packet.ttl == 1 && by_port(packet))
+        && difference.netd.is_empty()
         && matches!(difference.netfilter, [one] if one.contains(difference.expired()))
 }
 
@@ -341,5 +333,8 @@ fn published_middle(difference: &Difference<'_>) -> bool {
         [one] => is_refused(packet, one),
         _ => false,
     };
-    flags & OPENS != SYN && refused && is_delivered(packet, difference.netfilter)
+    // The host itself is reached with the last hop, as no container is.
+    let expired =
+        matches!(difference.netfilter, [one] if packet.ttl == 1 && one.contains(difference.expired()));
+    flags & OPENS != SYN && refused && (expired || is_delivered(packet, difference.netfilter))
 }
