@@ -167,7 +167,7 @@ fn from_the_host_itself() {
 fn the_hosts_sockets_pay_only_for_what_is_published() {
     with_site("the_hosts_sockets_pay_only_for_what_is_published", "", |site| {
         site.container("web")?;
-        let mut check = |command: &[&str], connect: u64, receive: u64| -> anyhow::Result<()> {
+        let check = |command: &[&str], connect: u64, receive: u64| -> anyhow::Result<()> {
             if !command.is_empty() {
                 netd(site, command)?;
             }
