@@ -18,8 +18,6 @@ use crate::{bench::latency::Latency, lab::socket};
 pub(super) const SMALL: usize = 64;
 /// Payload of one that is cut into three, on links with Ethernet's MTU, a VXLAN's or a little less.
 pub(super) const FRAGMENTED: usize = 4000;
-/// Datagrams of one call.
-const BATCH: usize = 64;
 /// What the receiver's socket holds, in bytes as the kernel counts them: more than a sender on the same CPU sends before the
 /// receiver has its turn, so that nothing is lost there.
 const QUEUE: i32 = 16 << 20;
@@ -55,7 +53,7 @@ pub(super) fn run(order: &Order, size: usize) -> Result<Load> {
     socket.connect(order.address).with_context(|| format!("cannot reach {}", order.address))?;
     socket.set_read_timeout(Some(WAIT)).context("cannot set a timeout")?;
     let mut batch = Batch::new(size);
-    let cost = transmit(order, || batch.send(&socket).context("cannot send"))?;
+    let cost = transmit(order, || batch.send(&socket).map(drop).context("cannot send"))?;
     let mut result = [0; 16];
     for _ in 0..TRIES {
         // Anything that is not data asks for the result.
@@ -76,7 +74,7 @@ pub(super) fn run(order: &Order, size: usize) -> Result<Load> {
 }
 
 /// Datagrams for one call of sendmmsg(2) or recvmmsg(2).
-struct Batch {
+pub(super) struct Batch {
     messages: Vec<libc::mmsghdr>,
     // What the messages point to: on the heap, where it stays when this is moved.
     _parts: Vec<libc::iovec>,
@@ -84,8 +82,12 @@ struct Batch {
 }
 
 impl Batch {
-    fn new(size: usize) -> Self {
-        let mut buffers = vec![vec![0_u8; size]; BATCH];
+    /// Datagrams in it.
+    pub(super) const SIZE: usize = 64;
+
+    /// Of datagrams with so many bytes of payload.
+    pub(super) fn new(size: usize) -> Self {
+        let mut buffers = vec![vec![0_u8; size]; Self::SIZE];
         let part = |buffer: &mut Vec<u8>| libc::iovec {
             iov_base: buffer.as_mut_ptr().cast(),
             iov_len: buffer.len(),
@@ -102,11 +104,11 @@ impl Batch {
         Self { messages, _parts: parts, _buffers: buffers }
     }
 
-    /// Sends all of it.
-    fn send(&mut self, socket: &UdpSocket) -> io::Result<()> {
-        // SAFETY: BATCH messages, each with one part that is all of a buffer which lives as long as `self`.
-        count(unsafe { libc::sendmmsg(socket.as_raw_fd(), self.messages.as_mut_ptr(), BATCH as u32, 0) })?;
-        Ok(())
+    /// Sends all of it, and returns how many that were.
+    pub(super) fn send(&mut self, socket: &UdpSocket) -> io::Result<usize> {
+        let (fd, messages) = (socket.as_raw_fd(), self.messages.as_mut_ptr());
+        // SAFETY: SIZE messages, each with one part that is all of a buffer which lives as long as `self`.
+        count(unsafe { libc::sendmmsg(fd, messages, Self::SIZE as u32, 0) })
     }
 
     /// Waits for a datagram, and takes all that are there then.
@@ -114,7 +116,7 @@ impl Batch {
         let (fd, messages) = (socket.as_raw_fd(), self.messages.as_mut_ptr());
         let (flags, forever) = (libc::MSG_WAITFORONE, std::ptr::null_mut());
         // SAFETY: as above; nothing else refers to the buffers.
-        let count = count(unsafe { libc::recvmmsg(fd, messages, BATCH as u32, flags, forever) })?;
+        let count = count(unsafe { libc::recvmmsg(fd, messages, Self::SIZE as u32, flags, forever) })?;
         Ok(&self.messages[..count])
     }
 }
