@@ -1,6 +1,6 @@
 //! Hosts that drop, at their uplink, what comes from a source: netd by its deny list, others by a rule of iptables'.
 
-use std::{net::Ipv4Addr, sync::Arc};
+use std::{net::Ipv4Addr, rc::Rc};
 
 use anyhow::{Context, Result, ensure};
 use aya::{
@@ -80,8 +80,8 @@ impl Site {
         let text = links[0]["address"].as_str().unwrap_or_default();
         self.outside.ip([format!("neighbour replace {HOST} lladdr {text} dev {WIRE} nud permanent")])?;
         let outside = Outside { link: WIRE.to_owned(), mac, source: SOURCE };
-        let denied = Arc::new(Denied { outside, dropped: Box::new(dropped) });
-        let path = Path { denied: Some(Arc::clone(&denied)), ..Path::new(&self.outside, &self.host, HOST) };
+        let denied = Rc::new(Denied { outside, dropped: Box::new(dropped) });
+        let path = Path { denied: Some(Rc::clone(&denied)), ..Path::new(&self.outside, &self.host, HOST) };
         Ok(Scene {
             paths: vec![(Route::Denied, path)],
             evidence: Some(Box::new(move || {

@@ -11,7 +11,7 @@ mod metadata;
 mod netd;
 mod plain;
 
-use std::{fmt, net::Ipv4Addr, sync::Arc};
+use std::{fmt, net::Ipv4Addr, rc::Rc};
 
 use anyhow::{Context, Result, bail};
 
@@ -315,7 +315,7 @@ pub(super) struct Path {
     /// Where the server is reached by a published port: that port, and the server's own.
     pub(super) published: Option<(u16, u16)>,
     /// Where the server's host takes nothing from the client: what is known of that.
-    pub(super) denied: Option<Arc<Denied>>,
+    pub(super) denied: Option<Rc<Denied>>,
 }
 
 impl Path {

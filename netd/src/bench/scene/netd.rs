@@ -35,6 +35,26 @@ enum More {
     Endpoints,
 }
 
+impl More {
+    /// Which of the daemon's maps there is much in.
+    fn map(self) -> Option<&'static str> {
+        match self {
+            Self::Nothing => None,
+            Self::Ports => Some("ports"),
+            Self::Endpoints => Some("endpoints"),
+        }
+    }
+}
+
+/// How much there is in a map, which must be much.
+fn in_map(host: &Host, name: &str) -> Result<String> {
+    let status = host.json(["status", "--json"])?;
+    let map = status["maps"].as_array().into_iter().flatten().find(|map| map["name"] == name);
+    let entries = map.and_then(|map| map["entries"].as_u64()).with_context(|| format!("no map {name}"))?;
+    ensure!(entries >= u64::from(CROWD), "there are only {entries} {name}");
+    Ok(format!("; {entries} {name}"))
+}
+
 /// Ports and endpoints of a host that has many, in all.
 const CROWD: u16 = 10_000;
 
@@ -80,7 +100,11 @@ fn with_more(lab: &Lab, world: &World, name: &str, more: More) -> Result<Scene> 
     paths.extend(publishes.then_some((Route::Published, published)));
     Ok(Scene {
         paths,
-        evidence: Some(Box::new(move || evidence(&host, &["local", "masquerade", "reply"]))),
+        evidence: Some(Box::new(move || {
+            let moved = evidence(&host, &["local", "masquerade", "reply"])?;
+            let crowd = more.map().map(|map| in_map(&host, map)).transpose()?;
+            Ok(moved + &crowd.unwrap_or_default())
+        })),
         hosts: None,
         missing,
     })
