@@ -4,7 +4,6 @@
 //! least that dropping can cost.
 #![no_std]
 #![no_main]
-#![expect(clippy::needless_pass_by_value, reason = "the xdp macro passes the context by value")]
 
 use core::ptr::read_volatile;
 
