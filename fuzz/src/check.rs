@@ -18,33 +18,33 @@ use crate::{WORLD, member, view::View};
 /// What VXLAN puts before a packet, with the inner Ethernet header, over IPv4 and over IPv6.
 const OVERHEADS: [usize; 2] = [Vxlan::OVERHEAD as usize, Vxlan::OVERHEAD6 as usize];
 
-/// Who sent last what the other side sees: protocol, host's port, other side and its port, to the container and its port.
+/// Who sent last what the other side sees: the container and its port.
 #[derive(Default)]
-pub(crate) struct Senders(HashMap<Ports, (V6, u16)>);
+pub(crate) struct Senders(HashMap<Seen, (V6, u16)>);
 
-/// Protocol, own port, the other side and its port.
-type Ports = (u8, u16, V6, u16);
+/// Protocol, the host's address and port, the other side and its port.
+type Seen = (u8, (V6, u16), (V6, u16));
 
 impl Senders {
     /// A packet of a container's, before and after its source was translated.
     fn sent(&mut self, before: &View<'_>, after: &View<'_>) {
         if let (Some((from, _)), Some((source, destination))) = (before.ports(), after.ports()) {
-            self.0.insert((after.protocol, source, after.destination, destination), (before.source, from));
+            let seen = (after.protocol, (after.source, source), (after.destination, destination));
+            self.0.insert(seen, (before.source, from));
         }
     }
 
     /// A packet that may have been too big for the uplink, or whose time was up: it was not sent then, but it has a flow.
     fn refused(&mut self, tables: &Memory<V4>, before: &View<'_>) {
         let Some(ports @ (source, destination)) = before.ports() else { return };
-        let port = match v4(before.source).zip(v4(before.destination)) {
-            Some(ends) => port(tables, ends, before.protocol, ports),
-            None => port(tables, (before.source, before.destination), before.protocol, ports),
+        let own = match v4(before.source).zip(v4(before.destination)) {
+            Some(ends) => masqueraded(tables, ends, before.protocol, ports),
+            None => masqueraded(tables, (before.source, before.destination), before.protocol, ports),
         };
-        if let Some(port) = port {
+        if let Some(own) = own {
             // By a published port, the other side is the container behind it.
-            let (remote, destination) =
-                Self::published(tables, before).unwrap_or((before.destination, destination));
-            self.0.insert((before.protocol, port, remote, destination), (before.source, source));
+            let other = Self::published(tables, before).unwrap_or((before.destination, destination));
+            self.0.insert((before.protocol, own, other), (before.source, source));
         }
     }
 
@@ -66,8 +66,8 @@ impl Senders {
     /// To whom a packet to a port of the host's is.
     fn receiver(&self, tables: &Memory<V4>, packet: &View<'_>) -> Option<(V6, u16)> {
         let (source, destination) = packet.ports()?;
-        let key = (packet.protocol, destination, packet.source, source);
-        Self::published(tables, packet).or_else(|| self.0.get(&key).copied())
+        let seen = (packet.protocol, (packet.destination, destination), (packet.source, source));
+        Self::published(tables, packet).or_else(|| self.0.get(&seen).copied())
     }
 
     /// # Panics
@@ -80,13 +80,13 @@ impl Senders {
     }
 }
 
-/// The host's port of a container's flow.
-fn port<A: Addr>(
+/// The host's address and port of a container's flow.
+fn masqueraded<A: Addr>(
     tables: &impl Tables<A>,
     (source, destination): (A, A),
     protocol: u8,
     ports: (u16, u16),
-) -> Option<u16> {
+) -> Option<(V6, u16)> {
     let tuple = Tuple {
         source,
         destination,
@@ -96,7 +96,8 @@ fn port<A: Addr>(
         direction: Tuple::<A>::OUT,
         reserved: 0,
     };
-    Some(tables.flow(&tuple)?.port.host())
+    let flow = tables.flow(&tuple)?;
+    Some((flow.address.mapped(), flow.port.host()))
 }
 
 /// Whose port a published one is.

@@ -53,6 +53,18 @@ impl Skb {
         skb
     }
 
+    /// One whose headers are where programs can read them, in a subprogram.
+    #[inline(always)]
+    pub(crate) fn again(ctx: Context) -> Self {
+        Self { ctx }
+    }
+
+    /// For helpers.
+    #[inline(always)]
+    pub(crate) fn context(&self) -> Context {
+        self.ctx
+    }
+
     /// What the hook knows.
     #[inline(always)]
     pub(crate) fn hook(&self) -> Hook {

@@ -8,6 +8,7 @@ mod flow_list;
 mod flows;
 mod links;
 mod maps;
+mod next_hops;
 mod pins;
 mod ports;
 mod routes;
@@ -33,6 +34,7 @@ pub use self::crowd::add_crowd;
 pub use self::deny::MAX_DENIED;
 pub use self::flow_list::{FlowEntry, FlowFilter, FlowReader, Phase, Protocol};
 pub use self::links::Attachment;
+pub use self::next_hops::NextHopsTurn;
 pub use self::ports::{MAX_PORTS, PublishedPort};
 pub use self::routes::node_behind;
 pub use self::types::{
@@ -66,6 +68,7 @@ pub struct Datapath {
     programs: Ebpf,
     maps: Maps,
     deny: DenyMaps,
+    next_hops: Option<NextHopsTurn>,
     pins: Pins,
     config: Option<NodeConfig>,
     routes: [Routes; 2],
@@ -119,9 +122,25 @@ impl Datapath {
         }
         let maps = Maps::take(&mut programs)?;
         let deny = DenyMaps::take(&mut programs)?;
+        let next_hops = Some(NextHopsTurn::take(&mut programs)?);
         pins.adopt_links()?;
         let (routes, ports) = Default::default();
-        Ok(Self { programs, maps, deny, pins, config: None, routes, ports, expiry: Expiry::default() })
+        Ok(Self {
+            programs,
+            maps,
+            deny,
+            next_hops,
+            pins,
+            config: None,
+            routes,
+            ports,
+            expiry: Expiry::default(),
+        })
+    }
+
+    /// What tells the programs of changes of next hops; none: somebody has it already.
+    pub fn take_next_hops(&mut self) -> Option<NextHopsTurn> {
+        self.next_hops.take()
     }
 
     /// Tells the programs about the node.

@@ -10,6 +10,7 @@ mod hosts;
 mod metadata;
 mod netd;
 mod plain;
+mod redirect;
 
 use std::{fmt, net::Ipv4Addr, rc::Rc};
 
@@ -130,6 +131,13 @@ pub const VARIANTS: &[Variant] = &[
         name: "metadata",
         what: "between hosts: a vxlan device in collect-metadata mode, driven by two small eBPF programs",
         vxlan: Some(metadata::vxlan),
+        ..NOWHERE
+    },
+    Variant {
+        name: "redirect",
+        what: "two namespaces, and a TC program that does nothing but redirect: what a datapath of such programs can reach at best",
+        one_host: Some(redirect::build),
+        if_named: true,
         ..NOWHERE
     },
     Variant {
