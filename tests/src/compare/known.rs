@@ -35,7 +35,7 @@ pub struct Known {
 }
 
 /// All of them.
-pub const KNOWN: [Known; 11] = [
+pub const KNOWN: [Known; 12] = [
     Known { heading: "fragments", is: fragments },
     Known { heading: "protocols without ports", is: protocols },
     Known { heading: "ICMP errors of containers", is: spoofed_errors },
@@ -45,6 +45,10 @@ pub const KNOWN: [Known; 11] = [
     Known { heading: "what its TCP takes for invalid, or has forgotten", is: invalid_tcp },
     Known { heading: "the host's errors about packets with options", is: options },
     Known { heading: "an echo reply that answers nothing", is: stray_replies },
+    Known {
+        heading: "a packet between containers by a published port whose time is up",
+        is: hairpin_expired,
+    },
     Known {
         heading: "a client of a published port to whom the container talks already",
         is: published_clash,
@@ -238,8 +242,10 @@ fn invalid_visit(difference: &Difference<'_>) -> bool {
 /// An error about a packet of a connection that a reset has ended before it began.
 fn about_forgotten(difference: &Difference<'_>, error: &Error) -> bool {
     let inner = format!(" {:?} →", error.from);
+    // To another container by a published port: the host has got it, and said nothing.
+    let across = |one: &str| one.contains(" node → ") || one.contains(" gateway → ");
     let gone = match difference.netfilter {
-        [] => !error.from.is_container(),
+        [] => !error.from.is_container() || difference.netd.iter().all(|one| across(one)),
         [one] => error.from.is_container() && one.contains(&inner) || went_to_another(difference),
         _ => false,
     };
@@ -270,6 +276,19 @@ fn is_refused(packet: &Packet, one: &str) -> bool {
     let Some(published) = packet.published() else { return false };
     let by_host = format!(":{} → ", published.port);
     one.starts_with(&format!("{:?} ← TCP ", packet.from)) && one.contains(&by_host) && one.contains(" R")
+}
+
+/// From the address of the host's that the packet was to. About a packet with options netd says nothing.
+fn hairpin_expired(difference: &Difference<'_>) -> bool {
+    let expired = |one: &str, from| one.contains(difference.expired()) && one.contains(from);
+    packet(difference).is_some_and(|packet| {
+        let told = match difference.netd {
+            [] => packet.options,
+            [one] => expired(one, "gateway →"),
+            _ => false,
+        };
+        packet.from.is_container() && packet.ttl == 1 && is_visit(packet) && told
+    }) && matches!(difference.netfilter, [one] if expired(one, "node →"))
 }
 
 /// The container has sent from its own port to the client's, without a client's flow, and so has another port of the host's there.
