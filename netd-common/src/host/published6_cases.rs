@@ -330,14 +330,6 @@ fn hairpin(world: &World) -> Vec<Case> {
             ],
         ),
         case(
-            "IPv6: from a neighbour to a port that is published at another address, or for another protocol",
-            vec![
-                from_b_to(OTHER6, &segment(KEPT, 6060, SYN)),
-                from_b_to(b.network.gateway6(), &segment(KEPT, 6060, SYN)),
-                from_b_to(OTHER6, &udp(KEPT, 8080)),
-            ],
-        ),
-        case(
             "IPv6: to a port of the range that stands for nobody",
             vec![from_b(&udp(KEPT, KEPT), Fate::Goes(To::Stack, Way::ToHost))],
         ),
