@@ -64,10 +64,18 @@ fn hairpin4_error(ctx: TcContext) -> i32 {
     from_container4_step(&mut skb, &ctx, hook, Step4::HairpinError)
 }
 
+/// IPv4 from a container to another node that is too long for an outer header.
+#[classifier]
+fn overlay4(ctx: TcContext) -> i32 {
+    let mut skb = Skb::new(&ctx);
+    let hook = skb.hook();
+    from_container4_step(&mut skb, &ctx, hook, Step4::Overlay)
+}
+
 #[inline(always)]
 fn from_container4_step(skb: &mut Skb, ctx: &TcContext, hook: Hook, this: Step4) -> i32 {
     match netd_common::from_container::step4(skb, &Maps, hook, this) {
-        Ok(done) => verdict(skb, done, hook.ifindex),
+        Ok(done) => verdict(skb, done),
         Err(next) => {
             step(ctx, STEP_FROM_CONTAINER4 + next as u32);
             TC_ACT_SHOT
@@ -81,7 +89,7 @@ fn from_uplink(ctx: TcContext) -> i32 {
     let mut skb = Skb::new(&ctx);
     let hook = skb.uplink_hook();
     if let Some(done) = netd_common::from_uplink(&mut skb, &Maps, hook) {
-        return verdict(&mut skb, done, hook.ifindex);
+        return verdict(&mut skb, done);
     }
     step(&ctx, STEP_FROM_UPLINK6);
     TC_ACT_UNSPEC
@@ -124,6 +132,8 @@ steps6! {
     hairpin6_second = HairpinSecond;
     /// ICMPv6 errors about those.
     hairpin6_error = HairpinError;
+    /// Those to another node that are too long for an outer header.
+    overlay6 = Overlay;
 }
 
 #[inline(always)]
@@ -133,7 +143,7 @@ fn from_container6_step(ctx: &TcContext, this: Step6) -> i32 {
     let is_told = |step| matches!(step, Step6::Refuse | Step6::HairpinFirst | Step6::HairpinSecond);
     let mut told = if is_told(this) { skb.told() } else { Told::default() };
     match netd_common::from_container::step6(&mut skb, &Maps, hook, this, &mut told) {
-        Ok(done) => verdict(&mut skb, done, hook.ifindex),
+        Ok(done) => verdict(&mut skb, done),
         Err(next) => {
             if is_told(next) {
                 skb.tell(&told);
@@ -167,7 +177,7 @@ fn from_uplink6_step(ctx: &TcContext, this: Uplink6) -> i32 {
     let mut skb = Skb::new(ctx);
     let hook = skb.uplink_hook();
     match netd_common::from_uplink::step6(&mut skb, &Maps, hook, this) {
-        Ok(done) => verdict(&mut skb, done, hook.ifindex),
+        Ok(done) => verdict(&mut skb, done),
         Err(next) => {
             step(ctx, STEP_FROM_UPLINK6 + next as u32);
             TC_ACT_UNSPEC
@@ -188,7 +198,7 @@ fn to_container(ctx: TcContext) -> i32 {
     let mut skb = Skb::new(&ctx);
     let hook = skb.hook();
     let done = netd_common::to_container(&skb, &Maps, hook);
-    verdict(&mut skb, done, hook.ifindex)
+    verdict(&mut skb, done)
 }
 
 /// The VXLAN device, ingress: what the kernel has decapsulated.
@@ -197,7 +207,7 @@ fn from_overlay(ctx: TcContext) -> i32 {
     let mut skb = Skb::new(&ctx);
     let hook = skb.tunnel_hook();
     let done = netd_common::from_overlay(&mut skb, &Maps, hook);
-    verdict(&mut skb, done, hook.ifindex)
+    verdict(&mut skb, done)
 }
 
 /// Removes flows from a list that the daemon hands over as a packet (BPF_PROG_TEST_RUN); attached to nothing. Returns how
@@ -256,7 +266,7 @@ fn getpeername6(ctx: SockAddrContext) -> i32 {
 }
 
 #[inline(always)]
-fn verdict(skb: &mut Skb, verdict: Verdict, ifindex: u32) -> i32 {
+fn verdict(skb: &mut Skb, verdict: Verdict) -> i32 {
     // SAFETY: helpers without preconditions; a wrong interface index makes the kernel drop the packet.
     unsafe {
         match verdict.to {
@@ -265,7 +275,7 @@ fn verdict(skb: &mut Skb, verdict: Verdict, ifindex: u32) -> i32 {
             To::Stack => TC_ACT_UNSPEC,
             To::Peer => bpf_redirect_peer(verdict.ifindex, 0) as i32,
             To::Neighbour => next_hop::send(skb, verdict.ifindex, &verdict.via) as i32,
-            To::Reflect => bpf_redirect(ifindex, 0) as i32,
+            To::Out => bpf_redirect(verdict.ifindex, 0) as i32,
         }
     }
 }

@@ -32,6 +32,7 @@ pub(super) const TARGETS: &[Target] = &[
     target("tcp-rr", OURS, "veth", 0.97),
     target("udp-64", OURS, BRIDGE, 1.4),
     target("tcp-stream", OURS, BRIDGE, 1.25),
+    target("tcp-stream", "netd-big-tcp", BRIDGE, 1.6),
     target("tcp-crr", OURS, BRIDGE, 1.4),
     target("egress-udp-64", OURS, BRIDGE, 1.5),
     target("egress-tcp-crr", OURS, BRIDGE, 1.5),

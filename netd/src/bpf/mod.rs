@@ -72,6 +72,8 @@ pub struct Datapath {
     next_hops: Option<NextHopsTurn>,
     pins: Pins,
     config: Option<NodeConfig>,
+    /// The VXLAN device that the programs know of; 0: none.
+    overlay: u32,
     routes: [Routes; 2],
     ports: Ports,
     sockets: Option<Sockets>,
@@ -127,6 +129,8 @@ impl Datapath {
         let next_hops = Some(NextHopsTurn::take(&mut programs)?);
         pins.adopt_links()?;
         let (routes, ports) = Default::default();
+        // That of the daemon before, until this one has looked.
+        let overlay = maps.v4.config.get(&0, 0).map_or(0, |config| config.overlay);
         Ok(Self {
             programs,
             maps,
@@ -134,6 +138,7 @@ impl Datapath {
             next_hops,
             pins,
             config: None,
+            overlay,
             routes,
             ports,
             sockets: None,
@@ -160,9 +165,11 @@ impl Datapath {
             last_port: config.ports.1,
             quota: config.max_flows_per_endpoint,
             mtu: config.mtu,
+            overlay: self.overlay,
         };
         // The same, but for the type.
-        let abi::Config { uplink, underlay4, underlay6, first_port, last_port, quota, mtu, .. } = value;
+        let abi::Config { uplink, underlay4, underlay6, first_port, last_port, quota, mtu, overlay, .. } =
+            value;
         let value6 = abi::Config {
             address: address6,
             uplink,
@@ -172,6 +179,7 @@ impl Datapath {
             last_port,
             quota,
             mtu,
+            overlay,
         };
         self.maps.v4.config.set(0, value, 0).context("writing the node's entry to map CONFIG4")?;
         self.maps.v6.config.set(0, value6, 0).context("writing the node's entry to map CONFIG6")?;
@@ -185,8 +193,25 @@ impl Datapath {
     }
 
     /// Attaches the program of the VXLAN device, or replaces what is attached. Idempotent. Detaches from any other.
+    /// From then on the programs leave to it what they cannot encapsulate.
     pub fn attach_overlay(&mut self, ifindex: u32) -> Result<()> {
-        self.attach_only(ifindex, Hook::Overlay)
+        self.attach_only(ifindex, Hook::Overlay)?;
+        self.set_overlay(ifindex)
+    }
+
+    /// Tells the programs that there is no VXLAN device.
+    pub fn forget_overlay(&mut self) -> Result<()> {
+        self.set_overlay(0)
+    }
+
+    fn set_overlay(&mut self, ifindex: u32) -> Result<()> {
+        if self.overlay == ifindex {
+            return Ok(());
+        }
+        self.overlay = ifindex;
+        // Without a configuration the programs forward nothing yet.
+        let config = self.config;
+        config.map_or(Ok(()), |config| self.configure(&config))
     }
 
     fn attach_only(&mut self, ifindex: u32, hook: Hook) -> Result<()> {

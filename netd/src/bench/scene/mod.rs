@@ -87,6 +87,13 @@ pub const VARIANTS: &[Variant] = &[
         ..NOWHERE
     },
     Variant {
+        name: "netd-big-tcp",
+        what: "netd, its network with big-tcp = true (not measured unless it is named)",
+        one_host: Some(netd::big_tcp),
+        if_named: true,
+        ..NOWHERE
+    },
+    Variant {
         name: "bridge",
         what: "containers on a Linux bridge with Docker's rules; between hosts, connected as flannel does it (vxlan, host-gw); to deny, a rule \
                in raw PREROUTING",

@@ -17,6 +17,11 @@ pub(super) fn one_host(lab: &Lab, world: &World) -> Result<Scene> {
     with_more(lab, world, "netd", More::Nothing)
 }
 
+/// With packets above 64 KiB between its containers.
+pub(super) fn big_tcp(lab: &Lab, world: &World) -> Result<Scene> {
+    with_more(lab, world, "netd-big-tcp", More::Length)
+}
+
 /// The server has published so many ports, real ones.
 pub(super) fn with_many_ports(lab: &Lab, world: &World) -> Result<Scene> {
     with_more(lab, world, "netd-10000-ports", More::Ports)
@@ -33,13 +38,15 @@ enum More {
     Nothing,
     Ports,
     Endpoints,
+    /// Longer packets.
+    Length,
 }
 
 impl More {
     /// Which of the daemon's maps there is much in.
     fn map(self) -> Option<&'static str> {
         match self {
-            Self::Nothing => None,
+            Self::Nothing | Self::Length => None,
             Self::Ports => Some("ports"),
             Self::Endpoints => Some("endpoints"),
         }
@@ -59,7 +66,8 @@ fn in_map(host: &Host, name: &str) -> Result<String> {
 const CROWD: u16 = 10_000;
 
 fn with_more(lab: &Lab, world: &World, name: &str, more: More) -> Result<Scene> {
-    let host = Host::running(lab, world, name, "").context("cannot start the daemon")?;
+    let config = if more == More::Length { "[networks.default]\nbig-tcp = true\n" } else { "" };
+    let host = Host::running(lab, world, name, config).context("cannot start the daemon")?;
     let client = host.container("client", &[]).context("cannot attach the client")?;
     let namespace = lab.namespace(&format!("{name}-server"))?;
     let attach = |options: &[&str]| host.attach("server", &namespace, options);
