@@ -8,7 +8,7 @@ use netd_common::{
     host::{
         Memory,
         cases::{At, FAR_NODE, Member, NEAR, NODE, OTHER},
-        ipv6::{FAR_NODE6, NEAR6, NODE6},
+        ipv6::{FAR_NODE6, NEAR6, NODE6, OTHER6},
     },
     wire::{Be16, Vxlan, protocol},
 };
@@ -43,40 +43,50 @@ impl Senders {
         };
         if let Some(own) = own {
             // By a published port, the other side is the container behind it.
-            let other = Self::published(tables, before).unwrap_or((before.destination, destination));
+            let asked = (before.destination, destination);
+            let other = Self::published(tables, before.protocol, asked).unwrap_or(asked);
             self.0.insert((before.protocol, own, other), (before.source, source));
         }
     }
 
-    /// The container and its port behind the published port that a packet is to.
-    fn published(tables: &Memory<V4>, packet: &View<'_>) -> Option<(V6, u16)> {
-        let (_, port) = packet.ports()?;
-        if !is_host(packet.destination) && !is_gateway(packet.destination) {
+    /// The container and its port behind a published port.
+    fn published(tables: &Memory<V4>, protocol: u8, (host, port): (V6, u16)) -> Option<(V6, u16)> {
+        if !is_host(host) && !is_gateway(host) {
             return None;
         }
-        match v4(packet.destination) {
-            Some(address) => published(tables, address, packet.protocol, port),
-            None => {
-                let v6 = tables.v6.as_ref()?;
-                published(v6.as_ref(), packet.destination, packet.protocol, port)
-            }
+        match v4(host) {
+            Some(address) => published(tables, address, protocol, port),
+            None => published(tables.v6.as_ref()?.as_ref(), host, protocol, port),
         }
     }
 
     /// To whom a packet to a port of the host's is.
-    fn receiver(&self, tables: &Memory<V4>, packet: &View<'_>) -> Option<(V6, u16)> {
-        let (source, destination) = packet.ports()?;
-        let seen = (packet.protocol, (packet.destination, destination), (packet.source, source));
-        Self::published(tables, packet).or_else(|| self.0.get(&seen).copied())
+    fn receiver(&self, tables: &Memory<V4>, seen: Seen) -> Option<(V6, u16)> {
+        Self::published(tables, seen.0, seen.1).or_else(|| self.0.get(&seen).copied())
     }
 
     /// # Panics
     /// A packet reached another than it was for.
     fn answered(&self, tables: &Memory<V4>, before: &View<'_>, after: &View<'_>) {
-        if let (Some(_), Some((_, port))) = (before.ports(), after.ports()) {
+        if let (Some((source, destination)), Some((_, port))) = (before.ports(), after.ports()) {
+            let seen = (before.protocol, (before.destination, destination), (before.source, source));
             let reached = Some((after.destination, port));
-            assert_eq!(self.receiver(tables, before), reached, "an answer reached another than it was for");
+            assert_eq!(self.receiver(tables, seen), reached, "an answer reached another than it was for");
         }
+    }
+
+    /// What an error quotes of a packet from one container to another by a published port, before and after.
+    ///
+    /// # Panics
+    /// It reached another than who has sent that packet, or does not quote it as that was sent.
+    fn complained(&self, tables: &Memory<V4>, after: &View<'_>, quotes: (&View<'_>, &View<'_>)) {
+        let (got, sent) = quotes;
+        assert_eq!((sent.source, sent.destination), (after.destination, after.source), "a quote of others");
+        let (Some((source, destination)), Some((port, _))) = (got.ports(), sent.ports()) else {
+            panic!("an error about no connection");
+        };
+        let seen = (got.protocol, (got.source, source), (got.destination, destination));
+        assert_eq!(self.receiver(tables, seen), Some((sent.source, port)), "an error reached another");
     }
 }
 
@@ -122,7 +132,7 @@ fn v4(address: V6) -> Option<V4> {
 
 /// Whether an address is one of the host's on the uplink.
 fn is_host(address: V6) -> bool {
-    [V4::new(NODE).mapped(), V4::new(OTHER).mapped(), V6::new(NODE6)].contains(&address)
+    [V4::new(NODE).mapped(), V4::new(OTHER).mapped(), V6::new(NODE6), V6::new(OTHER6)].contains(&address)
 }
 
 /// What is known of a packet before a program sees it.
@@ -198,13 +208,17 @@ impl Checked {
                 }
                 reached(&after, verdict);
                 let is_local = after.source == before.source && after.destination == before.destination;
-                let is_error =
-                    verdict.ifindex == ifindex && after.quote().is_some() && is_gateway(after.source);
-                if is_local || is_error {
+                let own = verdict.ifindex == ifindex && before.quote().is_none() && is_gateway(after.source);
+                if is_local || own && after.quote().is_some() {
                     return;
                 }
                 // By a published port: to the other it comes from the host's address that was asked for.
                 assert_eq!(after.source, before.destination, "hairpin from elsewhere");
+                if let Some((got, sent)) = before.quote().zip(after.quote()) {
+                    let quotes = View::new(got).zip(View::new(sent)).expect("an error quotes a packet");
+                    senders.complained(tables, &after, (&quotes.0, &quotes.1));
+                    return;
+                }
                 senders.answered(tables, &before, &after);
                 if before.ports().is_some_and(|(_, port)| tables.is_published(before.protocol, port)) {
                     senders.sent(&before, &after);
@@ -218,6 +232,10 @@ impl Checked {
                     let has_flow = has_flow(tables, after.destination)
                         || tables.v6.as_ref().is_some_and(|v6| has_flow(v6, after.destination));
                     assert!(has_flow || before.later, "to a container without a flow");
+                    // What goes from one container to another is not seen outside.
+                    assert_ne!(before.source, before.destination, "from the host's own address");
+                    let about = after.quote().and_then(View::new);
+                    assert!(!about.is_some_and(|quote| is_host(quote.destination)), "about the host's own");
                 }
             }
             _ => {}

@@ -57,8 +57,9 @@ pub(crate) fn make(bytes: &mut Bytes<'_>, at: At, last: &[u8]) -> Vec<u8> {
         }
         1 | 2 => turned(last, bytes).unwrap_or_else(|| whole(bytes, at)),
         3 => {
-            let quote = match bytes.next() % 2 {
-                0 => turned(last, bytes).unwrap_or_default(),
+            let quote = match bytes.next() {
+                choice if choice.is_multiple_of(2) => turned(last, bytes).unwrap_or_default(),
+                224.. => last.to_vec(),
                 _ => whole(bytes, At::FromUplink),
             };
             let quote = &quote[..quote.len().min(usize::from(bytes.next() % 96))];

@@ -4,7 +4,7 @@ use netd_common::{
     host::{
         build::{Body, Ip6, ipv6_of},
         cases::At,
-        ipv6::{FAR_NODE6, FAR6, FARTHER6, NEAR_NODE6, NEAR6, NODE6, SERVER6, address},
+        ipv6::{FAR_NODE6, FAR6, FARTHER6, NEAR_NODE6, NEAR6, NODE6, OTHER6, SERVER6, address},
     },
     wire::protocol,
 };
@@ -36,8 +36,9 @@ pub(crate) fn make(bytes: &mut Bytes<'_>, at: At, last: &[u8]) -> Vec<u8> {
     match bytes.next() % 8 {
         0 | 1 => turned(last, bytes).unwrap_or_else(|| whole(bytes, at)),
         2 | 3 => {
-            let quote = match bytes.next() % 2 {
-                0 => turned(last, bytes).unwrap_or_default(),
+            let quote = match bytes.next() {
+                choice if choice.is_multiple_of(2) => turned(last, bytes).unwrap_or_default(),
+                224.. => last.to_vec(),
                 _ => whole(bytes, At::FromUplink),
             };
             let quote = &quote[..quote.len().min(usize::from(bytes.next() % 128))];
@@ -49,7 +50,12 @@ pub(crate) fn make(bytes: &mut Bytes<'_>, at: At, last: &[u8]) -> Vec<u8> {
             // A neighbour solicitation (RFC 4861 section 4.3).
             let target = bytes.pick(&ADDRESSES);
             let mut ip = ip(bytes, at);
-            ip.hops = bytes.pick(&[255, 255, 255, 64]);
+            let choice = bytes.next();
+            ip.hops = if choice % 4 == 3 { 64 } else { 255 };
+            if choice & 0x40 != 0 {
+                ip.destination = address([0xff02, 0, 0, 0, 0, 1, 0xff00, 0]);
+                ip.destination[13..].copy_from_slice(&target[13..]);
+            }
             let option = [1, bytes.next() % 3, 2, 0x6e, 10, 88, 0, 2];
             ipv6_of(&ip, &Body::Icmp6(135, bytes.next() / 200, 0, [&target[..], &option].concat()))
         }
@@ -78,6 +84,8 @@ fn ip(bytes: &mut Bytes<'_>, at: At) -> Ip6 {
                 ip.extensions.push(fragment(bytes));
             }
         }
+        // Not among the addresses: in the stories of the corpus, these are to stay what they are.
+        240.. => ip.destination = OTHER6,
         _ => {}
     }
     ip
@@ -92,10 +100,15 @@ fn fragment(bytes: &mut Bytes<'_>) -> (u8, Vec<u8>) {
 
 fn whole(bytes: &mut Bytes<'_>, at: At) -> Vec<u8> {
     let ip = ip(bytes, at);
-    let (source, destination) = (bytes.pick(&PORTS), bytes.pick(&PORTS));
+    let (source, mut destination) = (bytes.pick(&PORTS), bytes.pick(&PORTS));
     let length = match bytes.next() {
         0 => 1600,
         1 => 1453,
+        // Likewise: published at one address alone, and for the routed container.
+        other @ 248.. => {
+            destination = if other % 2 == 0 { 6060 } else { 8088 };
+            16
+        }
         other => usize::from(other % 64),
     };
     let data = vec![0x5a; length];

@@ -332,9 +332,9 @@ impl FragmentRing {
 /// Entries of the map of programs that go on where others end: from here on those of [`crate::from_container::Step6`]...
 pub const STEP_FROM_CONTAINER6: u32 = 0;
 /// ... and from here on those of [`crate::from_uplink::Step6`].
-pub const STEP_FROM_UPLINK6: u32 = 10;
+pub const STEP_FROM_UPLINK6: u32 = 11;
 /// ... and from here on those of [`crate::from_container::Step4`].
-pub const STEP_FROM_CONTAINER4: u32 = 13;
+pub const STEP_FROM_CONTAINER4: u32 = 14;
 /// All of them, as they are called in the object.
 pub const STEP_PROGRAMS: [&str; STEPS as usize] = [
     "from_container6",
@@ -346,6 +346,7 @@ pub const STEP_PROGRAMS: [&str; STEPS as usize] = [
     "hairpin6",
     "hairpin6_first",
     "hairpin6_second",
+    "hairpin6_error",
     "overlay6",
     "from_uplink6",
     "reply6_rare",
@@ -353,10 +354,11 @@ pub const STEP_PROGRAMS: [&str; STEPS as usize] = [
     "from_container",
     "open4",
     "hairpin4",
+    "hairpin4_error",
     "overlay4",
 ];
 /// How many.
-pub const STEPS: u32 = 17;
+pub const STEPS: u32 = 19;
 
 /// Counters of an endpoint, one a CPU.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -293,6 +293,16 @@ impl V6 {
         u32::from_be(self.0[0]) >> 24 == 0xff
     }
 
+    /// Whether it is a solicited-node multicast address (ff02::1:ff00:0/104, RFC 4291 section 2.7.1).
+    #[inline(always)]
+    pub const fn is_solicited_node(&self) -> bool {
+        const PREFIX: V6 = V6::new([0xff, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0xff, 0, 0, 0]);
+        self.0[0] == PREFIX.0[0]
+            && self.0[1] == PREFIX.0[1]
+            && self.0[2] == PREFIX.0[2]
+            && u32::from_be(self.0[3]) >> 24 == 0xff
+    }
+
     /// Whether it is of one link only (fe80::/10).
     #[inline(always)]
     pub const fn is_link_local(&self) -> bool {

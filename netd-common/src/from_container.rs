@@ -5,12 +5,14 @@ use crate::{
     addr::{Addr, V4, V6},
     fragment,
     hairpin::{self, hairpin},
+    hairpin_error::hairpin_error,
     headers::{self, Headers, Transport},
     icmp_error,
     nat::{self, Mapping},
     overlay,
     packet::{Hook, Packet},
     plan::{NO_SLOT, Plan, To, Verdict},
+    published::NOT_OURS,
     reason::{Drop, Way},
     related::{self, Found},
     tables::Tables,
@@ -44,8 +46,10 @@ pub enum Step4 {
     Open = 1,
     /// One to another container by a published port: see [`hairpin()`].
     Hairpin = 2,
+    /// An ICMP error about one of those: see [`hairpin_error()`].
+    HairpinError = 3,
     /// One to another node that is too long for netd to encapsulate: see [`overlay::hand_over`].
-    Overlay = 3,
+    Overlay = 4,
 }
 
 /// One step of IPv4. `Err`: the step to go on with.
@@ -62,7 +66,15 @@ pub fn step4<P: Packet, T: Tables<V4>>(
     let ifindex = hook.ifindex;
     if matches!(step, Step4::Hairpin) {
         // IPv4's makes the flows itself.
-        return Ok(hairpin::<V4, P, T>(packet, tables, ifindex).unwrap_or(Verdict::DROP));
+        let mut told = Told::default();
+        return match hairpin::<V4, P, T>(packet, tables, ifindex, &mut told) {
+            Ok(verdict) => Ok(verdict),
+            Err(hairpin::Then::Error) => Err(Step4::HairpinError),
+            Err(_) => Ok(refuse_step(packet, tables, ifindex, &told)),
+        };
+    }
+    if matches!(step, Step4::HairpinError) {
+        return Ok(hairpin_error::<V4, P, T>(packet, tables, ifindex));
     }
     if matches!(step, Step4::Overlay) {
         return Ok(overlay::hand_over(packet, tables, ifindex));
@@ -112,7 +124,7 @@ fn finish<P: Packet, T: Tables<V4>>(
     match decided.and_then(|()| carry_out(packet, tables, plan, node)) {
         Ok(verdict) => verdict,
         Err(reason) => {
-            let told = Told { reason: reason as u32, mtu: plan.mtu, quiet: plan.quiet };
+            let told = Told { reason: reason as u32, mtu: plan.mtu, quiet: plan.quiet, tries: 0 };
             refuse(packet, tables, ifindex, plan.sender, &told, bytes)
         }
     }
@@ -141,13 +153,15 @@ pub enum Step6 {
     HairpinFirst = 7,
     /// Likewise, where the receiver's is: see [`hairpin::make_second`].
     HairpinSecond = 8,
+    /// An ICMP error about one of those: see [`hairpin_error()`].
+    HairpinError = 9,
     /// One to another node that is too long for netd to encapsulate: see [`overlay::hand_over`].
-    Overlay = 9,
+    Overlay = 10,
 }
 
 impl Step6 {
     /// All of them, by number.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Begin,
         Self::Rare,
         Self::Open,
@@ -157,11 +171,12 @@ impl Step6 {
         Self::Hairpin,
         Self::HairpinFirst,
         Self::HairpinSecond,
+        Self::HairpinError,
         Self::Overlay,
     ];
 }
 
-/// What the steps hand on: why a packet is dropped.
+/// What the steps hand on: why a packet is dropped, or how its making of flows goes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Told {
     /// Number of the [`Drop`] reason.
@@ -170,6 +185,16 @@ pub struct Told {
     pub mtu: u32,
     /// The sender is not told.
     pub quiet: bool,
+    /// How often another port was to be found for the sender: see [`hairpin::make_first`].
+    pub tries: u32,
+}
+
+impl Told {
+    /// For what [`nat::create`] or [`crate::published::open`] returned.
+    #[inline(always)]
+    pub const fn refused(outcome: u32) -> Self {
+        Self { reason: outcome & !nat::SOON, mtu: 0, quiet: outcome & nat::SOON != 0, tries: 0 }
+    }
 }
 
 /// One step of IPv6. `Err`: the step to go on with; to [`Step6::Refuse`] with what is in `told`.
@@ -187,32 +212,25 @@ pub fn step6<P: Packet, T: Tables<V6>>(
     packet.pull(Ethernet::LEN + V6::HEADER + tcp::LEN);
     let ifindex = hook.ifindex;
     if matches!(step, Step6::Refuse) {
-        let slot = tables.interface(ifindex).map_or(NO_SLOT, |interface| interface.slot);
-        let bytes = packet.len();
-        return Ok(refuse(packet, tables, ifindex, slot, told, bytes));
+        return Ok(refuse_step(packet, tables, ifindex, told));
     }
     if matches!(step, Step6::Hairpin) {
-        return hairpin::<V6, P, T>(packet, tables, ifindex).map_err(|make| match make {
+        told.tries = 0;
+        return hairpin::<V6, P, T>(packet, tables, ifindex, told).map_err(|then| match then {
             hairpin::Then::MakeFirst => Step6::HairpinFirst,
-            _ => Step6::HairpinSecond,
+            hairpin::Then::MakeSecond => Step6::HairpinSecond,
+            hairpin::Then::Error => Step6::HairpinError,
+            _ => Step6::Refuse,
         });
+    }
+    if matches!(step, Step6::HairpinError) {
+        return Ok(hairpin_error::<V6, P, T>(packet, tables, ifindex));
     }
     if matches!(step, Step6::Overlay) {
         return Ok(overlay::hand_over(packet, tables, ifindex));
     }
     if matches!(step, Step6::HairpinFirst | Step6::HairpinSecond) {
-        let made = if matches!(step, Step6::HairpinFirst) {
-            hairpin::make_first::<V6, P, T>(packet, tables, ifindex)
-        } else {
-            hairpin::make_second::<V6, P, T>(packet, tables, ifindex)
-        };
-        return Err(match made {
-            Ok(()) => Step6::Hairpin,
-            Err(reason) => {
-                *told = Told { reason: reason as u32, mtu: 0, quiet: true };
-                Step6::Refuse
-            }
-        });
+        return make(packet, tables, ifindex, matches!(step, Step6::HairpinFirst), told);
     }
     let mut plan = Plan::<V6>::new();
     let mut node = None;
@@ -237,7 +255,42 @@ pub fn step6<P: Packet, T: Tables<V6>>(
     match done {
         Ok(verdict) => Ok(verdict),
         Err(reason) => {
-            *told = Told { reason: reason as u32, mtu: plan.mtu, quiet: plan.quiet };
+            *told = Told { reason: reason as u32, mtu: plan.mtu, quiet: plan.quiet, tries: 0 };
+            Err(Step6::Refuse)
+        }
+    }
+}
+
+/// Makes one of the two flows of a packet to another container by a published port. `Err`: the step to go on with.
+#[inline(always)]
+fn make<P: Packet, T: Tables<V6>>(
+    packet: &P,
+    tables: &T,
+    ifindex: u32,
+    first: bool,
+    told: &mut Told,
+) -> Result<Verdict, Step6> {
+    const CLASH: u32 = Drop::PublishedClash as u32;
+    let made = if first {
+        hairpin::make_first::<V6, P, T>(packet, tables, ifindex, told.tries)
+    } else {
+        hairpin::make_second::<V6, P, T>(packet, tables, ifindex)
+    };
+    match made {
+        0 if first => Err(Step6::HairpinSecond),
+        0 => Err(Step6::Hairpin),
+        CLASH if told.tries + 1 < hairpin::TRIES => {
+            told.tries += 1;
+            Err(Step6::HairpinFirst)
+        }
+        NOT_OURS => {
+            let slot = tables.interface(ifindex).map_or(NO_SLOT, |interface| interface.slot);
+            tables.count_way(Way::ToHost, packet.len());
+            tables.count_sent(slot, packet.len());
+            Ok(Verdict::STACK)
+        }
+        reason => {
+            *told = Told::refused(reason);
             Err(Step6::Refuse)
         }
     }
@@ -301,6 +354,19 @@ fn carry_out<A: Addr, P: Packet, T: Tables<A>>(
         _ => V6::ZERO,
     };
     Ok(Verdict { to: plan.to, ifindex: plan.ifindex, via })
+}
+
+/// [`refuse`], of a step that knows the interface alone.
+#[inline(always)]
+fn refuse_step<A: Addr, P: Packet, T: Tables<A>>(
+    packet: &mut P,
+    tables: &T,
+    ifindex: u32,
+    told: &Told,
+) -> Verdict {
+    let slot = tables.interface(ifindex).map_or(NO_SLOT, |interface| interface.slot);
+    let bytes = packet.len();
+    refuse(packet, tables, ifindex, slot, told, bytes)
 }
 
 /// Drops a packet, and tells its sender why where that can be.
@@ -616,7 +682,7 @@ pub fn decide_error<A: Addr, P: Packet, T: Tables<A>>(
     // Only packets to the world need translation.
     route(tables, &ip.destination, plan)?;
     if !matches!(plan.to, To::Neighbour) {
-        return Ok(Then::Plan);
+        return Ok(host_or_hairpin(packet, tables, &ip, plan));
     }
     error(packet, tables, &ip, masquerade, Drop::Protocol, plan)
 }

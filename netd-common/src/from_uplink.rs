@@ -290,6 +290,10 @@ pub fn decide_rare<A: Addr, P: Packet, T: Tables<A>>(
     ip: &Headers<A>,
     plan: &mut Plan<A>,
 ) -> Result<(), Drop> {
+    if ip.source == ip.destination {
+        // From an address of the host's own, as what is remembered of fragments between containers is: a forged one.
+        return Ok(());
+    }
     if ip.is_later_fragment() {
         let tuple = fragment::tuple(ip, Tuple::<A>::IN);
         let mut mapping = Mapping::NONE;
@@ -305,7 +309,9 @@ pub fn decide_rare<A: Addr, P: Packet, T: Tables<A>>(
         return Ok(());
     }
     let mut found = Found::new(ip);
-    if related::find(packet, tables, ip.l4, u32::from(Tuple::<A>::IN), &mut found) == 0 {
+    // What containers send each other is not seen outside, and nobody there has an error to report about it.
+    if related::find(packet, tables, ip.l4, u32::from(Tuple::<A>::IN), &mut found) == 0 || found.is_hairpin()
+    {
         return Ok(());
     }
     deliver(tables, ip, found.address, plan)?;

@@ -11,6 +11,7 @@ use crate::{
     checksum,
     flow::{self, When},
     fragment,
+    from_container::Told,
     headers::{self, Headers},
     nat::{self, Mapping},
     packet::Packet,
@@ -34,14 +35,17 @@ pub struct Rewrite<A> {
 }
 
 /// Tries to find a port that the receiver has no connection from.
-const TRIES: u32 = 3;
+pub const TRIES: u32 = 3;
 
 /// Whether a packet of a container's to an address of the host may be for another container: it goes to a published port, or to
-/// one that may stand for a container.
+/// one that may stand for a container, or is an ICMP error.
 #[inline(always)]
 pub fn concerns<A: Addr, P: Packet, T: Tables<A>>(packet: &P, tables: &T, ip: &Headers<A>) -> bool {
     if ip.protocol != protocol::TCP && ip.protocol != protocol::UDP {
-        return false;
+        let is_error = |[kind, _]: [u8; 2]| A::is_icmp_error_of_flow(kind);
+        return ip.protocol == A::ICMP.protocol
+            && !ip.is_fragment()
+            && packet.get(ip.l4).is_some_and(is_error);
     }
     if ip.is_later_fragment() {
         return true;
@@ -63,33 +67,39 @@ pub enum Then {
     MakeFirst,
     /// The receiver's flow is to be made first: see [`make_second`].
     MakeSecond,
+    /// It is an ICMP error: see [`crate::hairpin_error`].
+    Error,
+    /// It goes nowhere.
+    Refuse,
 }
 
 /// The whole way of a packet that [`concerns`] says yes to, or whose flow is a [`Flow::HAIRPIN`].
 ///
 /// A program of its own in BPF, which others end with: what it needs of stack and registers, all the others would pay for. That of
-/// IPv6 has no room for the making of flows: what is to be done first is the error.
+/// IPv6 has no room for the making of flows.
 ///
 /// # Errors
-/// [`Then::MakeFirst`] or [`Then::MakeSecond`], of IPv6 only.
+/// What is left to do: [`Then::Error`], [`Then::Refuse`], for what is in `told`, or, of IPv6 only, [`Then::MakeFirst`] or
+/// [`Then::MakeSecond`].
 #[inline(always)]
 pub fn hairpin<A: Addr, P: Packet, T: Tables<A>>(
     packet: &mut P,
     tables: &T,
     ifindex: u32,
+    told: &mut Told,
 ) -> Result<Verdict, Then> {
     let bytes = packet.len();
     let mut sender = NO_SLOT;
-    let verdict = match carry_out(packet, tables, ifindex, bytes, &mut sender) {
+    let verdict = match carry_out(packet, tables, ifindex, bytes, &mut sender, told) {
         Ok(Then::Peer(ifindex)) => Verdict { to: To::Peer, ifindex, via: V6::ZERO },
         Ok(Then::Host) => {
             tables.count_way(Way::ToHost, bytes);
             Verdict::STACK
         }
-        Ok(make) => return Err(make),
+        Ok(then) => return Err(then),
         Err(reason) => {
-            tables.count_drop(reason, sender, bytes);
-            return Ok(Verdict::DROP);
+            told.reason = reason as u32;
+            return Err(Then::Refuse);
         }
     };
     tables.count_sent(sender, bytes);
@@ -104,10 +114,14 @@ fn carry_out<A: Addr, P: Packet, T: Tables<A>>(
     ifindex: u32,
     bytes: u32,
     sender: &mut u32,
+    told: &mut Told,
 ) -> Result<Then, Drop> {
     let interface = tables.interface(ifindex).ok_or(A::NO_INTERFACE)?;
     *sender = interface.slot;
     let ip = headers::ip::<A, P>(packet)?;
+    if ip.protocol == A::ICMP.protocol {
+        return Ok(Then::Error);
+    }
     let none = Mapping::NONE;
     let mut rewrite = Rewrite { source: none, destination: none, id: fragment::UNKNOWN };
     if ip.is_later_fragment() {
@@ -129,7 +143,10 @@ fn carry_out<A: Addr, P: Packet, T: Tables<A>>(
             NOT_OURS => return Ok(Then::Host),
             NO_FIRST => return Ok(Then::MakeFirst),
             NO_SECOND => return Ok(Then::MakeSecond),
-            reason => return Err(nat::refusal(reason & !nat::SOON)),
+            outcome => {
+                *told = Told::refused(outcome);
+                return Ok(Then::Refuse);
+            }
         }
         if ip.is_fragment() {
             remember(tables, &tuple, ip.id, interface.slot, &mut rewrite);
@@ -173,52 +190,40 @@ fn known<A: Addr, T: Tables<A>>(
     if opens { NO_SECOND } else { NOT_OURS }
 }
 
-/// Makes the sender's flow of a packet; then the packet is to be looked at anew. A program of its own in BPF.
-///
-/// # Errors
-/// Why there is none.
+/// Makes the sender's flow of a packet; its receiver's is next. A program of its own in BPF. `tries`: how often there was one with
+/// which the receiver's could not be made. Returns 0, the [`Drop`] reason (see [`nat::SOON`]), or [`NOT_OURS`].
 #[inline(always)]
-pub fn make_first<A: Addr, P: Packet, T: Tables<A>>(
-    packet: &P,
-    tables: &T,
-    ifindex: u32,
-) -> Result<(), Drop> {
-    let Some(interface) = tables.interface(ifindex) else { return Err(A::NO_INTERFACE) };
-    let ip = headers::ip::<A, P>(packet)?;
-    let tuple = headers::transport(packet, &ip, false)?.tuple(&ip, Tuple::<A>::OUT);
-    let mut source = Mapping { address: ip.destination, port: Be16::ZERO, flags: Flow::<A>::HAIRPIN };
-    match tables.create(&tuple, interface.slot, &mut source) {
-        0 => Ok(()),
-        reason => Err(nat::refusal(reason & !nat::SOON)),
+pub fn make_first<A: Addr, P: Packet, T: Tables<A>>(packet: &P, tables: &T, ifindex: u32, tries: u32) -> u32 {
+    let Some(interface) = tables.interface(ifindex) else { return A::NO_INTERFACE as u32 };
+    let Ok(ip) = headers::ip::<A, P>(packet) else { return Drop::Malformed as u32 };
+    let Ok(transport) = headers::transport(packet, &ip, false) else { return Drop::Malformed as u32 };
+    let tuple = transport.tuple(&ip, Tuple::<A>::OUT);
+    // So far only its number is known to be published: that may be at another address, or of the other family.
+    if published::find(tables, &tuple).is_none() {
+        return NOT_OURS;
     }
+    let port = if tries == 0 { Be16::ZERO } else { any_port(tables) };
+    tables.create(&tuple, interface.slot, &mut stand_in(&tuple, port))
 }
 
 /// Makes the receiver's flow of a packet that has the sender's; then the packet is to be looked at anew. A program of its own in
-/// BPF. Where that cannot be, the sender's flow goes again.
-///
-/// # Errors
-/// Why there is none; [`Drop::PublishedClash`] also where nobody has published the port any more.
+/// BPF. Where that cannot be, the sender's flow goes again. Returns 0, the [`Drop`] reason, or [`NOT_OURS`], where nobody has
+/// published the port any more; with [`Drop::PublishedClash`] another port for the sender may help, up to [`TRIES`].
 #[inline(always)]
-pub fn make_second<A: Addr, P: Packet, T: Tables<A>>(
-    packet: &P,
-    tables: &T,
-    ifindex: u32,
-) -> Result<(), Drop> {
-    let Some(_) = tables.interface(ifindex) else { return Err(A::NO_INTERFACE) };
-    let ip = headers::ip::<A, P>(packet)?;
-    let transport = headers::transport(packet, &ip, false)?;
+pub fn make_second<A: Addr, P: Packet, T: Tables<A>>(packet: &P, tables: &T, ifindex: u32) -> u32 {
+    let Some(_) = tables.interface(ifindex) else { return A::NO_INTERFACE as u32 };
+    let Ok(ip) = headers::ip::<A, P>(packet) else { return Drop::Malformed as u32 };
+    let Ok(transport) = headers::transport(packet, &ip, false) else { return Drop::Malformed as u32 };
     let tuple = transport.tuple(&ip, Tuple::<A>::OUT);
     let Some(source) = tables.flow(&tuple).map(|flow| flow.mapping()) else {
-        return Err(Drop::PublishedClash);
+        return Drop::PublishedClash as u32;
     };
     let mut destination = Mapping { flags: Flow::<A>::HAIRPIN, ..Mapping::NONE };
-    match tables.open(&second(&tuple, &source), u32::from(transport.tcp_flags), &mut destination) {
-        0 => Ok(()),
-        reason => {
-            give_up(tables, &tuple, &source);
-            Err(if reason == NOT_OURS { Drop::PublishedClash } else { nat::refusal(reason & !nat::SOON) })
-        }
+    let outcome = tables.open(&second(&tuple, &source), u32::from(transport.tcp_flags), &mut destination);
+    if outcome != 0 {
+        give_up(tables, &tuple, &source);
     }
+    outcome
 }
 
 /// The two flows of a packet, given its [`Tuple::OUT`] and its sender's slot; made if they are not there and the packet is for a
@@ -247,17 +252,17 @@ pub fn translate<A: Addr, T: Tables<A>>(
     {
         return NOT_OURS;
     }
-    let flags = Flow::<A>::HAIRPIN;
-    rewrite.source = Mapping { address: tuple.destination, port: Be16::ZERO, flags };
     let mut outcome = NOT_OURS;
+    let mut port = Be16::ZERO;
     let mut tries = 0;
     while tries < TRIES {
+        rewrite.source = stand_in(tuple, port);
         outcome = tables.create(tuple, slot, &mut rewrite.source);
         if outcome != 0 {
             break;
         }
         let inward = second(tuple, &rewrite.source);
-        rewrite.destination = Mapping { flags, ..Mapping::NONE };
+        rewrite.destination = Mapping { flags: Flow::<A>::HAIRPIN, ..Mapping::NONE };
         outcome = tables.open(&inward, tcp_flags, &mut rewrite.destination);
         if outcome == 0 {
             break;
@@ -267,11 +272,22 @@ pub fn translate<A: Addr, T: Tables<A>>(
             break;
         }
         // The receiver has a connection from there by another of its published ports.
-        rewrite.source =
-            Mapping { address: tuple.destination, port: Be16::from_raw(tables.random() as u16 | 1), flags };
+        port = any_port(tables);
         tries += 1;
     }
     outcome
+}
+
+/// What is to stand for a packet's sender, given its [`Tuple::OUT`]: the address that it asked for, with a port if that may be.
+#[inline(always)]
+const fn stand_in<A: Addr>(tuple: &Tuple<A>, port: Be16) -> Mapping<A> {
+    Mapping { address: tuple.destination, port, flags: Flow::<A>::HAIRPIN }
+}
+
+/// A port to try, which need not be one of the range: then [`nat::create`] takes another.
+#[inline(always)]
+fn any_port<A: Addr, T: Tables<A>>(tables: &T) -> Be16 {
+    Be16::from_raw(tables.random() as u16 | 1)
 }
 
 /// The tuple of a packet in the receiver's flow, given that in the sender's and what its source becomes.

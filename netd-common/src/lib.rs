@@ -19,6 +19,7 @@ pub mod from_container;
 pub mod from_overlay;
 pub mod from_uplink;
 pub mod hairpin;
+pub mod hairpin_error;
 pub mod headers;
 #[cfg(feature = "host")]
 pub mod host;

@@ -134,12 +134,21 @@ fn solicitation<P: Packet>(
     if ip.ttl != 255 || ip.l4 != L4 || ip.end < TLLA {
         return Err(Drop::Malformed);
     }
+    // Who has no address yet asks in the right group alone, and does not say its MAC (section 7.1.1).
+    let nobody = ip.source == V6::ZERO;
+    if nobody && !ip.destination.is_solicited_node() {
+        return Err(Drop::Malformed);
+    }
     packet.pull(TLLA + OPTION);
     let message: Message = packet.get(L4).ok_or(Drop::Malformed)?;
     if ip.end >= TLLA + OPTION {
         // The first option is looked at; there may be others (RFC 3971), which nobody gets to see.
         let option: LinkLayer = packet.get(TLLA).ok_or(Drop::Malformed)?;
-        if option.kind == LinkLayer::SOURCE && option.mac != interface.mac {
+        let tells = option.kind == LinkLayer::SOURCE;
+        if tells && nobody {
+            return Err(Drop::Malformed);
+        }
+        if tells && option.mac != interface.mac {
             return Err(Drop::SpoofedNdp);
         }
     }

@@ -28,11 +28,14 @@ fn owner<A: Addr, T: Tables<A>>(tables: &T, mut key: PortKey<A>) -> Option<T::Re
     tables.port(&key)
 }
 
-/// Whose port a packet is for, given its [`Tuple::IN`].
+/// Whose port a packet is for, given its tuple of either direction.
 #[inline(always)]
-fn find<'a, A: Addr, T: Tables<A>>(tables: &'a T, inward: &Tuple<A>) -> Option<T::Ref<'a, Port<A>>> {
-    let (address, port) = (inward.destination, inward.destination_port);
-    owner(tables, PortKey { address, port, protocol: inward.protocol, reserved: 0 })
+pub(crate) fn find<'a, A: Addr, T: Tables<A>>(
+    tables: &'a T,
+    tuple: &Tuple<A>,
+) -> Option<T::Ref<'a, Port<A>>> {
+    let (address, port) = (tuple.destination, tuple.destination_port);
+    owner(tables, PortKey { address, port, protocol: tuple.protocol, reserved: 0 })
 }
 
 /// Where a socket of the host's is to connect to instead of an address and a port that it asks for, if they are a published port:

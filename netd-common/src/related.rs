@@ -5,7 +5,7 @@
 //! as netfilter's RELATED does not: it may come from anywhere.
 
 use crate::{
-    abi::Tuple,
+    abi::{Flow, Tuple},
     addr::Addr,
     checksum,
     flow::State,
@@ -54,6 +54,8 @@ pub struct Found<A> {
     pub old_port: Be16,
     /// ... and the one that it gets.
     pub port: Be16,
+    /// The flow's flags: see [`Flow::PUBLISHED`].
+    pub flags: u32,
     /// Before: whom the error is sent to. After: the address that the flow's translated side gets.
     pub address: A,
 }
@@ -62,7 +64,20 @@ impl<A: Addr> Found<A> {
     /// For an error with this header.
     #[inline(always)]
     pub const fn new(ip: &Headers<A>) -> Self {
-        Self { offset: ip.end, protocol: 0, old_port: Be16::ZERO, port: Be16::ZERO, address: ip.destination }
+        Self {
+            offset: ip.end,
+            protocol: 0,
+            old_port: Be16::ZERO,
+            port: Be16::ZERO,
+            flags: 0,
+            address: ip.destination,
+        }
+    }
+
+    /// Whether the flow is one of two of a connection between containers: see [`Flow::HAIRPIN`].
+    #[inline(always)]
+    pub const fn is_hairpin(&self) -> bool {
+        self.flags & Flow::<A>::HAIRPIN as u32 != 0
     }
 }
 
@@ -141,6 +156,7 @@ fn flow_of<A: Addr, P: Packet, T: Tables<A>>(
     found.protocol = u32::from(quote.protocol);
     found.old_port = if outward { tuple.source_port } else { tuple.destination_port };
     (found.address, found.port) = (flow.address, flow.port);
+    found.flags = u32::from(flow.flags);
     Some(())
 }
 

@@ -6,8 +6,9 @@ use netd_common::{
     fragment::TIMEOUT,
     host::{
         Frame, Memory,
-        build::{Body, Ip, ethernet, fragments, ipv4_of},
+        build::{Body, Ip, Ip6, ethernet, fragments, fragments6, ipv4_of, ipv6_of},
         cases::{At, Member, NODE, SERVER, UPLINK_MACS, World, run},
+        ipv6::NODE6,
     },
 };
 
@@ -98,4 +99,40 @@ fn later_fragments_follow_whom_the_first_one_went_to() {
     assert_eq!(back(&tables, &pair([198, 51, 100, 8], NODE, (53, 50_000), 5)[1]), None);
     assert_eq!(back(&tables, &pair(SERVER, NODE, (53, 50_000), 6)[1]), None);
     assert_eq!(tables.went(Way::Reply), 8);
+}
+
+/// Sends a fragment of b's to a published port; as it reaches a.
+fn across(tables: &Memory<V4>, ethertype: u16, piece: &[u8]) -> Vec<u8> {
+    let mut frame = Frame::new(ethernet(WORLD.b.host_mac, WORLD.b.mac, ethertype, piece));
+    let verdict = run(&WORLD, tables, At::FromContainer(WORLD.b.ifindex), &mut frame);
+    assert_eq!((verdict.to, verdict.ifindex), (To::Peer, WORLD.a.ifindex));
+    frame.bytes[14..].to_vec()
+}
+
+/// Sends a fragment from the world.
+fn outside(tables: &Memory<V4>, ethertype: u16, piece: &[u8]) -> To {
+    let (node, router) = UPLINK_MACS;
+    let mut frame = Frame::new(ethernet(node, router, ethertype, piece));
+    let verdict = run(&WORLD, tables, At::FromUplink, &mut frame);
+    assert_eq!(frame.bytes[14..], *piece, "changed");
+    verdict.to
+}
+
+#[test]
+fn who_says_from_outside_that_it_is_the_host_adds_no_fragment_to_a_containers() {
+    let tables = WORLD.tables();
+    let body = Body::Udp(50_000, 5353, vec![7; 100]);
+    let pieces = fragments(&ipv4_of(&Ip::new(WORLD.b.address, NODE), &body), 64);
+    let got = across(&tables, 0x0800, &pieces[0]);
+    let forged = Ip { id: u16::from_be_bytes([got[4], got[5]]), ..Ip::new(NODE, NODE) };
+    let forged = fragments(&ipv4_of(&forged, &body), 64);
+    assert_eq!(outside(&tables, 0x0800, &forged[1]), To::Stack);
+    across(&tables, 0x0800, &pieces[1]);
+
+    let pieces = fragments6(&ipv6_of(&Ip6::new(WORLD.b.address6(), NODE6), &body), 1, 64);
+    let got = across(&tables, 0x86dd, &pieces[0]);
+    let id = u32::from_be_bytes([got[44], got[45], got[46], got[47]]);
+    let forged = fragments6(&ipv6_of(&Ip6::new(NODE6, NODE6), &body), id, 64);
+    assert_eq!(outside(&tables, 0x86dd, &forged[1]), To::Stack);
+    across(&tables, 0x86dd, &pieces[1]);
 }

@@ -56,6 +56,14 @@ fn hairpin4(ctx: TcContext) -> i32 {
     from_container4_step(&mut skb, &ctx, hook, Step4::Hairpin)
 }
 
+/// ICMP errors about those.
+#[classifier]
+fn hairpin4_error(ctx: TcContext) -> i32 {
+    let mut skb = Skb::new(&ctx);
+    let hook = skb.hook();
+    from_container4_step(&mut skb, &ctx, hook, Step4::HairpinError)
+}
+
 /// IPv4 from a container to another node that is too long for an outer header.
 #[classifier]
 fn overlay4(ctx: TcContext) -> i32 {
@@ -122,6 +130,8 @@ steps6! {
     hairpin6_first = HairpinFirst;
     /// Likewise, where the receiver's is.
     hairpin6_second = HairpinSecond;
+    /// ICMPv6 errors about those.
+    hairpin6_error = HairpinError;
     /// Those to another node that are too long for an outer header.
     overlay6 = Overlay;
 }
@@ -130,11 +140,12 @@ steps6! {
 fn from_container6_step(ctx: &TcContext, this: Step6) -> i32 {
     let mut skb = Skb::new(ctx);
     let hook = skb.hook();
-    let mut told = if matches!(this, Step6::Refuse) { skb.told() } else { Told::default() };
+    let is_told = |step| matches!(step, Step6::Refuse | Step6::HairpinFirst | Step6::HairpinSecond);
+    let mut told = if is_told(this) { skb.told() } else { Told::default() };
     match netd_common::from_container::step6(&mut skb, &Maps, hook, this, &mut told) {
         Ok(done) => verdict(&mut skb, done),
         Err(next) => {
-            if matches!(next, Step6::Refuse) {
+            if is_told(next) {
                 skb.tell(&told);
             }
             step(ctx, STEP_FROM_CONTAINER6 + next as u32);

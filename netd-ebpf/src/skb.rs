@@ -85,11 +85,18 @@ impl Skb {
         self.get::<Be16>(Ethernet::ETHERTYPE) == Some(Ethernet::IPV6)
     }
 
-    /// What the program before this one has said of a packet that is dropped: in the part of the sk_buff that is ours.
+    /// What the program before this one has said of a packet, in the part of the sk_buff that is ours.
     #[inline(always)]
     pub(crate) fn told(&self) -> Told {
         // SAFETY: loads from the context.
-        unsafe { Told { reason: (*self.ctx).cb[0], mtu: (*self.ctx).cb[1], quiet: (*self.ctx).cb[2] != 0 } }
+        unsafe {
+            Told {
+                reason: (*self.ctx).cb[0],
+                mtu: (*self.ctx).cb[1],
+                quiet: (*self.ctx).cb[2] != 0,
+                tries: (*self.ctx).cb[3],
+            }
+        }
     }
 
     /// Says it.
@@ -100,6 +107,7 @@ impl Skb {
             (*self.ctx).cb[0] = told.reason;
             (*self.ctx).cb[1] = told.mtu;
             (*self.ctx).cb[2] = u32::from(told.quiet);
+            (*self.ctx).cb[3] = told.tries;
         }
     }
 

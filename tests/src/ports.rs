@@ -1,11 +1,11 @@
 //! What tests of published ports share.
 
 use std::{
-    io::{Read as _, Write as _},
-    net::{IpAddr, SocketAddr, TcpStream},
+    io::{ErrorKind, Read as _, Write as _},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket},
 };
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use netd::lab::{Container, Namespace, echo};
 
 use crate::{
@@ -38,6 +38,32 @@ pub fn closed(from: &Namespace, to: SocketAddr) -> Result<()> {
     let udp = from.run(|| Ok(echo::udp(to, b"x", SILENCE).is_ok()))?;
     ensure!(!tcp && !udp, "{} → {to}: TCP {tcp}, UDP {udp}", from.name());
     Ok(())
+}
+
+/// A UDP socket of a namespace's, connected.
+///
+/// # Errors
+/// Those of the system calls.
+pub fn connected(from: &Namespace, to: SocketAddr) -> Result<UdpSocket> {
+    let any: IpAddr = if to.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+    from.run(|| {
+        let socket = UdpSocket::bind((any, 0))?;
+        socket.connect(to)?;
+        socket.set_read_timeout(Some(PATIENCE))?;
+        Ok(socket)
+    })
+}
+
+/// Sends by a connected UDP socket, and checks that it learns that nobody listens there: `ECONNREFUSED`.
+///
+/// # Errors
+/// It does not.
+pub fn refused(socket: &UdpSocket) -> Result<()> {
+    socket.send(b"anybody?")?;
+    match socket.recv(&mut [0; 16]) {
+        Err(error) if error.kind() == ErrorKind::ConnectionRefused => Ok(()),
+        other => bail!("{:?} learns nothing: {other:?}", socket.peer_addr()),
+    }
 }
 
 /// A container with its echo service published at a port of the host's.

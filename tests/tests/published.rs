@@ -9,7 +9,8 @@ use std::{
 use anyhow::{Context, ensure};
 use netd::lab::echo;
 use netd_tests::{
-    ports::{Open, at, closed, echo_by, netd, published, refusal},
+    error_queue::{self, IcmpError},
+    ports::{Open, at, closed, connected, echo_by, netd, published, refusal, refused},
     site::{PATIENCE, SILENCE, eventually},
     streams::TcpFlood,
     with_site,
@@ -75,6 +76,46 @@ fn from_containers_and_from_itself() {
     });
 }
 
+/// What says that nobody listens behind a published port comes to who asked, and to who answers where nobody listens any more.
+#[test]
+fn nobody_listens_behind_a_published_port() {
+    with_site("nobody_listens_behind_a_published_port", BLUE, |site| {
+        let web = site.container_with("web", &["-p", "8009:9/udp", "-p", "8010:10/udp"])?;
+        let peer = site.container("peer")?;
+        let blue = site.container_with("blue", &["--network", "blue"])?;
+        let host = site.host.address;
+        for client in [&web, &peer, &blue] {
+            for address in [host, client.gateway] {
+                refused(&connected(&client.namespace, at(address, 8009))?)
+                    .with_context(|| format!("{} by {address}", client.name))?;
+            }
+        }
+        for client in [&peer, &blue] {
+            let server = web.namespace.run(|| Ok(UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 10))?))?;
+            server.set_read_timeout(Some(PATIENCE))?;
+            let socket = connected(&client.namespace, at(host, 8010))?;
+            socket.send(b"a question")?;
+            let (_, from) = server.recv_from(&mut [0; 16]).context("no question")?;
+            drop(socket);
+            server.connect(from)?;
+            refused(&server).with_context(|| format!("an answer to {}", client.name))?;
+        }
+        // Whose time is up is told by whom, and with which address.
+        for (ttl, expected) in [
+            (1, IcmpError { kind: 11, code: 0, from: peer.gateway, mtu: 0 }),
+            (2, IcmpError { kind: 3, code: 3, from: host, mtu: 0 }),
+        ] {
+            let socket = connected(&peer.namespace, at(host, 8009))?;
+            error_queue::keep(&socket)?;
+            socket.set_ttl(ttl)?;
+            socket.send(b"probe")?;
+            let found = error_queue::wait(&socket, PATIENCE).with_context(|| format!("hop {ttl}"))?;
+            ensure!(found == expected, "hop {ttl}: {found:?}");
+        }
+        Ok(())
+    });
+}
+
 #[test]
 fn from_the_host_itself() {
     with_site("from_the_host_itself", "", |site| {
@@ -118,6 +159,37 @@ fn from_the_host_itself() {
         ensure!(peer.namespace.run(|| Ok(echo::tcp(at(Ipv4Addr::LOCALHOST, 8007), b"x", SILENCE).is_err()))?);
         netd(site, &["unpublish", "web", "-p", "8007:7", "-p", "8007:7/udp"])?;
         closed(&host, at(Ipv4Addr::LOCALHOST, 8007))
+    });
+}
+
+/// The programs on the root of the cgroups are there only for what is published: each costs every process of the machine something.
+#[test]
+fn the_hosts_sockets_pay_only_for_what_is_published() {
+    with_site("the_hosts_sockets_pay_only_for_what_is_published", "", |site| {
+        site.container("web")?;
+        let check = |command: &[&str], connect: u64, receive: u64| -> anyhow::Result<()> {
+            if !command.is_empty() {
+                netd(site, command)?;
+            }
+            let status = site.host.json(["status", "--json"])?;
+            let programs = status["programs"].as_array().context("no programs")?;
+            for (name, wanted) in [
+                ("connect4", connect),
+                ("getpeername6", connect),
+                ("sendmsg6", receive),
+                ("recvmsg4", receive),
+            ] {
+                let program = programs.iter().find(|program| program["name"] == name);
+                let attached = program.and_then(|program| program["attached"].as_u64());
+                ensure!(attached == Some(wanted), "after {command:?}, {name}: {attached:?}");
+            }
+            Ok(())
+        };
+        check(&[], 0, 0)?;
+        check(&["publish", "web", "-p", "8007:7"], 1, 0)?;
+        check(&["publish", "web", "-p", "8007:7/udp", "-p", "8008:7/udp"], 1, 1)?;
+        check(&["unpublish", "web", "-p", "8007:7", "-p", "8007:7/udp"], 1, 1)?;
+        check(&["unpublish", "web", "-p", "8008:7/udp"], 0, 0)
     });
 }
 

@@ -10,7 +10,7 @@ use anyhow::{Context, Result, ensure};
 use netd::lab::{Container, echo};
 use netd_tests::{
     Site,
-    ports::{Open, at, closed, echo_by, netd, published, refusal},
+    ports::{Open, at, closed, connected, echo_by, netd, published, refusal, refused},
     site::{PATIENCE, SILENCE, eventually, unreachable},
     streams::TcpFlood,
     with_site,
@@ -119,6 +119,34 @@ fn from_containers_and_from_itself() {
         }
         // Isolation is as it was.
         unreachable(&blue.namespace, web.address6.context("no address")?)
+    });
+}
+
+/// What says that nobody listens behind a published port comes to who asked, and to who answers where nobody listens any more.
+#[test]
+fn nobody_listens_behind_a_published_port() {
+    with_ipv6("published6::nobody_listens_behind_a_published_port", |site| {
+        let web = site.container_with("web", &["-p", "8009:9/udp", "-p", "8010:10/udp"])?;
+        let peer = site.container("peer")?;
+        let blue = site.container_with("blue", &["--network", "blue"])?;
+        let (host, _) = outside(site)?;
+        for client in [&web, &peer, &blue] {
+            for address in [host, gateway(client)?] {
+                refused(&connected(&client.namespace, at(address, 8009))?)
+                    .with_context(|| format!("{} by {address}", client.name))?;
+            }
+        }
+        for client in [&peer, &blue] {
+            let server = web.namespace.run(|| Ok(UdpSocket::bind((Ipv6Addr::UNSPECIFIED, 10))?))?;
+            server.set_read_timeout(Some(PATIENCE))?;
+            let socket = connected(&client.namespace, at(host, 8010))?;
+            socket.send(b"a question")?;
+            let (_, from) = server.recv_from(&mut [0; 16]).context("no question")?;
+            drop(socket);
+            server.connect(from)?;
+            refused(&server).with_context(|| format!("an answer to {}", client.name))?;
+        }
+        Ok(())
     });
 }
 

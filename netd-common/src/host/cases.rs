@@ -343,6 +343,7 @@ pub fn cases(world: &World) -> Vec<Case> {
         super::fragment_cases::cases(world),
         super::published_cases::cases(world),
         super::published6_cases::cases(world),
+        super::hairpin_error_cases::cases(world),
         super::ipv6_cases::cases(world),
         super::ipv6_node_cases::cases(world),
     ]

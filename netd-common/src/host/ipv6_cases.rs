@@ -221,6 +221,10 @@ fn discovery(world: &World) -> Vec<Case> {
                 drop(asks(own, solicited(own), &question(own, Some(a.mac))), Drop::Ndp),
                 drop(asks(NOBODY, solicited(a.link_local()), &question(a.link_local(), None)), Drop::Ndp),
                 drop(asks(own, solicited(SERVER6), &question(SERVER6, Some(a.mac))), Drop::Ndp),
+                // Of nobody: to no solicited-node group (RFC 4861 section 7.1.1), and from a MAC.
+                drop(asks(NOBODY, target, &question(target, None)), Drop::Malformed),
+                drop(asks(NOBODY, ALL_NODES, &question(target, None)), Drop::Malformed),
+                drop(asks(NOBODY, solicited(target), &question(target, Some(a.mac))), Drop::Malformed),
             ],
         ),
         case(

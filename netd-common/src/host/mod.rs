@@ -5,6 +5,7 @@ pub mod build;
 pub mod cases;
 mod fragment_cases;
 mod frame;
+mod hairpin_error_cases;
 mod icmp_cases;
 pub mod ipv6;
 mod ipv6_cases;

@@ -294,6 +294,8 @@ fn hairpin(world: &World) -> Vec<Case> {
         before.iter().zip(&after).map(step).collect::<Vec<_>>()
     };
     let datagram = |source, destination| Body::Udp(source, destination, long.clone());
+    let ask =
+        |host_port, flags| across(NODE, (b, a), &segment(KEPT, host_port, flags), &segment(KEPT, 80, flags));
     vec![
         case("from a neighbour by the node's address", conversation(NODE, b, a, (8080, 80))),
         case("from a neighbour by the gateway's", conversation(b.network.gateway, b, a, (8080, 80))),
@@ -317,6 +319,16 @@ fn hairpin(world: &World) -> Vec<Case> {
                 pieces(602, (a, b), datagram(53, KEPT), datagram(5353, KEPT)),
             ]
             .concat(),
+        ),
+        case(
+            "one port of a neighbour's to two of the host's that are one of the container's",
+            vec![
+                ask(8080, SYN),
+                // By another port of the range: source port and checksum.
+                Step { free: &[34..36, 50..52], ..ask(8081, SYN) },
+                ask(8080, ACK),
+                Step { free: &[34..36, 50..52], ..ask(8081, ACK) },
+            ],
         ),
         case(
             "to a port of the range that stands for nobody",

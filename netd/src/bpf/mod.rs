@@ -50,6 +50,7 @@ use self::{
     pins::Pins,
     ports::Ports,
     routes::Routes,
+    sockets::Sockets,
 };
 
 /// The programs, as they are called in the object.
@@ -75,6 +76,7 @@ pub struct Datapath {
     overlay: u32,
     routes: [Routes; 2],
     ports: Ports,
+    sockets: Option<Sockets>,
     /// Where the search for flows that have timed out is.
     expiry: Expiry,
 }
@@ -139,6 +141,7 @@ impl Datapath {
             overlay,
             routes,
             ports,
+            sockets: None,
             expiry: Expiry::default(),
         })
     }

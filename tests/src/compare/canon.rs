@@ -4,7 +4,7 @@ use std::{collections::HashMap, fmt::Write as _, net::IpAddr};
 
 use netd_common::wire::protocol;
 
-use super::{Family, Party, parts::Parts, published, story::Flow};
+use super::{Family, Party, Published, parts::Parts, story::Flow};
 
 /// The addresses and ports that flows have on the host, as the other sides have seen them.
 #[derive(Debug, Default)]
@@ -17,6 +17,12 @@ pub(super) struct Names {
 }
 
 impl Names {
+    /// The flows with a server are gone.
+    pub(super) fn forget(&mut self, remote: Party) {
+        self.ports.retain(|flow, _| flow.remote != remote);
+        self.owners.retain(|_, flow| flow.remote != remote);
+    }
+
     /// The host's address and port that a flow has.
     pub(super) fn port(&self, flow: &Flow) -> Option<(IpAddr, u16)> {
         self.ports.get(flow).copied()
@@ -98,7 +104,7 @@ fn transport(text: &mut String, ip: &Parts<'_>, names: &mut Names, at: Party, ou
             let mut side = |address, port, remote, seen| {
                 // A published port is nobody's choice. Where a container asks for one, which address the other sees differs.
                 let is_host = address == ip.family.node() || address == ip.family.gateway();
-                let flow = if is_host && published(ip.protocol, port).is_none() {
+                let flow = if is_host && Published::find(ip.protocol, port).is_none() {
                     names.owner(ip.protocol, remote, (address, port), seen)
                 } else {
                     None
@@ -113,7 +119,9 @@ fn transport(text: &mut String, ip: &Parts<'_>, names: &mut Names, at: Party, ou
             let _ = write!(text, "{from} → {to}");
         }
         None => {
-            let _ = write!(text, "{} → {}", host(ip.source), host(ip.destination));
+            let stands_in = is_error && complains_as_host(ip, names);
+            let source = if stands_in { "node".into() } else { host(ip.source) };
+            let _ = write!(text, "{source} → {}", host(ip.destination));
         }
     }
     if is_error {
@@ -144,6 +152,19 @@ fn transport(text: &mut String, ip: &Parts<'_>, names: &mut Names, at: Party, ou
     } else if !matches!(ip.protocol, protocol::TCP | protocol::UDP) {
         let _ = write!(text, " number {}", ip.protocol);
     }
+}
+
+/// Whether an error is of a container that has asked for a published port, about an answer: it comes from the address that stands for
+/// the container there, which is another with netfilter.
+fn complains_as_host(error: &Parts<'_>, names: &mut Names) -> bool {
+    let Some(quoted) = error.l4.get(8..).and_then(Parts::new) else { return false };
+    let Some(&[a, b, c, d]) = quoted.l4.first_chunk() else { return false };
+    let [source, destination] = [[a, b], [c, d]].map(u16::from_be_bytes);
+    let (remote, own) = ((quoted.source, source), (quoted.destination, destination));
+    let is_host = [error.family.node(), error.family.gateway()].contains(&error.source);
+    is_host
+        && quoted.destination == error.source
+        && names.owner(quoted.protocol, remote, own, false).is_some_and(|flow| flow.remote.is_container())
 }
 
 /// What an error quotes.
