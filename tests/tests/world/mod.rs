@@ -131,7 +131,6 @@ fn load(world: World, directory: &Path) -> Loaded {
         max_flows_per_endpoint: QUOTA,
     };
     datapath.configure(&config).expect("configure");
-    datapath.attach_overlay(world.stranger).expect("the overlay's program");
     for member in [world.a, world.b, world.c] {
         datapath.attach_endpoint(&endpoint(&member)).expect("attach");
     }
