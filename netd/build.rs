@@ -1,5 +1,5 @@
-//! Hands the compiled eBPF programs to the crate, in `OUT_DIR`: the daemon's as `netd.o`, and as `metadata.o` those that
-//! `netd bench` compares it with.
+//! Hands the compiled eBPF programs to the crate, in `OUT_DIR`: the daemon's as `netd.o`, and as `metadata.o`, `redirect.o` and
+//! `frames.o` those that `netd bench` needs besides.
 //!
 //! They are compiled by `cargo xtask build-ebpf` and not from here: that takes another toolchain, and a build script that
 //! ran it would do so in every `cargo check`.
@@ -14,7 +14,9 @@ fn main() {
     println!("cargo::rerun-if-env-changed={OBJECT}");
     let objects = Path::new(env!("CARGO_MANIFEST_DIR")).with_file_name("target/bpf");
     embed(&env::var_os(OBJECT).map_or_else(|| objects.join("netd.o"), PathBuf::from), "netd.o");
-    embed(&objects.join("metadata.o"), "metadata.o");
+    for name in ["metadata.o", "redirect.o", "frames.o"] {
+        embed(&objects.join(name), name);
+    }
 }
 
 fn embed(object: &Path, name: &str) {

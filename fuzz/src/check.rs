@@ -8,7 +8,7 @@ use netd_common::{
     host::{
         Memory,
         cases::{At, FAR_NODE, Member, NEAR, NODE, OTHER},
-        ipv6::{FAR_NODE6, NEAR6, NODE6},
+        ipv6::{FAR_NODE6, NEAR6, NODE6, OTHER6},
     },
     wire::{Be16, Vxlan, protocol},
 };
@@ -132,7 +132,7 @@ fn v4(address: V6) -> Option<V4> {
 
 /// Whether an address is one of the host's on the uplink.
 fn is_host(address: V6) -> bool {
-    [V4::new(NODE).mapped(), V4::new(OTHER).mapped(), V6::new(NODE6)].contains(&address)
+    [V4::new(NODE).mapped(), V4::new(OTHER).mapped(), V6::new(NODE6), V6::new(OTHER6)].contains(&address)
 }
 
 /// What is known of a packet before a program sees it.

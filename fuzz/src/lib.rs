@@ -10,18 +10,13 @@ mod packet;
 mod packet6;
 mod view;
 
-use std::rc::Rc;
-
 use netd_common::{
-    Addr as _, To, V4, V6,
-    abi::{Interface, Port, PortKey},
+    To, V4,
     flow::When,
     host::{
         Frame, Memory,
-        cases::{At, FAR_NODE, Member, NODE, UPLINK_MACS, World, run},
-        ipv6::NODE6,
+        cases::{At, FAR_NODE, Member, UPLINK_MACS, World, run},
     },
-    wire::Be16,
 };
 
 use self::{
@@ -72,7 +67,7 @@ pub fn play(story: &[u8]) {
     }
 }
 
-/// The tables of the world, with few ports, so that they collide; what is published is so in IPv6, too.
+/// The tables of the world, with few ports, so that they collide.
 fn tables() -> Memory<V4> {
     let mut tables = WORLD.tables();
     let mut config = **tables.config.as_ref().expect("the world has a node");
@@ -82,19 +77,6 @@ fn tables() -> Memory<V4> {
     let mut config = **v6.config.as_ref().expect("the node has IPv6");
     (config.first_port, config.last_port) = packet::RANGE;
     v6.config = Some(config.into());
-    for published in WORLD.ports() {
-        let key = PortKey {
-            address: if published.host == NODE { V6::new(NODE6) } else { V6::ZERO },
-            port: Be16::new(published.host_port),
-            protocol: published.protocol,
-            reserved: 0,
-        };
-        let (address, slot) = (V6::new(published.member.address6()), published.member.slot);
-        v6.ports.insert(key, Port { address, port: Be16::new(published.port), reserved: 0, slot }.into());
-    }
-    for interface in v6.interfaces.values_mut() {
-        Rc::make_mut(interface).flags |= Interface::<V6>::PUBLISHED;
-    }
     tables
 }
 

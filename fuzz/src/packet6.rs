@@ -4,7 +4,7 @@ use netd_common::{
     host::{
         build::{Body, Ip6, ipv6_of},
         cases::At,
-        ipv6::{FAR_NODE6, FAR6, FARTHER6, NEAR_NODE6, NEAR6, NODE6, SERVER6, address},
+        ipv6::{FAR_NODE6, FAR6, FARTHER6, NEAR_NODE6, NEAR6, NODE6, OTHER6, SERVER6, address},
     },
     wire::protocol,
 };
@@ -84,6 +84,8 @@ fn ip(bytes: &mut Bytes<'_>, at: At) -> Ip6 {
                 ip.extensions.push(fragment(bytes));
             }
         }
+        // Not among the addresses: in the stories of the corpus, these are to stay what they are.
+        240.. => ip.destination = OTHER6,
         _ => {}
     }
     ip
@@ -98,10 +100,15 @@ fn fragment(bytes: &mut Bytes<'_>) -> (u8, Vec<u8>) {
 
 fn whole(bytes: &mut Bytes<'_>, at: At) -> Vec<u8> {
     let ip = ip(bytes, at);
-    let (source, destination) = (bytes.pick(&PORTS), bytes.pick(&PORTS));
+    let (source, mut destination) = (bytes.pick(&PORTS), bytes.pick(&PORTS));
     let length = match bytes.next() {
         0 => 1600,
         1 => 1453,
+        // Likewise: published at one address alone, and for the routed container.
+        other @ 248.. => {
+            destination = if other % 2 == 0 { 6060 } else { 8088 };
+            16
+        }
         other => usize::from(other % 64),
     };
     let data = vec![0x5a; length];

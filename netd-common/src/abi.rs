@@ -32,6 +32,8 @@ pub struct Config<A> {
     pub quota: u32,
     /// The uplink's MTU, bytes.
     pub mtu: u32,
+    /// Interface index of the kernel's own VXLAN device; 0: there is none.
+    pub overlay: u32,
 }
 
 /// Who sends from an interface, by its index.
@@ -330,9 +332,9 @@ impl FragmentRing {
 /// Entries of the map of programs that go on where others end: from here on those of [`crate::from_container::Step6`]...
 pub const STEP_FROM_CONTAINER6: u32 = 0;
 /// ... and from here on those of [`crate::from_uplink::Step6`].
-pub const STEP_FROM_UPLINK6: u32 = 10;
+pub const STEP_FROM_UPLINK6: u32 = 11;
 /// ... and from here on those of [`crate::from_container::Step4`].
-pub const STEP_FROM_CONTAINER4: u32 = 13;
+pub const STEP_FROM_CONTAINER4: u32 = 14;
 /// All of them, as they are called in the object.
 pub const STEP_PROGRAMS: [&str; STEPS as usize] = [
     "from_container6",
@@ -345,6 +347,7 @@ pub const STEP_PROGRAMS: [&str; STEPS as usize] = [
     "hairpin6_first",
     "hairpin6_second",
     "hairpin6_error",
+    "overlay6",
     "from_uplink6",
     "reply6_rare",
     "publish6",
@@ -352,9 +355,10 @@ pub const STEP_PROGRAMS: [&str; STEPS as usize] = [
     "open4",
     "hairpin4",
     "hairpin4_error",
+    "overlay4",
 ];
 /// How many.
-pub const STEPS: u32 = 17;
+pub const STEPS: u32 = 19;
 
 /// Counters of an endpoint, one a CPU.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -434,8 +438,8 @@ macro_rules! no_padding {
     ($($type:ty = $size:expr;)+) => { $(const _: () = assert!(size_of::<$type>() == $size);)+ };
 }
 no_padding! {
-    Config<V4> = 4 + 4 + 4 + 16 + 2 + 2 + 4 + 4;
-    Config<V6> = 4 + 16 + 4 + 16 + 2 + 2 + 4 + 4;
+    Config<V4> = 4 + 4 + 4 + 16 + 2 + 2 + 4 + 4 + 4;
+    Config<V6> = 4 + 16 + 4 + 16 + 2 + 2 + 4 + 4 + 4;
     Interface<V4> = 4 * 4 + 4 + 6 + 2 + 12 + 4 + 4;
     Interface<V6> = 4 * 16 + 4 + 6 + 2 + 12 + 4 + 4;
     Endpoint = 4 + 12 + 4 + 4;

@@ -33,7 +33,7 @@ pub fn decide<P: Packet>(packet: &P, interface: &Interface<V4>, plan: &mut Plan<
     {
         return Err(Drop::Arp);
     }
-    plan.to = To::Reflect;
+    plan.to = To::Out;
     plan.way = Way::Arp;
     plan.macs = interface.macs;
     plan.rewrite = Plan::<V4>::MACS | Plan::<V4>::ARP;

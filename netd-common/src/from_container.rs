@@ -9,6 +9,7 @@ use crate::{
     headers::{self, Headers, Transport},
     icmp_error,
     nat::{self, Mapping},
+    overlay,
     packet::{Hook, Packet},
     plan::{NO_SLOT, Plan, To, Verdict},
     published::NOT_OURS,
@@ -47,6 +48,8 @@ pub enum Step4 {
     Hairpin = 2,
     /// An ICMP error about one of those: see [`hairpin_error()`].
     HairpinError = 3,
+    /// One to another node that is too long for netd to encapsulate: see [`overlay::hand_over`].
+    Overlay = 4,
 }
 
 /// One step of IPv4. `Err`: the step to go on with.
@@ -73,6 +76,9 @@ pub fn step4<P: Packet, T: Tables<V4>>(
     if matches!(step, Step4::HairpinError) {
         return Ok(hairpin_error::<V4, P, T>(packet, tables, ifindex));
     }
+    if matches!(step, Step4::Overlay) {
+        return Ok(overlay::hand_over(packet, tables, ifindex));
+    }
     let mut plan = Plan::<V4>::new();
     let mut node = None;
     let decided = if matches!(step, Step4::Open) {
@@ -84,6 +90,7 @@ pub fn step4<P: Packet, T: Tables<V4>>(
         Ok(Then::Again) => Err(Step4::Begin),
         Ok(Then::Open) => Err(Step4::Open),
         Ok(Then::Hairpin) => Err(Step4::Hairpin),
+        Ok(Then::Overlay) => Err(Step4::Overlay),
         Ok(Then::Rare) => match rare(packet, tables, ifindex) {
             HAIRPIN => Err(Step4::Hairpin),
             verdict => Ok(Verdict::unpack(verdict)),
@@ -148,11 +155,13 @@ pub enum Step6 {
     HairpinSecond = 8,
     /// An ICMP error about one of those: see [`hairpin_error()`].
     HairpinError = 9,
+    /// One to another node that is too long for netd to encapsulate: see [`overlay::hand_over`].
+    Overlay = 10,
 }
 
 impl Step6 {
     /// All of them, by number.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Begin,
         Self::Rare,
         Self::Open,
@@ -163,6 +172,7 @@ impl Step6 {
         Self::HairpinFirst,
         Self::HairpinSecond,
         Self::HairpinError,
+        Self::Overlay,
     ];
 }
 
@@ -216,6 +226,9 @@ pub fn step6<P: Packet, T: Tables<V6>>(
     if matches!(step, Step6::HairpinError) {
         return Ok(hairpin_error::<V6, P, T>(packet, tables, ifindex));
     }
+    if matches!(step, Step6::Overlay) {
+        return Ok(overlay::hand_over(packet, tables, ifindex));
+    }
     if matches!(step, Step6::HairpinFirst | Step6::HairpinSecond) {
         return make(packet, tables, ifindex, matches!(step, Step6::HairpinFirst), told);
     }
@@ -236,6 +249,7 @@ pub fn step6<P: Packet, T: Tables<V6>>(
         Ok(Then::Discover) => return Err(Step6::Discover),
         Ok(Then::Again) => return Err(Step6::Begin),
         Ok(Then::Hairpin) => return Err(Step6::Hairpin),
+        Ok(Then::Overlay) => return Err(Step6::Overlay),
         Err(reason) => Err(reason),
     };
     match done {
@@ -312,6 +326,8 @@ pub enum Then {
     Discover,
     /// It goes to another container by a published port: see [`hairpin()`].
     Hairpin,
+    /// It goes to another node, and is too long for netd to encapsulate: see [`overlay::hand_over`].
+    Overlay,
 }
 
 /// Does what the plan says, and counts.
@@ -437,7 +453,7 @@ fn ip<'t, A: Addr, P: Packet, T: Tables<A>>(
         }
         // No two networks share an address, so whoever has this one is in the sender's network.
         let Some(endpoint) = tables.endpoint(&ip.destination) else {
-            return to_node(packet, tables, interface, &ip, plan, node).map(|()| Then::Plan);
+            return to_node(packet, tables, interface, &ip, plan, node);
         };
         if endpoint.ifindex == ifindex {
             // Its own address: the kernel in the container would not have sent it.
@@ -711,7 +727,7 @@ fn to_node<'t, A: Addr, P: Packet, T: Tables<A>>(
     ip: &Headers<A>,
     plan: &mut Plan<A>,
     node: &mut Option<T::Ref<'t, Route>>,
-) -> Result<(), Drop> {
+) -> Result<Then, Drop> {
     let route = tables.route(&ip.destination).ok_or(Drop::NoEndpoint)?;
     let vxlan = route.kind == Route::VXLAN;
     if !vxlan && route.kind != Route::DIRECT {
@@ -721,16 +737,14 @@ fn to_node<'t, A: Addr, P: Packet, T: Tables<A>>(
         return Err(Drop::Isolated);
     }
     let config = tables.config().ok_or(Drop::NoRoute)?;
-    let overhead = if vxlan { Vxlan::overhead(!route.node.is_mapped()) } else { 0 };
     plan.mtu = u32::from(route.mtu);
     plan.macs = interface.macs;
-    if packet.len() - Ethernet::LEN > 0xffff - overhead {
-        // Its segments might fit, so there is no size to tell.
-        plan.mtu = 0;
-        return Err(Drop::TooBig);
-    }
     if icmp_error::length_on_wire(packet, ip) > plan.mtu {
         return Err(Drop::TooBig);
+    }
+    if vxlan && packet.len() - Ethernet::LEN > 0xffff - Vxlan::overhead(!route.node.is_mapped()) {
+        // Its segments fit, all of it in one does not.
+        return Ok(Then::Overlay);
     }
     if config.uplink == 0 {
         return Err(Drop::NoRoute);
@@ -752,7 +766,7 @@ fn to_node<'t, A: Addr, P: Packet, T: Tables<A>>(
         plan.rewrite = Plan::<A>::TTL;
     }
     *node = Some(route);
-    Ok(())
+    Ok(Then::Plan)
 }
 
 /// Where a destination is that is not in the sender's subnet.

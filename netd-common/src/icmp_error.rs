@@ -52,6 +52,9 @@ pub const fn about<A: Addr>(reason: u32, mtu: u32) -> u32 {
 #[inline(always)]
 fn can_be_answered<A: Addr, P: Packet>(packet: &P, ip: &Headers<A>, too_big: bool) -> bool {
     let to_many = packet.get(0).is_none_or(|[first, _]: [u8; 2]| first & 1 != 0);
+    if is_jumbogram(packet, ip) {
+        return !to_many && ip.protocol == protocol::TCP;
+    }
     // An IPv6 fragment's own header is in the quote; what is behind it then is not.
     let l4 = const { Ethernet::LEN + A::HEADER } + if A::V6 && ip.id_at != 0 { 8 } else { 0 };
     if to_many || ip.is_later_fragment() || ip.l4 != l4 || too_big && ip.is_fragment() {
@@ -130,7 +133,15 @@ pub fn write4<P: Packet>(packet: &mut P, message: &Message<V4>) -> Option<()> {
 pub fn write6<P: Packet>(packet: &mut P, message: &Message<V6>) -> Option<()> {
     const L4: u32 = Ethernet::LEN + Ipv6::LEN;
     const LEN: u32 = L4 + icmp::LEN + size_of::<Quote6>() as u32;
-    let quote: Quote6 = packet.get(Ethernet::LEN)?;
+    let mut quote: Quote6 = packet.get(Ethernet::LEN)?;
+    let [length @ .., next, hops] = quote[1].to_ne_bytes();
+    if next == protocol::HOP_BY_HOP {
+        // A jumbogram (see `can_be_answered`): as its segments are, for the ports to be in the quote.
+        let [ports, sequence]: [u32; 2] = packet.get(L4 + 8)?;
+        quote[1] = u32::from_ne_bytes([length[0], length[1], protocol::TCP, hops]);
+        quote[10] = ports;
+        quote[11] = sequence;
+    }
     packet.resize(LEN)?;
     packet.set(0, message.macs)?;
     const PAYLOAD: u16 = (LEN - L4) as u16;
@@ -171,5 +182,15 @@ pub fn length_on_wire<A: Addr, P: Packet>(packet: &P, ip: &Headers<A>) -> u32 {
         }
         _ => 8,
     };
-    ip.l4 - Ethernet::LEN + header + segment
+    let network = ip.l4 - Ethernet::LEN;
+    let network = if A::V6 && is_jumbogram(packet, ip) { Ipv6::LEN } else { network };
+    network + header + segment
+}
+
+/// Whether it has a jumbo payload option (RFC 2675) and no other extension header: the kernel puts one in front of more than 64 KiB
+/// of TCP (BIG TCP, since 5.19), and takes it off again when it cuts the packet into segments. No such packet is ever on a wire.
+#[inline(always)]
+fn is_jumbogram<A: Addr, P: Packet>(packet: &P, ip: &Headers<A>) -> bool {
+    const WITH_OPTION: u32 = Ethernet::LEN + Ipv6::LEN + 8;
+    A::V6 && ip.l4 == WITH_OPTION && packet.len() > Ethernet::LEN + Ipv6::LEN + 0xffff
 }

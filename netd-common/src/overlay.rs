@@ -5,7 +5,7 @@ use crate::{
     addr::{Addr, V6},
     headers::Headers,
     packet::Packet,
-    plan::{Plan, To},
+    plan::{NO_SLOT, Plan, To, Verdict},
     reason::{Drop, Way},
     tables::Tables,
     wire::{Be16, Be32, Ethernet, Ipv4, Ipv6, Mac, Udp, Vxlan, protocol, udp},
@@ -53,6 +53,47 @@ pub fn encapsulate<A: Addr, P: Packet, T: Tables<A>>(
         packet.set(Ethernet::LEN, ip)?;
         wrap(packet, plan, UDP6, source, length)
     }
+}
+
+/// Has the kernel's own VXLAN device encapsulate a packet that came from an interface: one that does not fit an outer header, whose
+/// lengths are 16 bits. The kernel cuts it into its segments before: slower, but right. Few packets come here, so it looks anew at
+/// what the step before has seen.
+#[inline(always)]
+pub fn hand_over<A: Addr, P: Packet, T: Tables<A>>(packet: &mut P, tables: &T, ifindex: u32) -> Verdict {
+    let bytes = packet.len();
+    let slot = tables.interface(ifindex).map_or(NO_SLOT, |interface| interface.slot);
+    let Some((device, node)) = by_kernel(packet, tables, ifindex) else {
+        tables.count_drop(Drop::TooBig, slot, bytes);
+        return Verdict::DROP;
+    };
+    tables.count_way(Way::ToNodeVxlan, bytes);
+    tables.count_sent(slot, bytes);
+    tables.count_to_node(node, bytes);
+    Verdict { to: To::Out, ifindex: device, via: V6::ZERO }
+}
+
+/// The device's interface index, and the index of the node's counters.
+#[inline(always)]
+fn by_kernel<A: Addr, P: Packet, T: Tables<A>>(
+    packet: &mut P,
+    tables: &T,
+    ifindex: u32,
+) -> Option<(u32, u32)> {
+    let (config, interface) = (tables.config()?, tables.interface(ifindex)?);
+    let destination: A = packet.get(A::DESTINATION)?;
+    let route = tables.route(&destination)?;
+    if config.overlay == 0 || route.kind != Route::VXLAN || route.network != interface.network {
+        return None;
+    }
+    let inner = Ethernet {
+        destination: Mac::of(destination.address4(&interface)),
+        source: interface.macs.source(),
+        ethertype: A::ETHERTYPE,
+    };
+    packet.set(0, inner)?;
+    let own = if route.node.is_mapped() { config.underlay4.mapped() } else { config.underlay6 };
+    packet.tunnel(&route.node, &own, vni(route.network))?;
+    Some((config.overlay, route.slot))
 }
 
 /// Writes the headers from UDP's on.

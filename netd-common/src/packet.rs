@@ -1,6 +1,6 @@
 //! A packet as a hook hands it over.
 
-use crate::wire::Wire;
+use crate::{addr::V6, wire::Wire};
 
 /// What the hook knows of a packet besides its bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -10,7 +10,7 @@ pub struct Hook {
     /// The kernel has taken a VLAN tag off the frame and keeps it beside the packet (`skb->vlan_tci`).
     pub vlan: bool,
     /// Where the kernel decapsulated the packet: the outer source, IPv4-mapped if it is IPv4; zero elsewhere.
-    pub node: crate::V6,
+    pub node: V6,
     /// And its VNI.
     pub vni: u32,
     /// The packet came in by an interface and is being forwarded, instead of from a socket of the host (`skb->skb_iif`).
@@ -59,6 +59,10 @@ pub trait Packet {
     /// Makes room for the headers of VXLAN over IPv4 or IPv6 ([`crate::wire::Vxlan::overhead`]) between the Ethernet header and
     /// the rest, which becomes the inner packet.
     fn encapsulate(&mut self, v6: bool) -> Option<()>;
+
+    /// Says how the kernel's own tunnel device is to encapsulate the packet: to this node, from this address (IPv4-mapped if they
+    /// are IPv4), with this VNI.
+    fn tunnel(&mut self, node: &V6, own: &V6, vni: u32) -> Option<()>;
 
     /// Takes those bytes away again. `inner_v6`: what is left is IPv6.
     fn decapsulate(&mut self, v6: bool, inner_v6: bool) -> Option<()>;

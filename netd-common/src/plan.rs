@@ -26,8 +26,8 @@ pub enum To {
     Peer,
     /// Out of an interface, to the next hop that the kernel's own routes and neighbours name.
     Neighbour,
-    /// Back out of the interface that it came from.
-    Reflect,
+    /// Out of an interface as it is, with the Ethernet header that it has.
+    Out,
 }
 
 /// The end of a packet's way through a program.
@@ -60,12 +60,12 @@ impl Verdict {
         const STACK: u64 = To::Stack as u64;
         const PEER: u64 = To::Peer as u64;
         const NEIGHBOUR: u64 = To::Neighbour as u64;
-        const REFLECT: u64 = To::Reflect as u64;
+        const OUT: u64 = To::Out as u64;
         let to = match packed >> 32 {
             STACK => To::Stack,
             PEER => To::Peer,
             NEIGHBOUR => To::Neighbour,
-            REFLECT => To::Reflect,
+            OUT => To::Out,
             _ => To::Drop,
         };
         Self { to, ifindex: packed as u32, via: V6::ZERO }

@@ -146,6 +146,10 @@ impl Packet for ReadOnly {
         None
     }
 
+    fn tunnel(&mut self, _: &V6, _: &V6, _: u32) -> Option<()> {
+        None
+    }
+
     fn decapsulate(&mut self, _: bool, _: bool) -> Option<()> {
         None
     }

@@ -108,6 +108,7 @@ fn run<A: Family>(events: &[Event]) -> Result<(), TestCaseError> {
             last_port: FIRST + PORTS - 1,
             quota: QUOTA,
             mtu: 1500,
+            overlay: 0,
         })),
         ..Memory::default()
     };

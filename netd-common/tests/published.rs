@@ -123,6 +123,7 @@ fn run<A: Family>(events: &[Event]) -> Result<(), TestCaseError> {
             last_port: FIRST + PORTS - 1,
             quota: QUOTA,
             mtu: 1500,
+            overlay: 0,
             underlay4: V4::ZERO,
             underlay6: V6::ZERO,
         })),

@@ -1,7 +1,7 @@
 //! [`Packet`] over a frame at an XDP hook, for reading only.
 
 use aya_ebpf::{bindings::xdp_md, helpers::generated::bpf_xdp_get_buff_len, programs::XdpContext};
-use netd_common::{Packet, wire::Wire};
+use netd_common::{Packet, V6, wire::Wire};
 
 use crate::skb::MAX_OFFSET;
 
@@ -59,6 +59,11 @@ impl Packet for Frame {
 
     #[inline(always)]
     fn encapsulate(&mut self, _: bool) -> Option<()> {
+        None
+    }
+
+    #[inline(always)]
+    fn tunnel(&mut self, _: &V6, _: &V6, _: u32) -> Option<()> {
         None
     }
 

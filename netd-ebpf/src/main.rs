@@ -9,17 +9,18 @@ mod flow_gc;
 mod frame;
 mod functions;
 mod maps;
+mod next_hop;
 mod skb;
 mod sockets;
 
 use aya_ebpf::{
-    bindings::{__sk_buff, TC_ACT_SHOT, TC_ACT_UNSPEC, bpf_redir_neigh, xdp_action},
-    helpers::generated::{bpf_redirect, bpf_redirect_neigh, bpf_redirect_peer},
+    bindings::{__sk_buff, TC_ACT_SHOT, TC_ACT_UNSPEC, xdp_action},
+    helpers::generated::{bpf_redirect, bpf_redirect_peer},
     macros::{cgroup_sock_addr, classifier, xdp},
     programs::{SockAddrContext, TcContext, XdpContext},
 };
 use netd_common::{
-    Addr as _, Hook, To, V6, Verdict,
+    Hook, To, Verdict,
     abi::{STEP_FROM_CONTAINER4, STEP_FROM_CONTAINER6, STEP_FROM_UPLINK6},
     from_container::{Step4, Step6, Told},
     from_uplink::Step6 as Uplink6,
@@ -63,10 +64,18 @@ fn hairpin4_error(ctx: TcContext) -> i32 {
     from_container4_step(&mut skb, &ctx, hook, Step4::HairpinError)
 }
 
+/// IPv4 from a container to another node that is too long for an outer header.
+#[classifier]
+fn overlay4(ctx: TcContext) -> i32 {
+    let mut skb = Skb::new(&ctx);
+    let hook = skb.hook();
+    from_container4_step(&mut skb, &ctx, hook, Step4::Overlay)
+}
+
 #[inline(always)]
 fn from_container4_step(skb: &mut Skb, ctx: &TcContext, hook: Hook, this: Step4) -> i32 {
     match netd_common::from_container::step4(skb, &Maps, hook, this) {
-        Ok(done) => verdict(done, hook.ifindex),
+        Ok(done) => verdict(skb, done),
         Err(next) => {
             step(ctx, STEP_FROM_CONTAINER4 + next as u32);
             TC_ACT_SHOT
@@ -80,7 +89,7 @@ fn from_uplink(ctx: TcContext) -> i32 {
     let mut skb = Skb::new(&ctx);
     let hook = skb.uplink_hook();
     if let Some(done) = netd_common::from_uplink(&mut skb, &Maps, hook) {
-        return verdict(done, hook.ifindex);
+        return verdict(&mut skb, done);
     }
     step(&ctx, STEP_FROM_UPLINK6);
     TC_ACT_UNSPEC
@@ -123,6 +132,8 @@ steps6! {
     hairpin6_second = HairpinSecond;
     /// ICMPv6 errors about those.
     hairpin6_error = HairpinError;
+    /// Those to another node that are too long for an outer header.
+    overlay6 = Overlay;
 }
 
 #[inline(always)]
@@ -132,7 +143,7 @@ fn from_container6_step(ctx: &TcContext, this: Step6) -> i32 {
     let is_told = |step| matches!(step, Step6::Refuse | Step6::HairpinFirst | Step6::HairpinSecond);
     let mut told = if is_told(this) { skb.told() } else { Told::default() };
     match netd_common::from_container::step6(&mut skb, &Maps, hook, this, &mut told) {
-        Ok(done) => verdict(done, hook.ifindex),
+        Ok(done) => verdict(&mut skb, done),
         Err(next) => {
             if is_told(next) {
                 skb.tell(&told);
@@ -166,7 +177,7 @@ fn from_uplink6_step(ctx: &TcContext, this: Uplink6) -> i32 {
     let mut skb = Skb::new(ctx);
     let hook = skb.uplink_hook();
     match netd_common::from_uplink::step6(&mut skb, &Maps, hook, this) {
-        Ok(done) => verdict(done, hook.ifindex),
+        Ok(done) => verdict(&mut skb, done),
         Err(next) => {
             step(ctx, STEP_FROM_UPLINK6 + next as u32);
             TC_ACT_UNSPEC
@@ -184,9 +195,10 @@ fn step(ctx: &TcContext, index: u32) {
 /// The host side of a container's link, egress: what the host's own stack sends to the container.
 #[classifier]
 fn to_container(ctx: TcContext) -> i32 {
-    let skb = Skb::new(&ctx);
+    let mut skb = Skb::new(&ctx);
     let hook = skb.hook();
-    verdict(netd_common::to_container(&skb, &Maps, hook), hook.ifindex)
+    let done = netd_common::to_container(&skb, &Maps, hook);
+    verdict(&mut skb, done)
 }
 
 /// The VXLAN device, ingress: what the kernel has decapsulated.
@@ -194,7 +206,8 @@ fn to_container(ctx: TcContext) -> i32 {
 fn from_overlay(ctx: TcContext) -> i32 {
     let mut skb = Skb::new(&ctx);
     let hook = skb.tunnel_hook();
-    verdict(netd_common::from_overlay(&mut skb, &Maps, hook), hook.ifindex)
+    let done = netd_common::from_overlay(&mut skb, &Maps, hook);
+    verdict(&mut skb, done)
 }
 
 /// Removes flows from a list that the daemon hands over as a packet (BPF_PROG_TEST_RUN); attached to nothing. Returns how
@@ -253,40 +266,18 @@ fn getpeername6(ctx: SockAddrContext) -> i32 {
 }
 
 #[inline(always)]
-fn verdict(verdict: Verdict, ifindex: u32) -> i32 {
-    // SAFETY: helpers without preconditions; a wrong interface index makes the kernel drop the packet. redirect_neigh
-    // without parameters looks up the next hop by the packet's destination.
+fn verdict(skb: &mut Skb, verdict: Verdict) -> i32 {
+    // SAFETY: helpers without preconditions; a wrong interface index makes the kernel drop the packet.
     unsafe {
         match verdict.to {
             To::Drop => TC_ACT_SHOT,
             // Not TC_ACT_OK: other programs on the hook are to have their say (TCX_NEXT; clsact goes on likewise).
             To::Stack => TC_ACT_UNSPEC,
             To::Peer => bpf_redirect_peer(verdict.ifindex, 0) as i32,
-            To::Neighbour if verdict.via == V6::ZERO => {
-                bpf_redirect_neigh(verdict.ifindex, core::ptr::null_mut(), 0, 0) as i32
-            }
-            To::Neighbour => redirect_via(verdict.ifindex, &verdict.via) as i32,
-            To::Reflect => bpf_redirect(ifindex, 0) as i32,
+            To::Neighbour => next_hop::send(skb, verdict.ifindex, &verdict.via) as i32,
+            To::Out => bpf_redirect(verdict.ifindex, 0) as i32,
         }
     }
-}
-
-/// Out of an interface by a next hop.
-///
-/// A subprogram: what it needs of stack, all would pay for.
-#[inline(never)]
-fn redirect_via(ifindex: u32, via: &V6) -> i64 {
-    // SAFETY: plain data, for which zero is valid.
-    let mut next: bpf_redir_neigh = unsafe { core::mem::zeroed() };
-    if let Some(via) = via.unmapped() {
-        next.nh_family = AF_INET;
-        next.__bindgen_anon_1.ipv4_nh = via.0;
-    } else {
-        next.nh_family = AF_INET6;
-        next.__bindgen_anon_1.ipv6_nh = via.0;
-    }
-    // SAFETY: a helper without preconditions; the parameters are as long as we say.
-    unsafe { bpf_redirect_neigh(ifindex, &mut next, size_of_val(&next) as i32, 0) }
 }
 
 /// The licence that the kernel sees: some helpers are for GPL-compatible programs only.

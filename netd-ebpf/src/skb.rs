@@ -5,11 +5,11 @@ use aya_ebpf::{
         BPF_ADJ_ROOM_ENCAP_L2_SHIFT, BPF_CSUM_LEVEL_DEC, BPF_F_ADJ_ROOM_ENCAP_L2_ETH,
         BPF_F_ADJ_ROOM_ENCAP_L3_IPV4, BPF_F_ADJ_ROOM_ENCAP_L3_IPV6, BPF_F_ADJ_ROOM_ENCAP_L4_UDP,
         BPF_F_ADJ_ROOM_FIXED_GSO, BPF_F_ADJ_ROOM_NO_CSUM_RESET, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR,
-        BPF_F_TUNINFO_IPV6, bpf_adj_room_mode::BPF_ADJ_ROOM_MAC, bpf_tunnel_key,
+        BPF_F_TUNINFO_IPV6, BPF_F_ZERO_CSUM_TX, bpf_adj_room_mode::BPF_ADJ_ROOM_MAC, bpf_tunnel_key,
     },
     helpers::generated::{
         bpf_csum_level, bpf_csum_update, bpf_get_hash_recalc, bpf_l4_csum_replace, bpf_skb_adjust_room,
-        bpf_skb_change_tail, bpf_skb_get_tunnel_key, bpf_skb_pull_data,
+        bpf_skb_change_tail, bpf_skb_get_tunnel_key, bpf_skb_pull_data, bpf_skb_set_tunnel_key,
     },
     programs::TcContext,
 };
@@ -51,6 +51,18 @@ impl Skb {
             unsafe { bpf_skb_pull_data(skb.ctx, want) };
         }
         skb
+    }
+
+    /// One whose headers are where programs can read them, in a subprogram.
+    #[inline(always)]
+    pub(crate) fn again(ctx: Context) -> Self {
+        Self { ctx }
+    }
+
+    /// For helpers.
+    #[inline(always)]
+    pub(crate) fn context(&self) -> Context {
+        self.ctx
     }
 
     /// What the hook knows.
@@ -227,6 +239,27 @@ impl Packet for Skb {
         // SAFETY: the helper checks what it is given against the packet.
         let done =
             unsafe { bpf_skb_adjust_room(self.ctx, Vxlan::overhead(v6) as i32, BPF_ADJ_ROOM_MAC, flags) };
+        if done == 0 { Some(()) } else { None }
+    }
+
+    #[inline(always)]
+    fn tunnel(&mut self, node: &V6, own: &V6, vni: u32) -> Option<()> {
+        // SAFETY: plain data, for which zero is valid.
+        let mut key: bpf_tunnel_key = unsafe { core::mem::zeroed() };
+        key.tunnel_id = vni;
+        key.tunnel_ttl = 64;
+        // No outer checksum, as in `encapsulate`. The helper takes IPv4 addresses in host byte order.
+        let mut flags = u64::from(BPF_F_ZERO_CSUM_TX);
+        if let (Some(node), Some(own)) = (node.unmapped(), own.unmapped()) {
+            key.__bindgen_anon_1.remote_ipv4 = u32::from_be(node.0);
+            key.__bindgen_anon_3.local_ipv4 = u32::from_be(own.0);
+        } else {
+            key.__bindgen_anon_1.remote_ipv6 = node.0;
+            key.__bindgen_anon_3.local_ipv6 = own.0;
+            flags |= u64::from(BPF_F_TUNINFO_IPV6);
+        }
+        // SAFETY: the helper reads as many bytes as we say, which are initialised.
+        let done = unsafe { bpf_skb_set_tunnel_key(self.ctx, &mut key, size_of_val(&key) as u32, flags) };
         if done == 0 { Some(()) } else { None }
     }
 

@@ -46,6 +46,8 @@ pub struct Definition {
     pub link: LinkChoice,
     /// MTU of its links, in bytes; none: the uplink's.
     pub mtu: Option<u32>,
+    /// Whether its links take packets above 64 KiB (BIG TCP).
+    pub big_tcp: bool,
     /// Prefix length of the parts of it that nodes of a cluster take; none: [`slice_length`].
     pub slice: Option<u8>,
 }
@@ -88,6 +90,9 @@ pub struct Network {
     pub link: LinkChoice,
     /// MTU of its links, in bytes; none: the uplink's.
     pub mtu: Option<u32>,
+    /// Whether its links take packets above 64 KiB (BIG TCP).
+    #[serde(default, skip_serializing_if = "crate::network::is_off")]
+    pub big_tcp: bool,
     /// Where it is from.
     pub origin: Origin,
     /// In a cluster: the part of it that this node has got.
@@ -99,8 +104,8 @@ impl Network {
     /// Gives a definition its number.
     #[must_use]
     pub fn new(definition: Definition, number: u32, origin: Origin) -> Self {
-        let Definition { name, subnet, subnet6, masquerade, link, mtu, slice: _ } = definition;
-        Self { name, number, subnet, subnet6, masquerade, link, mtu, origin, slice: None }
+        let Definition { name, subnet, subnet6, masquerade, link, mtu, big_tcp, slice: _ } = definition;
+        Self { name, number, subnet, subnet6, masquerade, link, mtu, big_tcp, origin, slice: None }
     }
 
     /// The host's own address in it, and its endpoints' gateway.
@@ -137,6 +142,12 @@ impl Network {
     pub fn host_mac(&self) -> Mac {
         mac::of_address(self.gateway())
     }
+}
+
+/// Whether a switch is off: such are not written, so that records are as they were before there was the switch.
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "what serde calls it with")]
+pub(crate) const fn is_off(switch: &bool) -> bool {
+    !*switch
 }
 
 /// Prefix length of nodes' slices of a subnet for which nobody has chosen one: a /24, but at least 16 slices where the
@@ -325,6 +336,7 @@ mod tests {
             masquerade: true,
             link: LinkChoice::Auto,
             mtu: None,
+            big_tcp: false,
             slice: None,
         };
         let network = Network::new(definition, 7, Origin::Command);
@@ -333,7 +345,7 @@ mod tests {
         assert_eq!(network.host_mac().to_string(), "02:6e:0a:58:00:01");
         // As it was kept before there was IPv6.
         let old = serde_json::to_string(&Network { subnet6: None, ..network }).unwrap();
-        assert!(!old.contains("subnet6"), "{old}");
+        assert!(!old.contains("subnet6") && !old.contains("big_tcp"), "{old}");
         let old: Network = serde_json::from_str(&old).unwrap();
         assert_eq!((old.gateway6(), old.gateways().count()), (None, 1));
     }

@@ -62,6 +62,9 @@ pub struct NetworkRequest {
     /// MTU of its links, in bytes; 0: the uplink's.
     #[serde(default)]
     pub mtu: i64,
+    /// Whether its links take packets above 64 KiB (BIG TCP).
+    #[serde(default)]
+    pub big_tcp: bool,
     /// In a cluster: prefix length of the nodes' slices of it; none: as fits its size.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub slice: Option<u8>,
@@ -123,6 +126,9 @@ pub struct NetworkView {
     pub link: LinkChoice,
     /// MTU that new links get, in bytes.
     pub mtu: u32,
+    /// Whether new links take packets above 64 KiB (BIG TCP).
+    #[serde(default)]
+    pub big_tcp: bool,
     /// Where it is defined.
     pub origin: Origin,
     /// How many endpoints it has.

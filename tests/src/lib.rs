@@ -4,6 +4,7 @@
 //! which packets arrive and what the kernel and the daemon say afterwards. All of it is removed again, also when a test
 //! fails, and two runs at once do not meet.
 
+pub mod big_tcp;
 pub mod certificates;
 pub mod cluster;
 pub mod compare;

@@ -72,6 +72,32 @@ impl TcpFlood {
         Ok(Self { stop, thread, progress })
     }
 
+    /// Connects from a namespace and sends that many bytes, a megabyte a call, as fast as they go.
+    ///
+    /// # Errors
+    /// The connection broke, or something was lost.
+    pub fn burst(from: &Namespace, server: impl Into<SocketAddr>, bytes: u64) -> Result<()> {
+        const CALL: u64 = 1 << 20;
+        let server = server.into();
+        let mut stream = from.run(|| {
+            TcpStream::connect_timeout(&server, TIMEOUT).with_context(|| format!("no TCP to {server}"))
+        })?;
+        stream.set_write_timeout(Some(TIMEOUT))?;
+        stream.set_read_timeout(Some(TIMEOUT))?;
+        let mut next: u64 = 0;
+        while next * 8 < bytes {
+            let block: Vec<u8> = (next..next + CALL / 8).flat_map(u64::to_le_bytes).collect();
+            stream.write_all(&block).context("the connection broke while sending")?;
+            next += CALL / 8;
+        }
+        stream.shutdown(Shutdown::Write)?;
+        let mut answer = [0; 8];
+        stream.read_exact(&mut answer).context("the other end found an error, or is gone")?;
+        let (arrived, sent) = (u64::from_le_bytes(answer), next * 8);
+        ensure!(arrived == sent, "{sent} bytes were sent, {arrived} arrived");
+        Ok(())
+    }
+
     /// Bytes sent so far.
     #[must_use]
     pub fn sent(&self) -> u64 {

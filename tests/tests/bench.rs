@@ -110,6 +110,65 @@ fn a_quick_run_is_well_formed_json_and_a_page() {
     });
 }
 
+/// Every case and variant that the targets need is built, checked and measured once.
+#[test]
+fn targets_are_judged() {
+    test("targets_are_judged", || {
+        let (report, output) = bench(&["--targets", "--rounds", "1", "--seconds", "0.02"])?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        let left_out: Vec<&str> = report["unavailable"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .filter_map(|one| one["variant"].as_str())
+            .collect();
+        ensure!(output.status.success(), "{}: {said}\nnot measured: {left_out:?}", output.status);
+        let targets = report["targets"].as_array().context("no targets")?;
+        ensure!(targets.len() > 20, "{targets:?}");
+        for target in targets {
+            let of = |key: &str| target[key].as_str().unwrap_or_default();
+            let known = [of("variant"), of("against")].iter().any(|variant| left_out.contains(variant));
+            ensure!(known || positive(&target["ratio"]), "{target}: not measured: {left_out:?}");
+            ensure!(known || target["met"].is_boolean(), "{target}");
+        }
+        // Nothing that no target needs.
+        let names = |case: &str| -> Result<Vec<String>> {
+            let text = |one: &Value| one["variant"].as_str().unwrap_or_default().to_owned();
+            Ok(variants(&report, case)?.into_iter().map(text).collect())
+        };
+        for variant in names("tcp-crr")? {
+            ensure!(["netd", "bridge"].contains(&variant.as_str()), "{variant} in tcp-crr");
+        }
+        ensure!(variants(&report, "udp-rr").is_err(), "udp-rr is no target's");
+        // What is denied is dropped by who is to drop it.
+        let evidence: Vec<&str> = report["evidence"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .filter_map(|one| one["text"].as_str())
+            .collect();
+        ensure!(evidence.iter().any(|text| text.contains("dropped by netd's deny list")), "{evidence:?}");
+        Ok(())
+    });
+}
+
+#[test]
+fn a_long_deny_list_and_a_program_that_drops_all() {
+    test("a_long_deny_list_and_a_program_that_drops_all", || {
+        let chosen =
+            ["--cases", "denied-udp-64,denied-udp-64-socket", "--variants", "netd-10000-denied,xdp-drop"];
+        let (report, output) = bench(&[&chosen[..], &["--quick"]].concat())?;
+        ensure!(output.status.success(), "{}: {report:#}", output.status);
+        for case in ["denied-udp-64", "denied-udp-64-socket"] {
+            let variants = variants(&report, case)?;
+            for name in ["netd-10000-denied", "xdp-drop"] {
+                ensure!(positive(&named(&variants, name)?["median"]), "{case}: {report:#}");
+            }
+        }
+        Ok(())
+    });
+}
+
 #[test]
 fn scales_are_curves() {
     test("scales_are_curves", || {
@@ -117,6 +176,7 @@ fn scales_are_curves() {
         for (what, max, case, counts) in [
             ("endpoints", "100", "endpoints-tcp-rr", &[10, 100][..]),
             ("flows", "1000", "flows-tcp-crr", &[1000]),
+            ("ports", "100", "ports-tcp-crr", &[10, 100]),
         ] {
             let page = directory.path().join(what);
             let page_text = page.to_str().context("a path")?;

@@ -52,6 +52,9 @@ fn check(twins: &mut Twins, seed: u64) -> Result<Option<&'static str>> {
         Outcome::Same => Ok(None),
         Outcome::Known(known) => Ok(Some(known.heading)),
         Outcome::Different(at) => {
+            if number("NETD_COMPARE_SEED")?.is_some() {
+                println!("The whole story:\n{}", twins.transcript);
+            }
             twins.shrink(family, &steps, at)?;
             bail!(
                 "netd and netfilter differ in {family:?}; NETD_COMPARE_SEED={seed:#x} plays it again. The story, shortened, and what everybody \

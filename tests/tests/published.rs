@@ -162,6 +162,37 @@ fn from_the_host_itself() {
     });
 }
 
+/// The programs on the root of the cgroups are there only for what is published: each costs every process of the machine something.
+#[test]
+fn the_hosts_sockets_pay_only_for_what_is_published() {
+    with_site("the_hosts_sockets_pay_only_for_what_is_published", "", |site| {
+        site.container("web")?;
+        let check = |command: &[&str], connect: u64, receive: u64| -> anyhow::Result<()> {
+            if !command.is_empty() {
+                netd(site, command)?;
+            }
+            let status = site.host.json(["status", "--json"])?;
+            let programs = status["programs"].as_array().context("no programs")?;
+            for (name, wanted) in [
+                ("connect4", connect),
+                ("getpeername6", connect),
+                ("sendmsg6", receive),
+                ("recvmsg4", receive),
+            ] {
+                let program = programs.iter().find(|program| program["name"] == name);
+                let attached = program.and_then(|program| program["attached"].as_u64());
+                ensure!(attached == Some(wanted), "after {command:?}, {name}: {attached:?}");
+            }
+            Ok(())
+        };
+        check(&[], 0, 0)?;
+        check(&["publish", "web", "-p", "8007:7"], 1, 0)?;
+        check(&["publish", "web", "-p", "8007:7/udp", "-p", "8008:7/udp"], 1, 1)?;
+        check(&["unpublish", "web", "-p", "8007:7", "-p", "8007:7/udp"], 1, 1)?;
+        check(&["unpublish", "web", "-p", "8008:7/udp"], 0, 0)
+    });
+}
+
 #[test]
 fn taken_ports_are_refused_and_their_holder_named() {
     with_site("taken_ports_are_refused_and_their_holder_named", "", |site| {

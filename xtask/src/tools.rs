@@ -37,8 +37,8 @@ struct Tool {
     why: &'static str,
     /// The goals that need it.
     goals: &'static [Goal],
-    /// A service that the package starts at boot. Only the program is wanted.
-    service: Option<&'static str>,
+    /// What the package starts at boot, as systemd calls it. Only the program is wanted.
+    services: &'static [&'static str],
 }
 
 impl Tool {
@@ -48,11 +48,11 @@ impl Tool {
         goals: &'static [Goal],
         why: &'static str,
     ) -> Self {
-        Self { package, finds, why, goals, service: None }
+        Self { package, finds, why, goals, services: &[] }
     }
 
-    const fn with_service(self, service: &'static str) -> Self {
-        Self { service: Some(service), ..self }
+    const fn with_services(self, services: &'static [&'static str]) -> Self {
+        Self { services, ..self }
     }
 
     fn is_for(&self, goal: Goal) -> bool {
@@ -73,7 +73,7 @@ const BENCH: &[Goal] = &[Goal::Bench];
 const FUZZ: &[Goal] = &[Goal::Fuzz];
 const TEST_AND_BENCH: &[Goal] = &[Goal::Test, Goal::Bench];
 
-const TOOLS: [Tool; 25] = [
+const TOOLS: [Tool; 28] = [
     Tool::new("protobuf-compiler", &["protoc"], EVERY_BUILD, "generates the client of the etcd store"),
     Tool::new(
         "libprotobuf-dev",
@@ -98,8 +98,9 @@ const TOOLS: [Tool; 25] = [
         TEST_AND_BENCH,
         "the CNI plugins that netd is chained with, and compared with",
     ),
-    Tool::new("etcd-server", &["etcd"], TEST_AND_BENCH, "the cluster's shared store").with_service("etcd"),
-    Tool::new("busybox-static", &["busybox"], TEST, "the root file system of test containers"),
+    Tool::new("etcd-server", &["etcd"], TEST_AND_BENCH, "the cluster's shared store")
+        .with_services(&["etcd"]),
+    Tool::new("busybox-static", &["busybox"], TEST_AND_BENCH, "the root file system of containers"),
     Tool::new(
         "conntrack",
         &["conntrack"],
@@ -110,7 +111,7 @@ const TOOLS: [Tool; 25] = [
     Tool::new("bind9-dnsutils", &["dig"], TEST, "asks for names through netd"),
     Tool::new("traceroute", &["traceroute"], TEST, "finds the routers on the way"),
     Tool::new("openssh-server", &["/usr/sbin/sshd"], TEST, "holds a session over a restart")
-        .with_service("ssh"),
+        .with_services(&["ssh"]),
     Tool::new("openssh-client", &["ssh"], TEST, "the client of that session"),
     Tool::new(
         "python3-pyftpdlib",
@@ -119,10 +120,17 @@ const TOOLS: [Tool; 25] = [
         "serves FTP through netd",
     ),
     Tool::new("nginx", &["nginx"], TEST_AND_BENCH, "the web server of tests and benchmarks")
-        .with_service("nginx"),
+        .with_services(&["nginx"]),
     Tool::new("wrk", &["wrk"], TEST_AND_BENCH, "the client of the request benchmark, and of a test"),
     Tool::new("iperf3", &["iperf3"], BENCH, "measures throughput"),
     Tool::new("sockperf", &["sockperf"], BENCH, "measures latency"),
+    // A package of its own in the list, so that a containerd which was there before goes on.
+    Tool::new("containerd", &["containerd"], BENCH, "what dockerd starts containers with")
+        .with_services(&["containerd"]),
+    Tool::new("docker.io", &["dockerd"], BENCH, "the dockerd that netd is compared with")
+        .with_services(&["docker.socket", "docker"]),
+    // Before Debian 13 in docker.io.
+    Tool::new("docker-cli", &["docker"], BENCH, "its client"),
     Tool::new("g++", &["c++"], FUZZ, "compiles libFuzzer"),
 ];
 
@@ -170,8 +178,8 @@ fn install(tools: &[&Tool], apt: &mut Apt) -> Result<()> {
     let known = apt.known(&packages)?;
     apt.install(&known)?;
     for tool in tools {
-        if let (Some(service), true) = (tool.service, known.contains(&tool.package)) {
-            apt.disable_service(service);
+        if known.contains(&tool.package) {
+            tool.services.iter().for_each(|service| apt.disable_service(service));
         }
     }
     Ok(())

@@ -12,8 +12,8 @@ pub(crate) fn root() -> &'static Path {
 }
 
 /// The compiled eBPF programs, where netd's build script looks for them: an object for each binary of netd-ebpf.
-pub(crate) fn ebpf_objects() -> [(&'static str, PathBuf); 2] {
-    [("netd-ebpf", "netd.o"), ("metadata", "metadata.o")]
+pub(crate) fn ebpf_objects() -> [(&'static str, PathBuf); 4] {
+    [("netd-ebpf", "netd.o"), ("metadata", "metadata.o"), ("redirect", "redirect.o"), ("frames", "frames.o")]
         .map(|(binary, object)| (binary, root().join("target/bpf").join(object)))
 }
 

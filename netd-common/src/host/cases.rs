@@ -87,6 +87,8 @@ pub const NODE: [u8; 4] = [192, 0, 2, 10];
 pub const OTHER: [u8; 4] = [192, 0, 2, 11];
 /// The uplink's MTU.
 pub const MTU: u32 = 1500;
+/// Interface index of the kernel's VXLAN device.
+pub const OVERLAY: u32 = 77;
 /// A node on the uplink's subnet: 10.88.32.0/24 of network 1 is its slice.
 pub const NEAR_NODE: [u8; 4] = [192, 0, 2, 20];
 /// A node behind routers: 10.88.64.0/24 of network 1 and 10.99.0.128/25 of network 2 are its slices.
@@ -151,6 +153,7 @@ impl World {
                 last_port: PORTS.1,
                 quota: QUOTA,
                 mtu: MTU,
+                overlay: OVERLAY,
             })),
             ..Memory::default()
         };
@@ -375,7 +378,7 @@ fn forwarding(world: &World) -> Vec<Case> {
     let arp_step = |target| Step {
         at: from_a,
         frame: request(target),
-        fate: Fate::Goes(To::Reflect, Way::Arp),
+        fate: Fate::Goes(To::Out, Way::Arp),
         after: reply(target, a.address),
         free: &[],
     };
@@ -400,7 +403,7 @@ fn forwarding(world: &World) -> Vec<Case> {
             vec![Step {
                 at: from_a,
                 frame: probe,
-                fate: Fate::Goes(To::Reflect, Way::Arp),
+                fate: Fate::Goes(To::Out, Way::Arp),
                 after: reply(b.address, [0; 4]),
                 free: &[],
             }],

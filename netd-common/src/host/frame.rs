@@ -1,7 +1,7 @@
 //! A packet in memory.
 
 use crate::{
-    Packet, checksum,
+    Packet, V6, checksum,
     wire::{Ethernet, Vxlan, Wire},
 };
 
@@ -14,12 +14,14 @@ pub struct Frame {
     pub partial: bool,
     /// Payload bytes of each segment; 0: it is one packet.
     pub segment_size: u32,
+    /// How the kernel is to encapsulate it: node, own address, VNI.
+    pub tunnel: Option<(V6, V6, u32)>,
 }
 
 impl Frame {
     /// A frame with all its checksums.
     pub fn new(bytes: impl Into<Vec<u8>>) -> Self {
-        Self { bytes: bytes.into(), partial: false, segment_size: 0 }
+        Self { bytes: bytes.into(), partial: false, segment_size: 0, tunnel: None }
     }
 }
 
@@ -53,6 +55,11 @@ impl Packet for Frame {
     fn encapsulate(&mut self, v6: bool) -> Option<()> {
         let room = std::iter::repeat_n(0xee, Vxlan::overhead(v6) as usize);
         self.bytes.splice(14..14, room).for_each(drop);
+        Some(())
+    }
+
+    fn tunnel(&mut self, node: &V6, own: &V6, vni: u32) -> Option<()> {
+        self.tunnel = Some((*node, *own, vni));
         Some(())
     }
 

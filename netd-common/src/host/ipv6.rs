@@ -4,7 +4,7 @@ use std::rc::Rc;
 
 use super::{
     Memory,
-    cases::{FAR_NODE, MTU, Member, NODE, Network, PORTS, PublishedPort, QUOTA, World},
+    cases::{FAR_NODE, MTU, Member, NODE, Network, OVERLAY, PORTS, PublishedPort, QUOTA, World},
 };
 use crate::{
     Addr as _, V4, V6,
@@ -95,6 +95,7 @@ impl World {
             last_port: PORTS.1,
             quota: QUOTA,
             mtu: MTU,
+            overlay: OVERLAY,
         }
     }
 

@@ -56,6 +56,19 @@ pub const CASES: &[Case] = &[
         Route::Published,
     ),
     case("published-http", "from outside to a published port: as http", Traffic::Http, Route::Published),
+    case(
+        "denied-udp-64",
+        "from outside to a host that drops what comes from this source: UDP, frames of datagrams of 64 bytes, as a NIC's driver gets \
+         them",
+        Traffic::DroppedFrames,
+        Route::Denied,
+    ),
+    case(
+        "denied-udp-64-socket",
+        "the same, sent by a socket over a veth link: packets of the kernel's (skb), in whose place XDP can save nothing",
+        Traffic::DroppedPackets,
+        Route::Denied,
+    ),
     case("vxlan-tcp-rr", "between hosts, in VXLAN: as tcp-rr", Traffic::TcpRr, VXLAN),
     case("vxlan-udp-rr", "between hosts, in VXLAN: as udp-rr", Traffic::UdpRr, VXLAN),
     case("vxlan-udp-64", "between hosts, in VXLAN: as udp-64", Traffic::UdpPackets, VXLAN),
@@ -98,7 +111,12 @@ impl Case {
         match self.traffic {
             Traffic::TcpRr | Traffic::UdpRr => Unit::Microseconds,
             Traffic::TcpStream => Unit::GigabitsPerSecond,
-            Traffic::TcpCrr | Traffic::UdpPackets | Traffic::UdpFragments | Traffic::Http => Unit::PerSecond,
+            Traffic::TcpCrr
+            | Traffic::UdpPackets
+            | Traffic::UdpFragments
+            | Traffic::Http
+            | Traffic::DroppedFrames
+            | Traffic::DroppedPackets => Unit::PerSecond,
         }
     }
 }
@@ -110,7 +128,9 @@ impl Traffic {
         match self {
             Self::TcpRr | Self::UdpRr => ("round trip", 1),
             Self::TcpCrr => ("connection", 1),
-            Self::UdpPackets | Self::UdpFragments => ("datagram", 1),
+            Self::UdpPackets | Self::UdpFragments | Self::DroppedFrames | Self::DroppedPackets => {
+                ("datagram", 1)
+            }
             Self::TcpStream => ("MiB", 1 << 20),
             Self::Http => ("request", 1),
         }
@@ -133,6 +153,10 @@ pub enum Traffic {
     TcpCrr,
     /// As many datagrams as arrive, each of which is cut into fragments.
     UdpFragments,
+    /// As many datagrams of 64 bytes as a host drops, put on its link as frames.
+    DroppedFrames,
+    /// The same, sent by a socket.
+    DroppedPackets,
     /// Requests to a web server, which the machine's nginx and wrk exchange.
     Http,
 }
@@ -146,6 +170,8 @@ pub enum Route {
     Egress,
     /// From beyond the host's uplink to a container, by a port of the host's that it has published.
     Published,
+    /// From beyond the host's uplink, from a source that the host drops everything from.
+    Denied,
     /// From a container to one on another host.
     Hosts(Link),
 }
@@ -185,6 +211,7 @@ impl Route {
             Self::SameHost => "two containers of one host",
             Self::Egress => "to a server beyond the uplink, masqueraded",
             Self::Published => "from beyond the uplink to a published port",
+            Self::Denied => "from beyond the uplink, from a source that is denied",
             Self::Hosts(Link { transport: Transport::Vxlan, .. }) => "two containers of two hosts, in VXLAN",
             Self::Hosts(Link { transport: Transport::Direct, .. }) => "two containers of two hosts, routed",
         }
@@ -284,6 +311,7 @@ mod tests {
                 Route::SameHost => "",
                 Route::Egress => "egress-",
                 Route::Published => "published-",
+                Route::Denied => "denied-",
                 Route::Hosts(Link { transport: Transport::Direct, .. }) => "direct-",
                 Route::Hosts(Link { transport: Transport::Vxlan, .. }) => "vxlan-",
             };
@@ -300,6 +328,6 @@ mod tests {
     fn groups_are_together() {
         let mut groups: Vec<&str> = CASES.iter().map(|case| case.route.group()).collect();
         groups.dedup();
-        assert_eq!(groups.len(), 5, "{groups:?}");
+        assert_eq!(groups.len(), 6, "{groups:?}");
     }
 }

@@ -37,6 +37,11 @@ pub(super) fn check(scene: &Scene, placement: &Placement) -> Result<()> {
                 drop(tap);
                 sizes(*link, path, sender, || exchange(Traffic::TcpStream))?;
             }
+            (Route::Denied, _) => {
+                for traffic in [Traffic::DroppedFrames, Traffic::DroppedPackets] {
+                    sample::dropped(traffic, path, placement, MOMENT)?;
+                }
+            }
             _ => exchange(Traffic::TcpRr)?,
         }
     }

@@ -57,7 +57,7 @@ pub(super) fn compare(
     let mut built: Vec<Built> = Vec::new();
     let one_cpu = Cpus::One.place(&allowed);
     for site in sites(&options.cases) {
-        for variant in options.variants.iter().copied().filter(|variant| variant.is_for(site)) {
+        for variant in options.variants.iter().copied().filter(|one| options.needs(one, site)) {
             progress.step(format!("building {} ({site})", variant.name));
             interruption.wait_if_happened();
             match build(variant, site, &lab, &world, &one_cpu) {
@@ -76,7 +76,7 @@ pub(super) fn compare(
     let mut plans: Vec<Plan> = options
         .cases
         .iter()
-        .flat_map(|case| options.cpus.iter().map(|cpus| plan(case, *cpus, &allowed, &built)))
+        .flat_map(|case| options.cpus.iter().map(|cpus| plan(options, case, *cpus, &allowed, &built)))
         .filter(|plan| !plan.scenes.is_empty())
         .collect();
     progress.begin(options.rounds * plans.iter().map(|plan| plan.scenes.len()).sum::<usize>());
@@ -114,6 +114,7 @@ pub(super) fn compare(
         outcomes: plans.into_iter().map(|plan| plan.outcome).collect(),
         unavailable,
         evidence,
+        targets: Vec::new(),
         settings: json!({
             "rounds": rounds,
             "seconds": options.time.as_secs_f64(),
@@ -146,11 +147,11 @@ fn build(
     Ok(Built { variant, site, scene })
 }
 
-fn plan(case: &'static Case, cpus: Cpus, allowed: &[usize], built: &[Built]) -> Plan {
+fn plan(options: &Options, case: &'static Case, cpus: Cpus, allowed: &[usize], built: &[Built]) -> Plan {
     let scenes: Vec<usize> = built
         .iter()
         .enumerate()
-        .filter(|(_, built)| built.scene.path(case.route).is_some())
+        .filter(|(_, built)| options.measures(case, built.variant) && built.scene.path(case.route).is_some())
         .map(|(index, _)| index)
         .collect();
     let series = scenes.iter().map(|index| Series::new(built[*index].variant.name)).collect();
@@ -218,7 +219,7 @@ mod tests {
     fn each_site_is_needed_once() {
         let all: Vec<&Case> = CASES.iter().collect();
         let names: Vec<String> = sites(&all).iter().map(ToString::to_string).collect();
-        assert_eq!(names, ["one host", "vxlan", "vxlan-mtu", "direct", "direct-mtu"]);
+        assert_eq!(names, ["one host", "denied", "vxlan", "vxlan-mtu", "direct", "direct-mtu"]);
         assert_eq!(sites(&all[..2]), [Site::OneHost]);
     }
 }

@@ -14,6 +14,7 @@ mod cni;
 mod compare;
 mod cpus;
 mod dockerd;
+mod frames;
 mod http;
 mod interruption;
 mod latency;
@@ -29,6 +30,7 @@ mod scale;
 mod scene;
 mod schedule;
 mod stats;
+mod targets;
 mod text;
 mod worker;
 
@@ -41,9 +43,10 @@ pub use self::{
     cpus::Cpus,
     scale::{Scale, What},
     scene::{OURS, VARIANTS, Variant},
+    targets::{is_case, is_variant},
     worker::{Order, run as work},
 };
-use self::{interruption::Interruption, page::Page, progress::Progress, report::Report};
+use self::{interruption::Interruption, page::Page, progress::Progress, report::Report, scene::Site};
 
 /// What to measure.
 #[derive(Debug)]
@@ -54,6 +57,8 @@ pub struct Options {
     pub variants: Vec<&'static Variant>,
     /// Each case is measured with each of these.
     pub cpus: Vec<Cpus>,
+    /// Only what the targets need: each case with the variants that it names, and attaching; and what came of them.
+    pub targets: bool,
     /// Samples of each variant.
     pub rounds: usize,
     /// How long a sample measures.
@@ -66,6 +71,19 @@ pub struct Options {
     pub output: Output,
 }
 
+impl Options {
+    /// Whether a variant is measured in a case that it has a way for.
+    fn measures(&self, case: &Case, variant: &Variant) -> bool {
+        !self.targets || targets::needs(case.name, variant.name)
+    }
+
+    /// Whether a variant is built on a site.
+    fn needs(&self, variant: &Variant, site: Site) -> bool {
+        let of_site = |case: &&&Case| Site::of(case.route) == site;
+        variant.is_for(site) && self.cases.iter().filter(of_site).any(|case| self.measures(case, variant))
+    }
+}
+
 /// Where results go.
 #[derive(Clone, Debug, Default)]
 pub struct Output {
@@ -74,6 +92,9 @@ pub struct Output {
     /// Also as a page of plots, into this directory.
     pub report: Option<PathBuf>,
 }
+
+/// How many times something is attached for each round of the other cases: one takes some ten milliseconds.
+const ATTACHED: usize = 4;
 
 /// Compares netd with the other variants and prints the report. Fails if netd could not run, or a sample failed.
 ///
@@ -92,7 +113,15 @@ pub fn run(options: &Options) -> Result<ExitCode> {
                 text::legend(&names)
             );
         }
-        compare::compare(options, interruption, progress)
+        let mut report = compare::compare(options, interruption, progress)?;
+        if options.targets {
+            let count = options.rounds * ATTACHED;
+            let attached = attach::compare(count, targets::needs_attached, interruption, progress)?;
+            report.outcomes.extend(attached.outcomes);
+            report.unavailable.extend(attached.unavailable);
+            report.targets = targets::judge(&report.outcomes);
+        }
+        Ok(report)
     })
 }
 
@@ -109,7 +138,7 @@ pub fn run_attach(count: usize, output: &Output) -> Result<ExitCode> {
                 attach::LEGEND
             );
         }
-        attach::compare(count, interruption, progress)
+        attach::compare(count, |_| true, interruption, progress)
     })
 }
 

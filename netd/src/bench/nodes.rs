@@ -117,6 +117,7 @@ pub(super) fn measure(
         outcomes: vec![start, change, memory],
         unavailable: Vec::new(),
         evidence: Vec::new(),
+        targets: Vec::new(),
         settings: json!({ "nodes": nodes, "rounds": rounds, "changes": CHANGES }),
     })
 }

@@ -9,6 +9,7 @@ use super::{
     sample::Sample,
     scene::OURS,
     stats::{median, percentile, range, ratio},
+    targets::Verdict,
     text::whole,
 };
 
@@ -21,6 +22,8 @@ pub(super) struct Report {
     pub(super) unavailable: Vec<(&'static str, String)>,
     /// What carried a variant's traffic.
     pub(super) evidence: Vec<(&'static str, String)>,
+    /// Which of the targets were reached, if that was asked.
+    pub(super) targets: Vec<Verdict>,
     /// How the samples were taken, e.g. the number of rounds; for the JSON.
     pub(super) settings: Value,
 }
@@ -49,10 +52,10 @@ pub(super) struct Series {
     pub(super) samples: Vec<Result<Sample, String>>,
 }
 
-/// How netd compares with another variant in one case.
+/// How a variant, mostly netd, compares with another one in one case.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Ratio {
-    /// That of the medians; above 1, netd is better.
+    /// That of the medians; above 1, the first one is better.
     pub(super) ratio: f64,
     /// The smallest and the largest of the single rounds.
     pub(super) range: (f64, f64),
@@ -149,7 +152,16 @@ impl Outcome {
         if against.variant == OURS {
             return None;
         }
-        let ours = self.series.iter().find(|series| series.variant == OURS)?;
+        self.compare(self.series_of(OURS)?, against)
+    }
+
+    /// The samples of a variant.
+    pub(super) fn series_of(&self, variant: &str) -> Option<&Series> {
+        self.series.iter().find(|series| series.variant == variant)
+    }
+
+    /// How one variant compares with another; `None` where one of the two has no sample.
+    pub(super) fn compare(&self, ours: &Series, against: &Series) -> Option<Ratio> {
         let better = self.unit.better();
         let rounds = ours.samples.iter().zip(&against.samples).filter_map(|pair| match pair {
             (Ok(ours), Ok(theirs)) => Some(ratio(ours.value, theirs.value, better)),
@@ -212,6 +224,7 @@ impl Report {
             "ratios": self.outcomes.iter().flat_map(Outcome::ratios_json).collect::<Vec<_>>(),
             "unavailable": named(&self.unavailable, "reason"),
             "evidence": named(&self.evidence, "text"),
+            "targets": self.targets.iter().map(Verdict::json).collect::<Vec<_>>(),
         })
     }
 }
@@ -245,6 +258,7 @@ pub(super) mod tests {
                 ],
             }],
             unavailable: vec![("veth", "no veth in this kernel".to_owned())],
+            targets: Vec::new(),
             evidence: vec![("bridge", "7 packets".to_owned())],
             settings: json!({ "rounds": 3 }),
         }

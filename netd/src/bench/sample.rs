@@ -4,10 +4,11 @@ use std::{
     io::{BufRead as _, BufReader, Read as _},
     net::{Ipv4Addr, SocketAddrV4},
     process::{Child, ChildStdout, Stdio},
+    thread,
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use serde::de::DeserializeOwned;
 
 use super::{
@@ -16,12 +17,14 @@ use super::{
     http,
     latency::Latency,
     scene::Path,
-    worker::{Load, Measured, Order, Role},
+    worker::{Load, Measured, Order, Role, Sent},
 };
 use crate::lab::{Namespace, host, socket};
 
 /// How long a worker may take to begin, and to end after its time is over.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// How long it may take until everything that was sent is dropped.
+const SETTLE: Duration = Duration::from_millis(200);
 
 /// How long a sample takes.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -72,6 +75,7 @@ impl Sample {
 pub(super) fn take(case: &Case, path: &Path, placement: &Placement, timing: Timing) -> Result<Sample> {
     let load = match case.traffic {
         Traffic::Http => http::run(path, placement, timing)?,
+        Traffic::DroppedFrames | Traffic::DroppedPackets => dropped(case.traffic, path, placement, timing)?,
         traffic => run(traffic, path, placement, timing)?,
     };
     Sample::new(case, load)
@@ -87,6 +91,7 @@ pub(super) fn run(traffic: Traffic, path: &Path, placement: &Placement, timing: 
         warmup: timing.warmup,
         time: timing.time,
         peer,
+        outside: None,
     };
     // A published port's address is none of the server's own.
     let own = match path.published {
@@ -101,6 +106,35 @@ pub(super) fn run(traffic: Traffic, path: &Path, placement: &Placement, timing: 
     let mut client = Worker::start(&path.client, &order(Role::Client, address, &placement.client, peer))
         .context("cannot start the client")?;
     client.line(timing.warmup + timing.time + PATIENCE)
+}
+
+/// Makes traffic that the host at its end drops. What counts is what the host has counted.
+pub(super) fn dropped(traffic: Traffic, path: &Path, placement: &Placement, timing: Timing) -> Result<Load> {
+    let denied = path.denied.as_ref().context("nothing is dropped on this path")?;
+    let before = denied.dropped()?;
+    let order = Order {
+        role: Role::Client,
+        traffic,
+        address: SocketAddrV4::new(path.address, 0),
+        cpus: placement.client.clone(),
+        warmup: timing.warmup,
+        time: timing.time,
+        peer: None,
+        outside: Some(denied.outside.clone()),
+    };
+    let mut client = Worker::start(&path.client, &order).context("cannot start the sender")?;
+    let Sent { mut load, total } = client.line(timing.warmup + timing.time + PATIENCE)?;
+    // The kernel may still be at work on the last ones.
+    let start = Instant::now();
+    let mut count = denied.dropped()?.saturating_sub(before);
+    while count < total && start.elapsed() < SETTLE {
+        thread::sleep(SETTLE / 20);
+        count = denied.dropped()?.saturating_sub(before);
+    }
+    ensure!(count > 0, "{total} packets were sent and none was dropped");
+    // Those that were lost on the way, because a queue was full, cost nobody anything. (A link's counter may have counted others.)
+    load.measured.count = (load.measured.count as f64 * count.min(total) as f64 / total as f64) as u64;
+    Ok(load)
 }
 
 fn value(unit: Unit, measured: Measured) -> Result<f64> {

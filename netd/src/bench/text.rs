@@ -33,6 +33,13 @@ pub(super) fn text(report: &Report) -> String {
              single rounds.\n",
         );
     }
+    if !report.targets.is_empty() {
+        let _ = writeln!(
+            text,
+            "\nTargets, of medians, whatever the unit (in parentheses, the single rounds):\n{}",
+            targets(report)
+        );
+    }
     for outcome in &report.outcomes {
         for series in &outcome.series {
             if let Some(first) = series.failures().next() {
@@ -124,9 +131,40 @@ fn table(outcomes: &[&Outcome]) -> Table {
     table
 }
 
+/// Each target, and what came of it.
+fn targets(report: &Report) -> Table {
+    let mut table = Table::new();
+    table.load_style(UTF8_FULL_CONDENSED);
+    table.set_header(["case", "variant", "against", "at least", "reached", ""]);
+    for verdict in &report.targets {
+        let [case, variant, against, least] = verdict.names();
+        let reached = verdict.reached().map_or_else(|| "not measured".to_owned(), ratio_text);
+        let met = match verdict.is_met() {
+            Some(true) => Cell::new("✓").fg(Color::Green),
+            Some(false) => Cell::new("✗").fg(Color::Red),
+            None => Cell::new(""),
+        };
+        let right = |text: String| Cell::new(text).set_alignment(CellAlignment::Right);
+        table.add_row([
+            Cell::new(case),
+            Cell::new(variant),
+            Cell::new(against),
+            right(least),
+            right(reached),
+            met,
+        ]);
+    }
+    table
+}
+
+fn ratio_text(Ratio { ratio, range: (low, high) }: Ratio) -> String {
+    format!("{ratio:.2}× ({low:.2} … {high:.2})")
+}
+
 fn ratio_cell(ratio: Option<Ratio>) -> Cell {
-    let Some(Ratio { ratio, range: (low, high) }) = ratio else { return Cell::new("") };
-    let cell = Cell::new(format!("{ratio:.2}× ({low:.2} … {high:.2})")).set_alignment(CellAlignment::Right);
+    let Some(compared) = ratio else { return Cell::new("") };
+    let cell = Cell::new(ratio_text(compared)).set_alignment(CellAlignment::Right);
+    let ratio = compared.ratio;
     if ratio > 1.0 + NOISE {
         cell.fg(Color::Green)
     } else if ratio < 1.0 - NOISE {
@@ -218,6 +256,19 @@ mod tests {
         );
         assert!(text.contains("✗ veth was not measured: no veth in this kernel"), "{text}");
         assert!(text.contains("bridge: 7 packets"), "{text}");
+    }
+
+    #[test]
+    fn targets_have_a_table_of_their_own() {
+        let mut report = example();
+        assert!(!text(&report).contains("Targets"));
+        report.targets = super::super::targets::judge(&report.outcomes);
+        let text = text(&report);
+        let line = |words: [&str; 3]| text.lines().find(|line| words.iter().all(|word| line.contains(word)));
+        let met = line(["tcp-rr", "bridge", "1.40×"]).expect("a line");
+        assert!(met.contains("1.68× (1.50 … 2.00)") && met.contains('✓'), "{met}");
+        let unknown = line(["tcp-rr", "veth", "0.97×"]).expect("a line");
+        assert!(unknown.contains("not measured") && !unknown.contains('✗'), "{unknown}");
     }
 
     #[test]

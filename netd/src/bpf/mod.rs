@@ -8,6 +8,7 @@ mod flow_list;
 mod flows;
 mod links;
 mod maps;
+mod next_hops;
 mod pins;
 mod ports;
 mod routes;
@@ -33,6 +34,7 @@ pub use self::crowd::add_crowd;
 pub use self::deny::MAX_DENIED;
 pub use self::flow_list::{FlowEntry, FlowFilter, FlowReader, Phase, Protocol};
 pub use self::links::Attachment;
+pub use self::next_hops::NextHopsTurn;
 pub use self::ports::{MAX_PORTS, PublishedPort};
 pub use self::routes::node_behind;
 pub use self::types::{
@@ -48,6 +50,7 @@ use self::{
     pins::Pins,
     ports::Ports,
     routes::Routes,
+    sockets::Sockets,
 };
 
 /// The programs, as they are called in the object.
@@ -66,10 +69,14 @@ pub struct Datapath {
     programs: Ebpf,
     maps: Maps,
     deny: DenyMaps,
+    next_hops: Option<NextHopsTurn>,
     pins: Pins,
     config: Option<NodeConfig>,
+    /// The VXLAN device that the programs know of; 0: none.
+    overlay: u32,
     routes: [Routes; 2],
     ports: Ports,
+    sockets: Option<Sockets>,
     /// Where the search for flows that have timed out is.
     expiry: Expiry,
 }
@@ -119,9 +126,29 @@ impl Datapath {
         }
         let maps = Maps::take(&mut programs)?;
         let deny = DenyMaps::take(&mut programs)?;
+        let next_hops = Some(NextHopsTurn::take(&mut programs)?);
         pins.adopt_links()?;
         let (routes, ports) = Default::default();
-        Ok(Self { programs, maps, deny, pins, config: None, routes, ports, expiry: Expiry::default() })
+        // That of the daemon before, until this one has looked.
+        let overlay = maps.v4.config.get(&0, 0).map_or(0, |config| config.overlay);
+        Ok(Self {
+            programs,
+            maps,
+            deny,
+            next_hops,
+            pins,
+            config: None,
+            overlay,
+            routes,
+            ports,
+            sockets: None,
+            expiry: Expiry::default(),
+        })
+    }
+
+    /// What tells the programs of changes of next hops; none: somebody has it already.
+    pub fn take_next_hops(&mut self) -> Option<NextHopsTurn> {
+        self.next_hops.take()
     }
 
     /// Tells the programs about the node.
@@ -138,9 +165,11 @@ impl Datapath {
             last_port: config.ports.1,
             quota: config.max_flows_per_endpoint,
             mtu: config.mtu,
+            overlay: self.overlay,
         };
         // The same, but for the type.
-        let abi::Config { uplink, underlay4, underlay6, first_port, last_port, quota, mtu, .. } = value;
+        let abi::Config { uplink, underlay4, underlay6, first_port, last_port, quota, mtu, overlay, .. } =
+            value;
         let value6 = abi::Config {
             address: address6,
             uplink,
@@ -150,6 +179,7 @@ impl Datapath {
             last_port,
             quota,
             mtu,
+            overlay,
         };
         self.maps.v4.config.set(0, value, 0).context("writing the node's entry to map CONFIG4")?;
         self.maps.v6.config.set(0, value6, 0).context("writing the node's entry to map CONFIG6")?;
@@ -163,8 +193,25 @@ impl Datapath {
     }
 
     /// Attaches the program of the VXLAN device, or replaces what is attached. Idempotent. Detaches from any other.
+    /// From then on the programs leave to it what they cannot encapsulate.
     pub fn attach_overlay(&mut self, ifindex: u32) -> Result<()> {
-        self.attach_only(ifindex, Hook::Overlay)
+        self.attach_only(ifindex, Hook::Overlay)?;
+        self.set_overlay(ifindex)
+    }
+
+    /// Tells the programs that there is no VXLAN device.
+    pub fn forget_overlay(&mut self) -> Result<()> {
+        self.set_overlay(0)
+    }
+
+    fn set_overlay(&mut self, ifindex: u32) -> Result<()> {
+        if self.overlay == ifindex {
+            return Ok(());
+        }
+        self.overlay = ifindex;
+        // Without a configuration the programs forward nothing yet.
+        let config = self.config;
+        config.map_or(Ok(()), |config| self.configure(&config))
     }
 
     fn attach_only(&mut self, ifindex: u32, hook: Hook) -> Result<()> {

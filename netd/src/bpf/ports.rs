@@ -7,7 +7,7 @@ use aya::maps::{Array, HashMap as BpfMap, MapData};
 use netd_common::{
     V4, V6,
     abi::{Flow, Port, PortBits, PortKey},
-    wire::Be16,
+    wire::{Be16, protocol},
 };
 
 use super::{
@@ -67,6 +67,8 @@ pub(super) struct Ports {
 struct Bits {
     /// How many entries a port of a protocol has, of both families.
     users: HashMap<(u8, u16), u32>,
+    /// How many ports of UDP there are.
+    of_udp: usize,
     words: HashMap<u32, u64>,
 }
 
@@ -75,7 +77,9 @@ impl Bits {
     fn add(&mut self, protocol: u8, port: u16) -> bool {
         let users = self.users.entry((protocol, port)).or_default();
         *users += 1;
-        *users == 1
+        let first = *users == 1;
+        self.of_udp += usize::from(first && protocol == protocol::UDP);
+        first
     }
 
     /// Counts one less. Whether it was the last.
@@ -84,7 +88,8 @@ impl Bits {
         if left > 0 {
             self.users.insert((protocol, port), left);
         } else {
-            self.users.remove(&(protocol, port));
+            let removed = self.users.remove(&(protocol, port));
+            self.of_udp -= usize::from(removed.is_some() && protocol == protocol::UDP);
         }
         left == 0
     }
@@ -189,7 +194,16 @@ impl Datapath {
     /// A map cannot be written.
     pub fn publish(&mut self, ports: &[PublishedPort]) -> Result<()> {
         self.publish_of::<V4>(ports)?;
-        self.publish_of::<V6>(ports)
+        self.publish_of::<V6>(ports)?;
+        self.serve_the_host();
+        Ok(())
+    }
+
+    /// What comes from outside does not depend on it.
+    fn serve_the_host(&mut self) {
+        if let Err(error) = self.follow_ports() {
+            tracing::error!("published ports, for the host's own sockets: {error:#}");
+        }
     }
 
     /// Takes ports back, and removes the flows that came by them, no others. Idempotent.
@@ -198,7 +212,9 @@ impl Datapath {
     /// A map cannot be written.
     pub fn unpublish(&mut self, ports: &[PublishedPort]) -> Result<()> {
         self.unpublish_of::<V4>(ports)?;
-        self.unpublish_of::<V6>(ports)
+        self.unpublish_of::<V6>(ports)?;
+        self.serve_the_host();
+        Ok(())
     }
 
     /// Makes the maps hold exactly these ports, whatever a daemon before this one has left in them.
@@ -229,6 +245,11 @@ impl Datapath {
     /// How many there are, of both families.
     pub(super) fn published(&self) -> usize {
         self.ports.v4.len() + self.ports.v6.len()
+    }
+
+    /// Whether a port of UDP is.
+    pub(super) fn is_udp_published(&self) -> bool {
+        self.ports.bits.of_udp > 0
     }
 
     fn side<A: HasPorts>(&mut self) -> Side<'_, A> {

@@ -19,8 +19,15 @@ use super::{Datapath, ProgramStatus, full, pins::Pins, syscall};
 const PROGRAMS: [&str; 8] =
     ["connect4", "connect6", "sendmsg4", "sendmsg6", "recvmsg4", "recvmsg6", "getpeername4", "getpeername6"];
 
+/// Where the programs are attached, and which of them are.
+pub(super) struct Sockets {
+    cgroup: File,
+    /// Whether any port is published, and whether one of UDP is.
+    attached_for: (bool, bool),
+}
+
 impl Datapath {
-    /// Lets the sockets of a network namespace, given its cookie, reach published ports. Idempotent.
+    /// Lets the sockets of a network namespace, given its cookie, reach published ports, from now on. Idempotent.
     ///
     /// # Errors
     /// There is no cgroup2 hierarchy, or the kernel refuses a program.
@@ -29,13 +36,54 @@ impl Datapath {
         let root = root()?;
         let cgroup = File::open(&root).with_context(|| format!("opening {}", root.display()))?;
         for name in PROGRAMS {
-            let program = program(&mut self.programs, name)?;
-            match program.load() {
+            match program(&mut self.programs, name)?.load() {
                 Ok(()) | Err(ProgramError::AlreadyLoaded) => {}
                 Err(error) => anyhow::bail!("the kernel refuses program {name}: {}", full(&error)),
             }
-            attach(program, name, &self.pins, &cgroup)
-                .with_context(|| format!("attaching {name} to {}", root.display()))?;
+        }
+        let wanted = self.sockets_wanted();
+        self.attach_sockets_for(wanted, &cgroup)?;
+        self.sockets = Some(Sockets { cgroup, attached_for: wanted });
+        Ok(())
+    }
+
+    /// Attaches the programs that the published ports need, and detaches the others: each costs every process of the machine
+    /// something, with each datagram.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub(super) fn follow_ports(&mut self) -> Result<()> {
+        let wanted = self.sockets_wanted();
+        let Some(mut sockets) = self.sockets.take_if(|sockets| sockets.attached_for != wanted) else {
+            return Ok(());
+        };
+        let done = self.attach_sockets_for(wanted, &sockets.cgroup);
+        if done.is_ok() {
+            sockets.attached_for = wanted;
+        }
+        self.sockets = Some(sockets);
+        done
+    }
+
+    /// Whether any port is published, and whether one of UDP is.
+    fn sockets_wanted(&self) -> (bool, bool) {
+        (self.published() > 0, self.is_udp_published())
+    }
+
+    fn attach_sockets_for(&mut self, (any, udp): (bool, bool), cgroup: &File) -> Result<()> {
+        for name in PROGRAMS {
+            if if is_of_udp(name) { udp } else { any } {
+                attach(program(&mut self.programs, name)?, name, &self.pins, cgroup)
+                    .with_context(|| format!("attaching {name} to the root of the cgroups"))?;
+            } else {
+                let pin = self.pins.socket(name);
+                match fs::remove_file(&pin) {
+                    Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                        return Err(error).with_context(|| format!("removing {}", pin.display()));
+                    }
+                    _ => {}
+                }
+            }
         }
         Ok(())
     }
@@ -58,6 +106,11 @@ impl Datapath {
         }
         Ok(all)
     }
+}
+
+/// Whether a program is about datagrams of sockets that are not connected.
+fn is_of_udp(name: &str) -> bool {
+    name.starts_with("sendmsg") || name.starts_with("recvmsg")
 }
 
 fn program<'a>(programs: &'a mut Ebpf, name: &str) -> Result<&'a mut CgroupSockAddr> {

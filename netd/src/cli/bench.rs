@@ -28,6 +28,10 @@ pub(super) struct Bench {
     #[arg(long, value_name = "VARIANT", value_delimiter = ',', value_parser = variants())]
     variants: Vec<String>,
 
+    /// Measure what the project's targets need, on one CPU, and say which are reached
+    #[arg(long, conflicts_with_all = ["cases", "variants", "cpus"])]
+    targets: bool,
+
     /// CPUs for both ends of a case: one that they share, or all
     #[arg(long, value_name = "1|all", value_delimiter = ',', default_value = "1")]
     cpus: Vec<Cpus>,
@@ -137,11 +141,11 @@ impl Bench {
     }
 
     fn options(self) -> bench::Options {
+        if self.targets {
+            return self.for_targets();
+        }
         let chosen = |names: &[String], name: &str| names.is_empty() || names.iter().any(|one| one == name);
-        let (rounds, time, limit) = match self.quick {
-            true => (3, Duration::from_millis(50), Some(QUICK)),
-            false => (self.rounds, self.seconds, None),
-        };
+        let (rounds, time, limit) = self.effort();
         let (cases, skipped): (Vec<&Case>, Vec<&Case>) = CASES
             .iter()
             .filter(|case| chosen(&self.cases, case.name))
@@ -158,10 +162,34 @@ impl Bench {
                 })
                 .collect(),
             cpus: self.cpus,
+            targets: false,
             rounds,
             time,
             limit,
             output: self.output.into(),
+        }
+    }
+
+    fn for_targets(self) -> bench::Options {
+        let (rounds, time, limit) = self.effort();
+        bench::Options {
+            cases: CASES.iter().filter(|case| bench::is_case(case.name)).collect(),
+            variants: VARIANTS.iter().filter(|variant| bench::is_variant(variant.name)).collect(),
+            cpus: vec![Cpus::One],
+            targets: true,
+            rounds,
+            time,
+            limit,
+            skipped: Vec::new(),
+            output: self.output.into(),
+        }
+    }
+
+    /// The number of rounds, how long a sample measures, and when it is to be over.
+    fn effort(&self) -> (usize, Duration, Option<Duration>) {
+        match self.quick {
+            true => (3, Duration::from_millis(50), Some(QUICK)),
+            false => (self.rounds, self.seconds, None),
         }
     }
 }

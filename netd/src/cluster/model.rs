@@ -46,6 +46,9 @@ pub struct SharedNetwork {
     pub link: LinkChoice,
     /// MTU of its links, in bytes; none: the uplink's.
     pub mtu: Option<u32>,
+    /// Whether its links take packets above 64 KiB (BIG TCP).
+    #[serde(default, skip_serializing_if = "crate::network::is_off")]
+    pub big_tcp: bool,
 }
 
 impl SharedNetwork {
@@ -60,8 +63,8 @@ impl SharedNetwork {
     pub fn is(&self, definition: &Definition) -> bool {
         (self.subnet, self.subnet6) == (definition.subnet, definition.subnet6)
             && definition.slice.is_none_or(|length| length == self.slice)
-            && (self.masquerade, self.link, self.mtu)
-                == (definition.masquerade, definition.link, definition.mtu)
+            && (self.masquerade, self.link, self.mtu, self.big_tcp)
+                == (definition.masquerade, definition.link, definition.mtu, definition.big_tcp)
     }
 }
 

@@ -55,12 +55,13 @@ pub(super) struct Node {
 }
 
 #[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub(super) struct Network {
     pub(super) subnets: Option<Vec<String>>,
     pub(super) masquerade: Option<bool>,
     pub(super) link: Option<String>,
     pub(super) mtu: Option<i64>,
+    pub(super) big_tcp: Option<bool>,
     pub(super) slice: Option<i64>,
 }
 

@@ -257,6 +257,7 @@ fn definition(name: &str, network: &file::Network) -> Result<Definition> {
         masquerade: network.masquerade.unwrap_or(true),
         link,
         mtu,
+        big_tcp: network.big_tcp.unwrap_or(false),
         slice: network
             .slice
             .map(|length| slice_length(length, subnet))

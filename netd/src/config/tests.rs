@@ -39,6 +39,7 @@ fn everything() {
         masquerade = false
         link = "veth"
         mtu = 1400
+        big-tcp = true
         [nat]
         ports = "40000-49999"
         max-flows = 4096
@@ -53,6 +54,10 @@ fn everything() {
     assert_eq!(config.networks["default"].mtu, None);
     assert_eq!(config.networks["blue"].subnet6, None);
     assert_eq!(config.networks["blue"].mtu, Some(1400));
+    assert_eq!(
+        [&config.networks["default"], &config.networks["blue"]].map(|network| network.big_tcp),
+        [false, true]
+    );
     assert_eq!(config.networks["blue"].link, LinkChoice::Veth);
     assert_eq!(
         config.nat,
@@ -105,6 +110,11 @@ fn errors_name_the_key() {
             "[networks.a]\nsubnets = '10.0.0.0/8'",
             "line 2: networks.a.subnets: invalid type: string \"10.0.0.0/8\", expected a sequence",
         ),
+        (
+            "[networks.a]\nbig-tcp = 'auto'",
+            "line 2: networks.a.big-tcp: invalid type: string \"auto\", expected a boolean",
+        ),
+        ("[networks.a]\nbig_tcp = true", "line 2: unknown key `networks.a.big_tcp`: did you mean `big-tcp`?"),
         ("[networks.a]\nmtu = 'big'", "line 2: networks.a.mtu: invalid type: string \"big\", expected i64"),
         ("[node]\nname = ", "line 2: string values must be quoted, expected literal string"),
         ("[cluster]\nstore = 'zookeeper'", "cluster.store: \"zookeeper\" is not a store: local or etcd"),

@@ -6,6 +6,7 @@ mod flows;
 mod handle;
 mod lock;
 mod membership;
+mod next_hops;
 mod owner;
 mod privileges;
 mod publish;

@@ -16,7 +16,7 @@ use crate::{
     cluster::Directory,
     config::Config,
     mac,
-    netlink::{Link, Netlink, release_ports},
+    netlink::{Link, Netlink, forward_from_loopback, release_ports},
     network::{Network, Origin},
     node::is_own,
     reconcile::{delete_link, remove_gateway},
@@ -78,6 +78,7 @@ pub async fn purge(options: &Options) -> Result<()> {
     if let Some((lo, hi)) = facts.map(|facts| facts.ports).or(config.map(|config| config.nat.ports)) {
         errors.extend(release_ports(lo, hi).err());
     }
+    errors.extend(forward_from_loopback(false).err());
     // One that answers is another daemon's.
     if socket::check(&options.socket).is_ok() {
         errors.extend(remove_file(&options.socket).err());

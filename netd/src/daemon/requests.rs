@@ -231,6 +231,7 @@ fn definition(request: &NetworkRequest) -> Result<Definition, Refusal> {
         masquerade: request.masquerade,
         link: request.link,
         mtu,
+        big_tcp: request.big_tcp,
         slice,
     })
 }

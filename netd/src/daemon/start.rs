@@ -17,7 +17,10 @@ use crate::{
     config::Config,
     endpoint::Endpoint,
     held::{Held, raise_limit},
-    netlink::{Event, Netlink, Netns, find_uplink, monitor, release_ports, reserve_ports},
+    netlink::{
+        Event, Netlink, Netns, NextHops, find_uplink, forward_from_loopback, monitor, release_ports,
+        reserve_ports,
+    },
     network::Network,
     node::{HostView, Occupied, is_own, log_uplink, wanted},
     pair,
@@ -127,6 +130,13 @@ pub(super) async fn start(options: &Options) -> Result<Started> {
     })
     .context("cannot load the datapath")?;
     debug!("datapath loaded");
+    // Without it all goes on, by the kernel's way for each packet.
+    let next_hops = forward_from_loopback(true).and_then(|()| NextHops::watch());
+    match (next_hops, datapath.take_next_hops()) {
+        (Ok(changes), Some(turn)) => drop(tokio::spawn(super::next_hops::watch(changes, turn))),
+        (Err(error), _) => warn!("next hops are not remembered, which costs some speed: {error:#}"),
+        (Ok(_), None) => {}
+    }
     for slot in nodes.reused {
         datapath.reset_node_counters(slot)?;
     }

@@ -57,6 +57,7 @@ impl Owner {
             masquerade: network.masquerade,
             link: network.link,
             mtu: network.mtu.unwrap_or(self.view.mtu()),
+            big_tcp: network.big_tcp,
             origin: network.origin,
             endpoints,
         }

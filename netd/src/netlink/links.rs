@@ -20,6 +20,10 @@ use super::{Netlink, Netns, container::take, error::Refusal, socket::Request};
 /// The index of `lo` in every namespace.
 pub(super) const LOOPBACK: u32 = 1;
 
+/// How long packets of TCP may be on a link that takes such above 64 KiB, bytes: what BIG TCP is mostly used with. (The kernel's
+/// limit is 512 KiB, `GSO_MAX_SIZE` in `include/linux/netdevice.h`.)
+pub(super) const BIG_TCP: u32 = 192 << 10;
+
 /// Length of `struct ifinfomsg`, which precedes a link's attributes.
 const HEADER: usize = 16;
 
@@ -38,6 +42,8 @@ pub struct VethSpec<'a> {
     pub netns: &'a Netns,
     /// MTU of both ends, in bytes.
     pub mtu: u32,
+    /// Both ends take segmentation-offloaded TCP packets of 192 KiB, instead of 64 (BIG TCP).
+    pub big_tcp: bool,
     /// `IFLA_IFALIAS` of the host's end; empty: none.
     pub alias: &'a str,
 }
@@ -264,13 +270,28 @@ pub(super) fn indexed(ifindex: u32) -> LinkMessage {
     message
 }
 
+/// What makes a link take, and put together, TCP packets of [`BIG_TCP`] bytes: IPv6 since Linux 5.19, IPv4 since 6.3. IPv6's
+/// limits come first: the kernel takes one of up to 64 KiB for both families.
+fn big_tcp() -> [LinkAttribute; 4] {
+    [
+        LinkAttribute::GsoMaxSize(BIG_TCP),
+        LinkAttribute::GroMaxSize(BIG_TCP),
+        LinkAttribute::GsoIpv4MaxSize(BIG_TCP),
+        LinkAttribute::GroIpv4MaxSize(BIG_TCP),
+    ]
+}
+
 fn create(spec: &VethSpec<'_>, netns: i32) -> RouteNetlinkMessage {
     let end = |name: &str, mac: [u8; 6]| {
-        vec![
+        let mut attributes = vec![
             LinkAttribute::IfName(name.to_owned()),
             LinkAttribute::Address(mac.to_vec()),
             LinkAttribute::Mtu(spec.mtu),
-        ]
+        ];
+        if spec.big_tcp {
+            attributes.extend(big_tcp());
+        }
+        attributes
     };
     let mut peer = LinkMessage::default();
     peer.attributes = end(spec.container_name, spec.container_mac);
@@ -286,6 +307,8 @@ fn create(spec: &VethSpec<'_>, netns: i32) -> RouteNetlinkMessage {
 
 #[cfg(test)]
 mod tests {
+    use rtnetlink::packet_core::Nla as _;
+
     use super::{
         super::{
             exists, is_gone,
@@ -375,6 +398,41 @@ mod tests {
             assert_eq!(host.link_by_index(taken).await?.unwrap().alias.as_deref(), Some("netd:web"));
             Ok(())
         });
+    }
+
+    #[test]
+    fn both_ends_take_large_packets() {
+        isolated("both_ends_take_large_packets", || async {
+            let (host, ns) = (Netlink::host()?, netns());
+            let inside = Netlink::enter(&ns).await?;
+            for (name, far, big_tcp, expected) in
+                [("ndsmall", "eth0", false, 65_536), ("ndbig", "eth1", true, BIG_TCP)]
+            {
+                let spec = VethSpec { host_name: name, container_name: far, big_tcp, ..veth(&ns) };
+                host.create_veth(&spec).await?;
+                for (end, name) in [(&host, name), (&inside, far)] {
+                    assert_eq!(limits(end, name).await?, [expected; 4], "{name}");
+                }
+            }
+            Ok(())
+        });
+    }
+
+    /// How long packets may be: IPv6's sent and aggregated, IPv4's sent and aggregated.
+    async fn limits(nl: &Netlink, name: &str) -> Result<[u32; 4]> {
+        let message = by_name(name);
+        nl.call(move |socket| {
+            let found = socket
+                .request(Request::new(message))
+                .map_err(|refusal| refusal.while_doing("looking for a link"))?;
+            let wanted = big_tcp().map(|attribute| attribute.kind());
+            let attributes: Vec<_> = NlasIterator::new(&found[0][HEADER..]).flatten().collect();
+            Ok(wanted.map(|kind| {
+                let found = attributes.iter().find(|attribute| attribute.kind() == kind);
+                found.and_then(|found| parse_u32(found.value()).ok()).unwrap_or(0)
+            }))
+        })
+        .await
     }
 
     #[test]

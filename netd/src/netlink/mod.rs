@@ -10,6 +10,7 @@ mod links;
 mod monitor;
 mod neighbours;
 mod netns;
+mod next_hops;
 mod routes;
 mod socket;
 mod sysctl;
@@ -30,8 +31,9 @@ pub use self::{
     links::{Link, VethSpec},
     monitor::{Event, monitor},
     netns::{Netns, NetnsId, is_same},
+    next_hops::NextHops,
     routes::Route,
-    sysctl::{has_ipv6, release_ports, reserve_ports},
+    sysctl::{forward_from_loopback, has_ipv6, release_ports, reserve_ports},
     uplink::{UplinkInfo, Wanted, find_uplink},
 };
 

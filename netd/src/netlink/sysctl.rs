@@ -1,8 +1,10 @@
-//! Settings of a namespace: ports that the host's own sockets are kept away from, and whether there is IPv6.
+//! Settings of a namespace: ports that the host's own sockets are kept away from, whether there is IPv6, and whether the kernel says
+//! to programs where packets go.
 
 use std::{
     fs::{self, File},
     io::Read,
+    path::Path,
 };
 
 use anyhow::{Context, Result, bail};
@@ -35,6 +37,32 @@ pub fn release_ports(lo: u16, hi: u16) -> Result<()> {
 pub fn has_ipv6(interface: &str) -> bool {
     fs::read_to_string(format!("/proc/sys/net/ipv6/conf/{interface}/disable_ipv6"))
         .is_ok_and(|disabled| disabled.trim() == "0")
+}
+
+/// Makes the loopback interface of the calling thread's namespace a forwarding one, without which `bpf_fib_lookup` says nothing of the
+/// routes of the host's own packets. It forwards no more by that: what comes from there is the host's own, or goes to it.
+/// `on`: false: it becomes what the host's other interfaces are.
+///
+/// # Errors
+/// The setting cannot be read or written.
+pub fn forward_from_loopback(on: bool) -> Result<()> {
+    for family in ["ipv4", "ipv6"] {
+        let path = |interface: &str| format!("/proc/sys/net/{family}/conf/{interface}/forwarding");
+        let (own, all) = (path("lo"), path("all"));
+        if !Path::new(&own).exists() {
+            continue;
+        }
+        let value = if on {
+            "1".to_owned()
+        } else {
+            fs::read_to_string(&all).with_context(|| format!("reading {all}"))?.trim().to_owned()
+        };
+        let old = fs::read_to_string(&own).with_context(|| format!("reading {own}"))?;
+        if old.trim() != value {
+            fs::write(&own, &value).with_context(|| format!("writing {value} to {own}"))?;
+        }
+    }
+    Ok(())
 }
 
 fn change(lo: u16, hi: u16, how: impl FnOnce(&mut Ports, u16, u16)) -> Result<()> {
@@ -153,7 +181,7 @@ mod tests {
     #[test]
     fn ipv6_can_be_switched_off() {
         isolated("ipv6_can_be_switched_off", || async {
-            if !std::path::Path::new("/proc/sys/net/ipv6").exists() {
+            if !Path::new("/proc/sys/net/ipv6").exists() {
                 println!("SKIP ipv6_can_be_switched_off: no IPv6 in this kernel");
                 return Ok(());
             }

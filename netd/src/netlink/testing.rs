@@ -44,6 +44,7 @@ pub(super) fn veth(netns: &Netns) -> VethSpec<'_> {
         container_mac: [2, 0, 0, 0, 0, 2],
         netns,
         mtu: 1400,
+        big_tcp: false,
         alias: "netd:web",
     }
 }

@@ -81,9 +81,10 @@ impl Reconciler {
         self.apply_denied(state, view)
     }
 
-    /// Makes the VXLAN device, or removes it where no node is reached by it. No packet is sent through it: it is there so
-    /// that NICs aggregate what they receive (they do where a VXLAN socket exists), and decapsulates what the programs
-    /// cannot (segmented UDP, and outer packets that came in fragments).
+    /// Makes the VXLAN device, or removes it where no node is reached by it. Hardly a packet is sent through it: it is there so
+    /// that NICs aggregate what they receive (they do where a VXLAN socket exists), decapsulates what the programs
+    /// cannot (segmented UDP, and outer packets that came in fragments), and encapsulates what they cannot (more than an outer
+    /// header can say the length of).
     async fn ensure_overlay(&mut self, wanted: bool) -> Result<()> {
         let mut found = self.nl.link_by_name(OVERLAY).await?;
         // Between the creation of a link and its alias there is a moment at which a crash can leave it without.
@@ -93,11 +94,14 @@ impl Reconciler {
             delete_link(&self.nl, link.ifindex).await?;
         }
         let ifindex = match (found, wanted) {
-            (None, false) => return Ok(()),
+            (None, false) => return self.datapath.forget_overlay(),
             (Some(link), _) if link.alias != Some(self.overlay_alias()) => {
                 bail!("link {OVERLAY} is not of this netd: remove it")
             }
-            (Some(link), false) => return delete_link(&self.nl, link.ifindex).await,
+            (Some(link), false) => {
+                self.datapath.forget_overlay()?;
+                return delete_link(&self.nl, link.ifindex).await;
+            }
             (Some(link), true) => link.ifindex,
             (None, true) => {
                 let port = Vxlan::PORT.host();

@@ -222,6 +222,7 @@ impl Reconciler {
             container_mac: endpoint.mac().0,
             netns,
             mtu,
+            big_tcp: network.big_tcp,
             alias: &alias(&self.identity, &endpoint.name),
         };
         self.nl.create_veth(&spec).await

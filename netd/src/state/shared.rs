@@ -154,6 +154,7 @@ fn network(name: &str, shared: &SharedNetwork, configured: Option<&Definition>) 
         masquerade: own.map_or(shared.masquerade, |own| own.masquerade),
         link: own.map_or(shared.link, |own| own.link),
         mtu: own.map_or(shared.mtu, |own| own.mtu),
+        big_tcp: own.map_or(shared.big_tcp, |own| own.big_tcp),
         origin: if own.is_some() { Origin::Config } else { Origin::Cluster },
         slice: None,
     }

@@ -28,6 +28,7 @@ fn network(name: &str, subnet: &str) -> Definition {
         masquerade: true,
         link: LinkChoice::Auto,
         mtu: None,
+        big_tcp: false,
         slice: None,
     }
 }
@@ -263,6 +264,7 @@ fn shared(number: u32, subnet: &str) -> SharedNetwork {
         masquerade: true,
         link: LinkChoice::Auto,
         mtu: None,
+        big_tcp: false,
     }
 }
 

@@ -4,7 +4,7 @@ use std::{collections::HashMap, fmt::Write as _, net::IpAddr};
 
 use netd_common::wire::protocol;
 
-use super::{Family, Party, parts::Parts, published, story::Flow};
+use super::{Family, Party, Published, parts::Parts, story::Flow};
 
 /// The addresses and ports that flows have on the host, as the other sides have seen them.
 #[derive(Debug, Default)]
@@ -17,6 +17,12 @@ pub(super) struct Names {
 }
 
 impl Names {
+    /// The flows with a server are gone.
+    pub(super) fn forget(&mut self, remote: Party) {
+        self.ports.retain(|flow, _| flow.remote != remote);
+        self.owners.retain(|_, flow| flow.remote != remote);
+    }
+
     /// The host's address and port that a flow has.
     pub(super) fn port(&self, flow: &Flow) -> Option<(IpAddr, u16)> {
         self.ports.get(flow).copied()
@@ -98,7 +104,7 @@ fn transport(text: &mut String, ip: &Parts<'_>, names: &mut Names, at: Party, ou
             let mut side = |address, port, remote, seen| {
                 // A published port is nobody's choice. Where a container asks for one, which address the other sees differs.
                 let is_host = address == ip.family.node() || address == ip.family.gateway();
-                let flow = if is_host && published(ip.protocol, port).is_none() {
+                let flow = if is_host && Published::find(ip.protocol, port).is_none() {
                     names.owner(ip.protocol, remote, (address, port), seen)
                 } else {
                     None

@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result, ensure};
 use netd::lab::{Container, End, Host, Lab, Namespace, World, icmp};
 
 use super::{
-    Family, GATEWAY, NARROW_MTU, NODE, PORTS, Party,
+    Family, GATEWAY, NARROW_MTU, NODE, PORTS, PUBLISHED, Party, Published,
     canon::{self, Names},
     fragments::Reassembly,
     parts::Parts,
@@ -83,10 +83,12 @@ impl Copy {
                 let ports = format!("[nat]\nports = \"{}-{}\"\n", PORTS.start(), PORTS.end());
                 let mut host = Host::new(&lab, &world, "host", &ports)?;
                 host.start()?;
-                let (a, b) = (
-                    host.container("a", &["-p", "8080:80", "-p", "5353:53/udp"])?,
-                    host.container("b", &[])?,
-                );
+                let container = |name, party| {
+                    let own = PUBLISHED.iter().filter(|one| one.owner == party);
+                    let options: Vec<String> = own.flat_map(Published::options).collect();
+                    host.container(name, &options.iter().map(String::as_str).collect::<Vec<_>>())
+                };
+                let (a, b) = (container("a", Party::A)?, container("b", Party::B)?);
                 let namespaces = [a.namespace.clone(), b.namespace.clone()];
                 (host.namespace.clone(), Some(host), vec![a, b], namespaces)
             }
@@ -173,12 +175,29 @@ impl Copy {
         }
     }
 
+    /// As if those with a server had.
+    fn expire_with(&mut self, remote: Party) -> Result<()> {
+        let address = remote.ip(self.family).to_string();
+        self.names.forget(remote);
+        if let Some(host) = &self.host {
+            return host.json(["flows", "--json", "--remote", &address, "flush"]).map(drop);
+        }
+        let family = if self.family == Family::V4 { "ipv4" } else { "ipv6" };
+        for side in ["--orig-dst", "--orig-src"] {
+            // Where there is none, that is an error to it.
+            let mut command = self.node.command("conntrack")?;
+            command.args(["-D", "-f", family, side, &address]).output().context("cannot run conntrack")?;
+        }
+        Ok(())
+    }
+
     /// Has a step happen. `false`: it is about something that is not there.
     pub(super) fn act(&mut self, step: &Step, number: u16) -> Result<bool> {
         self.names.sent = None;
         let (from, packets) = match step {
             // Ports may have other owners from now on.
             Step::Expire => return self.forget(self.family).map(|()| true),
+            Step::ExpireWith(remote) => return self.expire_with(*remote).map(|()| true),
             Step::Packet(packet) => {
                 self.names.sent = packet.flow();
                 if let To::Flow(flow) = packet.to {

@@ -4,7 +4,7 @@
 use netd_common::wire::tcp::{ACK, FIN, RST, SYN};
 
 use super::{
-    Family, PUBLISHED, PUBLISHES, Party,
+    Family, PUBLISHED, Party, Published,
     story::{Body, Error, Flow, Packet, Step, To},
 };
 
@@ -51,8 +51,8 @@ impl Random {
 /// A connection, as far as it has got.
 #[derive(Clone, Copy, Debug)]
 struct Connection {
-    /// To a published port: to which address of the host's.
-    by: Option<To>,
+    /// To a published port: to which address of the host's, and port.
+    by: Option<(To, u16)>,
     owner: Party,
     port: u16,
     remote: Party,
@@ -93,25 +93,26 @@ struct Teller {
     connections: Vec<Connection>,
     /// UDP and echo.
     datagrams: Vec<Flow>,
-    /// UDP to a published port: who, and from which port.
-    visits: Vec<(Party, u16)>,
+    /// UDP to a published port: who, from which port, and to which.
+    visits: Vec<(Party, u16, &'static Published)>,
 }
 
 impl Teller {
     fn step(&mut self) -> Step {
         let step = match self.random.below(100) {
             0..8 => self.connect(),
-            8..12 if PUBLISHES.contains(&self.family) => self.visit(),
+            8..12 => self.visit(),
             12..50 if !self.connections.is_empty() => self.go_on(),
             50..57 => self.datagram(),
-            57..60 if PUBLISHES.contains(&self.family) => self.visit_by_datagram(),
+            57..60 => self.visit_by_datagram(),
             60..63 if !self.visits.is_empty() => self.answer_visit(),
             60..72 if !self.datagrams.is_empty() => self.answer(),
             72..84 => return self.error(),
             84..90 => self.host(),
             90..95 => self.neighbour(),
             95..97 if self.odd => self.odd(),
-            97 => return Step::Expire,
+            97 if self.random.once_in(2) => return Step::Expire,
+            97 => return Step::ExpireWith(self.remote()),
             _ => self.datagram(),
         };
         Step::Packet(step)
@@ -174,7 +175,8 @@ impl Teller {
         let connection = self.connections[index];
         let [from, _] = [[connection.owner, connection.remote], [connection.remote, connection.owner]][side];
         let to = match (side, connection.by) {
-            (0, by) => by.unwrap_or(To::Party(connection.remote)),
+            (0, Some((to, _))) => to,
+            (0, None) => To::Party(connection.remote),
             (_, Some(_)) if !connection.owner.is_container() => To::Party(connection.owner),
             _ => To::Flow(Flow {
                 protocol: netd_common::wire::protocol::TCP,
@@ -184,7 +186,7 @@ impl Teller {
                 remote_port: connection.remote_port,
             }),
         };
-        let asked = if connection.by.is_some() { PUBLISHED[0].1 } else { connection.remote_port };
+        let asked = connection.by.map_or(connection.remote_port, |(_, port)| port);
         let [source, destination] =
             [[connection.port, asked], [connection.remote_port, connection.port]][side];
         let seq = connection.next[side];
@@ -226,7 +228,8 @@ impl Teller {
             State::Answered => State::Open,
             state => state,
         };
-        packet
+        // Without data there is nothing to cut.
+        self.cut(packet, length)
     }
 
     fn datagram(&mut self) -> Packet {
@@ -275,15 +278,15 @@ impl Teller {
 
     /// A connection to a published port.
     fn visit(&mut self) -> Packet {
-        let (owner, port, by) = self.visitor();
-        let (_, _, remote_port) = PUBLISHED[0];
+        let (owner, port, to) = self.visitor();
+        let published = self.random.pick(&[&PUBLISHED[0], &PUBLISHED[0], &PUBLISHED[2]]);
         let next = [self.random.word() as u32, self.random.word() as u32];
         self.open(Connection {
-            by: Some(by),
+            by: Some((to, published.port)),
             owner,
             port,
-            remote: Party::A,
-            remote_port,
+            remote: published.owner,
+            remote_port: published.inner,
             next,
             state: State::Opening,
             finished: [false; 2],
@@ -293,11 +296,12 @@ impl Teller {
     /// A datagram to a published port.
     fn visit_by_datagram(&mut self) -> Packet {
         let (from, source, to) = self.visitor();
-        if !self.visits.contains(&(from, source)) {
-            self.visits.push((from, source));
+        let published = self.random.pick(&[&PUBLISHED[1], &PUBLISHED[1], &PUBLISHED[3]]);
+        if !self.visits.contains(&(from, source, published)) {
+            self.visits.push((from, source, published));
         }
         let length = self.random.pick(&[0, 1, 64, 512, 1100]);
-        let destination = PUBLISHED[1].1;
+        let destination = published.port;
         let body = Body::Udp { source, destination, length, unchecked: self.unchecked() };
         let packet = self.varied(Packet::new(from, to, body));
         self.cut(packet, length)
@@ -305,13 +309,13 @@ impl Teller {
 
     /// What the container answers to such a datagram.
     fn answer_visit(&mut self) -> Packet {
-        let (client, port) = self.random.pick(&self.visits.clone());
-        let (protocol, _, source) = PUBLISHED[1];
-        let flow = Flow { protocol, owner: client, port, remote: Party::A, remote_port: source };
+        let (client, port, published) = self.random.pick(&self.visits.clone());
+        let Published { protocol, inner: source, owner: remote, .. } = *published;
+        let flow = Flow { protocol, owner: client, port, remote, remote_port: source };
         let to = if client.is_container() { To::Flow(flow) } else { To::Party(client) };
         let length = self.random.pick(&[0, 1, 64, 512, 1300, 1400]);
         let body = Body::Udp { source, destination: port, length, unchecked: self.unchecked() };
-        let packet = self.varied(Packet::new(Party::A, to, body));
+        let packet = self.varied(Packet::new(remote, to, body));
         self.cut(packet, length)
     }
 
@@ -393,7 +397,7 @@ impl Teller {
         let (from, to) = (self.container(), To::Party(self.remote()));
         let (source, destination) = (self.random.pick(&PORTS), self.random.pick(&REMOTE_PORTS));
         let flags =
-            self.random.pick(&[0, FIN, RST, SYN | ACK, FIN | ACK, RST | ACK, SYN | FIN, 0x3f, ACK, PSH]);
+            self.random.pick(&[0, SYN, FIN, RST, SYN | ACK, FIN | ACK, RST | ACK, SYN | FIN, 0x3f, ACK, PSH]);
         let segment = Body::Tcp { source, destination, flags, seq: 5, ack: 6, length: 0 };
         match self.random.below(6) {
             0 => Packet::new(

@@ -1,14 +1,14 @@
 //! The differences that are meant, each with the line of docs/nat.md that says why.
 
-use netd_common::wire::{
-    protocol,
-    tcp::{ACK, FIN, RST, SYN},
-};
+use netd_common::wire::tcp::{ACK, FIN, RST, SYN};
 
 use super::{
-    Family, Party, published,
+    Family, PUBLISHED, Published,
     story::{Body, Error, Packet, Step, To},
 };
+
+/// Of these flags, SYN alone opens a connection.
+const OPENS: u8 = SYN | ACK | FIN | RST;
 
 /// What a step had the parties get, behind netd and behind netfilter.
 #[derive(Clone, Copy, Debug)]
@@ -89,6 +89,12 @@ fn packet<'a>(difference: &Difference<'a>) -> Option<&'a Packet> {
     }
 }
 
+/// A packet that goes to a published port, and which.
+fn visit<'a>(difference: &Difference<'a>) -> Option<(&'a Packet, &'static Published)> {
+    let packet = packet(difference)?;
+    Some((packet, packet.published()?))
+}
+
 /// A packet of a container's to the world, which netfilter has let pass as it is: with the inner address.
 fn untranslated(difference: &Difference<'_>) -> bool {
     let [one] = difference.netfilter else { return false };
@@ -125,9 +131,15 @@ fn spoofed_errors(difference: &Difference<'_>) -> bool {
 
 /// The same for the first packet to a published port, for which the host answers with its last hop.
 fn expired_answers(difference: &Difference<'_>) -> bool {
-    let refused = |one: &str| one.contains("← TCP node:8080 → ") && one.contains(" R");
-    packet(difference).is_some_and(|packet| !packet.from.is_container() && packet.ttl == 2)
-        && (difference.netd.is_empty() || matches!(difference.netd, [one] if refused(one)))
+    let Some(packet) = packet(difference) else { return false };
+    let refused = match difference.netd {
+        [] => true,
+        [one] => is_refused(packet, one),
+        _ => false,
+    };
+    !packet.from.is_container()
+        && packet.ttl == 2
+        && refused
         && matches!(difference.netfilter, [one] if one.contains(difference.expired()) && one.contains("node →"))
 }
 
@@ -135,7 +147,7 @@ fn other_icmp(difference: &Difference<'_>) -> bool {
     match difference.step {
         Step::Packet(packet) => matches!(packet.body, Body::Icmp { .. }) && difference.netd.is_empty(),
         Step::Error(error) => error.kind.0 == 4 && difference.netd.is_empty(),
-        Step::Expire => false,
+        Step::Expire | Step::ExpireWith(_) => false,
     }
 }
 
@@ -153,14 +165,18 @@ fn invalid_tcp(difference: &Difference<'_>) -> bool {
     }
     let Some(packet) = packet(difference) else { return false };
     let Body::Tcp { .. } = packet.body else { return false };
-    if answers_as_another(difference) {
+    if answers_as_another(difference) || invalid_visit(difference) {
         return true;
     }
     let inward = matches!(packet.to, To::Flow(_));
     // Those whose time is up on the way tell the same by what comes back.
     let passes = match difference.netd {
         [] => inward && packet.ttl == 2,
-        [one] => inward || one.contains("node for") || packet.ttl == 2 && one.contains(difference.expired()),
+        [one] => {
+            let translated =
+                one.contains("node for") || PUBLISHED.iter().any(|port| one.contains(&from_port(port)));
+            inward || translated || packet.ttl == 2 && one.contains(difference.expired())
+        }
         _ => false,
     };
     let refused = match difference.netfilter {
@@ -192,15 +208,35 @@ fn went_to_another(difference: &Difference<'_>) -> bool {
     was_reset(difference) && both.is_some_and(|(netd, netfilter)| netd != netfilter)
 }
 
+/// How a packet of the container's begins that leaves by its published port.
+fn from_port(published: &Published) -> String {
+    format!("← TCP node:{} → ", published.port)
+}
+
 /// Netfilter has forgotten a client of a published port's, and what the container still sends it has begun a connection of its own.
 fn answers_as_another(difference: &Difference<'_>) -> bool {
     let both = [difference.netd, difference.netfilter].map(|lines| match lines {
         [one] => one.as_str(),
         _ => "",
     });
-    was_reset(difference)
-        && both[0].contains("← TCP node:8080 → ")
-        && both[1].contains("← TCP node for A:80 → ")
+    let is_port = |one: &Published| {
+        let own = format!("← TCP node for {:?}:{} → ", one.owner, one.inner);
+        both[0].contains(&from_port(one)) && both[1].contains(&own)
+    };
+    was_reset(difference) && PUBLISHED.iter().any(is_port)
+}
+
+/// A client's of a published port: what it sends before it is answered, other than a SYN, is invalid.
+fn invalid_visit(difference: &Difference<'_>) -> bool {
+    let Some((packet, _)) = visit(difference) else { return false };
+    let Body::Tcp { flags, .. } = packet.body else { return false };
+    let refused = match difference.netfilter {
+        // Nobody resets a reset.
+        [] => flags & RST != 0,
+        [one] => is_refused(packet, one),
+        _ => false,
+    };
+    flags & OPENS != SYN && refused && is_delivered(packet, difference.netd)
 }
 
 /// An error about a packet of a connection that a reset has ended before it began.
@@ -229,14 +265,17 @@ fn stray_replies(difference: &Difference<'_>) -> bool {
         && prohibited(difference)
 }
 
-/// Whether a packet goes to a published port.
-fn is_visit(packet: &Packet) -> bool {
-    let (protocol, port) = match packet.body {
-        Body::Tcp { destination, .. } => (protocol::TCP, destination),
-        Body::Udp { destination, .. } => (protocol::UDP, destination),
-        _ => return false,
-    };
-    matches!(packet.to, To::Node | To::Gateway) && published(protocol, port).is_some()
+/// Whether what goes to a published port has come to the container.
+fn is_delivered(packet: &Packet, lines: &[String]) -> bool {
+    let Some(Published { owner, inner, .. }) = packet.published() else { return false };
+    matches!(lines, [one] if one.starts_with(&format!("{owner:?} ← TCP ")) && one.contains(&format!(" → {owner:?}:{inner} ")))
+}
+
+/// Whether the host resets what goes to a published port.
+fn is_refused(packet: &Packet, one: &str) -> bool {
+    let Some(published) = packet.published() else { return false };
+    let by_host = format!(":{} → ", published.port);
+    one.starts_with(&format!("{:?} ← TCP ", packet.from)) && one.contains(&by_host) && one.contains(" R")
 }
 
 /// From the address of the host's that the packet was to. About a packet with options netd says nothing.
@@ -254,9 +293,10 @@ fn hairpin_expired(difference: &Difference<'_>) -> bool {
 
 /// The container has sent from its own port to the client's, without a client's flow, and so has another port of the host's there.
 fn published_clash(difference: &Difference<'_>) -> bool {
-    let Some(packet) = packet(difference).filter(|packet| is_visit(packet)) else { return false };
+    let Some((packet, published)) = visit(difference) else { return false };
+    let owner = published.owner;
     let to_client = |step: &Step| match step {
-        Step::Packet(sent) if sent.from == Party::A && sent.to == To::Party(packet.from) => match sent.body {
+        Step::Packet(sent) if sent.from == owner && sent.to == To::Party(packet.from) => match sent.body {
             Body::Tcp { destination, .. } | Body::Udp { destination, .. } => {
                 destination == packet.body.source()
             }
@@ -266,21 +306,21 @@ fn published_clash(difference: &Difference<'_>) -> bool {
     };
     difference.before.iter().any(to_client)
         && difference.netd.is_empty()
-        && matches!(difference.netfilter, [one] if one.starts_with("A ← ") && one.contains(&format!(" {:?}:", packet.from)))
+        && matches!(difference.netfilter, [one] if one.starts_with(&format!("{owner:?} ← ")) && one.contains(&format!(" {:?}:", packet.from)))
 }
 
 /// Netfilter takes any segment for the beginning of a connection; to netd, that is a SYN, and all else the host's, which resets it.
 fn published_middle(difference: &Difference<'_>) -> bool {
-    let Some(packet) = packet(difference).filter(|packet| is_visit(packet)) else { return false };
+    let Some((packet, _)) = visit(difference) else { return false };
     let Body::Tcp { flags, .. } = packet.body else { return false };
-    let reset = format!("{:?} ← TCP ", packet.from);
     let refused = match difference.netd {
         // Nobody resets a reset.
         [] => flags & RST != 0,
-        [one] => one.starts_with(&reset) && one.contains(":8080 → ") && one.contains(" R"),
+        [one] => is_refused(packet, one),
         _ => false,
     };
-    flags & (SYN | ACK | FIN | RST) != SYN
-        && refused
-        && matches!(difference.netfilter, [one] if one.starts_with("A ← TCP") && one.contains(" → A:80 "))
+    // The host itself is reached with the last hop, as no container is.
+    let expired =
+        matches!(difference.netfilter, [one] if packet.ttl == 1 && one.contains(difference.expired()));
+    flags & OPENS != SYN && refused && (expired || is_delivered(packet, difference.netfilter))
 }

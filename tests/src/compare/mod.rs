@@ -1,7 +1,7 @@
 //! netd and netfilter side by side: two copies of one small internet, the same packets into both, and what each party gets.
 //!
 //! A copy has two containers on a host, one behind netd, the other behind a bridge with the rules that Docker sets; a router; a
-//! server; and a server behind a link with a smaller MTU. One of the containers has published ports. All have IPv4 and IPv6; a
+//! server; and a server behind a link with a smaller MTU. Both containers have published ports. All have IPv4 and IPv6; a
 //! story is of one of them. The kernels of containers and servers are mute (their INPUT is DROP), so
 //! that all that is said is the story's: what a story has a party send goes out by a packet socket, and what comes is read there.
 
@@ -119,16 +119,59 @@ pub const NODE: [u8; 4] = [198, 18, 1, 2];
 pub const GATEWAY: [u8; 4] = [10, 88, 0, 1];
 /// The MTU of the link to [`Party::Narrow`]; IPv6 has to have 1,280.
 pub const NARROW_MTU: u16 = 1300;
-/// The ports of [`Party::A`] that are published: protocol, the host's port, its own.
-pub const PUBLISHED: [(u8, u16, u16); 2] = [(protocol::TCP, 8080, 80), (protocol::UDP, 5353, 53)];
+/// The ports that are published, in both families.
+pub const PUBLISHED: [Published; 4] = [
+    Published { protocol: protocol::TCP, port: 8080, owner: Party::A, inner: 80, bound: false },
+    Published { protocol: protocol::UDP, port: 5353, owner: Party::A, inner: 53, bound: false },
+    Published { protocol: protocol::TCP, port: 9090, owner: Party::B, inner: 90, bound: true },
+    Published { protocol: protocol::UDP, port: 5454, owner: Party::B, inner: 54, bound: true },
+];
 
-/// In which families.
-pub const PUBLISHES: &[Family] = &[Family::V4];
-
-/// The container's port behind a published one.
-#[must_use]
-pub fn published(protocol: u8, port: u16) -> Option<u16> {
-    PUBLISHED.iter().find(|(own, host, _)| (*own, *host) == (protocol, port)).map(|(.., inner)| *inner)
+/// A published port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Published {
+    /// TCP or UDP.
+    pub protocol: u8,
+    /// The host's port.
+    pub port: u16,
+    /// Whose it is.
+    pub owner: Party,
+    /// The container's port.
+    pub inner: u16,
+    /// Only at the host's addresses on the uplink, not at any.
+    pub bound: bool,
 }
+
+impl Published {
+    /// The one of the host's port, at whichever address.
+    #[must_use]
+    pub fn find(protocol: u8, port: u16) -> Option<&'static Self> {
+        PUBLISHED.iter().find(|one| (one.protocol, one.port) == (protocol, port))
+    }
+
+    /// Its protocol's name.
+    #[must_use]
+    pub const fn name(&self) -> &'static str {
+        if self.protocol == protocol::TCP { "tcp" } else { "udp" }
+    }
+
+    /// As options of `netd attach`.
+    fn options(&self) -> Vec<String> {
+        let Self { port, inner, .. } = self;
+        let name = self.name();
+        let ports = match self.bound {
+            true => Family::ALL
+                .map(|family| match family.node() {
+                    IpAddr::V4(node) => format!("{node}:{port}:{inner}/{name}"),
+                    IpAddr::V6(node) => format!("[{node}]:{port}:{inner}/{name}"),
+                })
+                .to_vec(),
+            // Of both families.
+            false => vec![format!("{port}:{inner}/{name}")],
+        };
+        ports.into_iter().flat_map(|port| ["-p".to_owned(), port]).collect()
+    }
+}
+
 /// The ports that netd takes for flows whose own is not among them.
 pub const PORTS: std::ops::RangeInclusive<u16> = 50_000..=50_999;

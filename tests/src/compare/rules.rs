@@ -1,35 +1,39 @@
 //! The rules of hosts and parties.
 
-use std::{io::Write as _, process::Stdio};
+use std::{
+    io::Write as _,
+    net::{IpAddr, SocketAddr},
+    process::Stdio,
+};
 
 use anyhow::{Context as _, Result, bail};
 use netd::lab::Namespace;
 
-use super::{Family, PUBLISHED, Party};
+use super::{Family, PUBLISHED, Published};
 
 /// As dockerd sets them for a network (`netd/src/bench/scene/docker.rs` has them with their origins), with `ip6tables` also those
 /// of IPv6; published ports as without `userland-proxy`, so that containers get to them, too, by the host's addresses. The source
 /// is translated there, as podman's and CNI's rules do: Docker has the bridge call netfilter instead, which a copy does not.
 pub(super) fn docker(family: Family) -> String {
-    let (subnet, host) = match family {
-        Family::V4 => ("10.88.0.0/16", Party::A.ip(family).to_string()),
-        Family::V6 => ("fd88::/48", format!("[{}]", Party::A.ip(family))),
+    let (subnet, bits) = match family {
+        Family::V4 => ("10.88.0.0/16", 32),
+        Family::V6 => ("fd88::/48", 128),
     };
-    let (container, bits) = (Party::A.ip(family), if family == Family::V4 { 32 } else { 128 });
-    let ports = PUBLISHED.map(|(protocol, outer, inner)| {
-        let protocol = if protocol == netd_common::wire::protocol::TCP { "tcp" } else { "udp" };
-        (protocol, outer, inner)
+    let for_each = |rule: &dyn Fn(&Published, IpAddr) -> String| -> String {
+        PUBLISHED.iter().map(|one| rule(one, one.owner.ip(family)) + "\n").collect()
+    };
+    let accept = for_each(&|one, owner| {
+        let (name, inner) = (one.name(), one.inner);
+        format!("-A FORWARD -d {owner}/{bits} ! -i br0 -o br0 -p {name} --dport {inner} -j ACCEPT")
     });
-    let accept = ports.map(|(protocol, _, inner)| {
-        format!("-A FORWARD -d {container}/{bits} ! -i br0 -o br0 -p {protocol} --dport {inner} -j ACCEPT\n")
+    let hairpin = for_each(&|one, owner| {
+        let (name, inner) = (one.name(), one.inner);
+        format!("-A POSTROUTING -s {subnet} -d {owner}/{bits} -p {name} --dport {inner} -j MASQUERADE")
     });
-    let translate = ports.map(|(protocol, outer, inner)| {
-        format!("-A DOCKER -p {protocol} --dport {outer} -j DNAT --to-destination {host}:{inner}\n")
-    });
-    let hairpin = ports.map(|(protocol, _, inner)| {
-        format!(
-            "-A POSTROUTING -s {subnet} -d {container}/{bits} -p {protocol} --dport {inner} -j MASQUERADE\n"
-        )
+    let translate = for_each(&|one, owner| {
+        let at = if one.bound { format!("-d {}/{bits} ", family.node()) } else { String::new() };
+        let to = SocketAddr::new(owner, one.inner);
+        format!("-A DOCKER {at}-p {} --dport {} -j DNAT --to-destination {to}", one.name(), one.port)
     });
     format!(
         "*filter\n:INPUT ACCEPT\n:FORWARD DROP\n:OUTPUT ACCEPT\n\
@@ -42,9 +46,7 @@ pub(super) fn docker(family: Family) -> String {
          -A OUTPUT -m addrtype --dst-type LOCAL -j DOCKER\n\
          -A POSTROUTING -s {subnet} ! -o br0 -j MASQUERADE\n\
          {}{}COMMIT\n",
-        accept.concat(),
-        hairpin.concat(),
-        translate.concat(),
+        accept, hairpin, translate,
     )
 }
 

@@ -80,21 +80,21 @@ impl Twins {
         }
     }
 
-    /// A shorter story that shows a difference, too; it is the last that is played.
+    /// A shorter story whose last step shows a difference, too; it is the last that is played. In another step it would be another
+    /// difference.
     ///
     /// # Errors
     /// A copy does not work.
     pub fn shrink(&mut self, family: Family, steps: &[Step], at: usize) -> Result<Vec<Step>> {
         let mut steps = steps[..=at].to_vec();
-        let mut index = steps.len() - 1;
+        let mut index = at;
         while index > 0 {
             index -= 1;
             let mut fewer = steps.clone();
             fewer.remove(index);
-            if let Outcome::Different(at) = self.once(family, &fewer)? {
-                fewer.truncate(at + 1);
+            let last = fewer.len() - 1;
+            if matches!(self.once(family, &fewer)?, Outcome::Different(at) if at == last) {
                 steps = fewer;
-                index = index.min(steps.len() - 1);
             }
         }
         self.once(family, &steps)?;

@@ -10,14 +10,12 @@ use std::{
 
 use anyhow::{Context as _, Result};
 use netd::lab::socket;
+use netd_common::wire::protocol;
 
-use super::{Copy, Family, Kind, PUBLISHED, PUBLISHES, Party, generate::Random};
+use super::{Copy, Family, Kind, PUBLISHED, Party, Published, generate::Random};
 
 /// Ports that are served.
 const OPEN: [u16; 2] = [7001, 7002];
-/// The same of the container that has published ports: those behind them.
-const PUBLISHED_BY: Party = Party::A;
-const BEHIND: [u16; 2] = [PUBLISHED[0].2, PUBLISHED[1].2];
 /// One that is not.
 const CLOSED: u16 = 9;
 /// Operations of a story.
@@ -37,8 +35,8 @@ pub enum Operation {
     Connect {
         /// Who.
         from: Party,
-        /// To whom; none: to the host, by the published port.
-        to: Option<Party>,
+        /// To whom.
+        to: Whom,
         /// To which port.
         port: u16,
     },
@@ -64,13 +62,24 @@ pub enum Operation {
     Datagram {
         /// Who.
         from: Party,
-        /// To whom; none: to the host, by the published port.
-        to: Option<Party>,
+        /// To whom.
+        to: Whom,
         /// To which port.
         port: u16,
         /// Bytes.
         length: usize,
     },
+}
+
+/// To whom a program talks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Whom {
+    /// To another party.
+    Party(Party),
+    /// To the host by its address on the uplink, and a published port.
+    Node,
+    /// To the host as containers see it, likewise; not all ports are published there.
+    Gateway,
 }
 
 /// How a side ends a connection.
@@ -94,17 +103,20 @@ pub fn story(seed: u64) -> (Family, Vec<Operation>) {
         .map(|index| {
             let mut from = random.pick(&[Party::A, Party::B]);
             let other = if from == Party::A { Party::B } else { Party::A };
-            let mut to = Some(random.pick(&[Party::Server, Party::Server, Party::Narrow, other]));
+            let mut to = Whom::Party(random.pick(&[Party::Server, Party::Server, Party::Narrow, other]));
             let mut port = random.pick(&[OPEN[0], OPEN[1], OPEN[0], CLOSED]);
-            if random.once_in(3) && PUBLISHES.contains(&family) {
-                (from, to) = (random.pick(&[Party::Server, Party::Narrow, Party::B, Party::A]), None);
+            if random.once_in(3) {
+                from = random.pick(&[Party::Server, Party::Narrow, Party::B, Party::A]);
+                let by_gateway = from.is_container() && random.once_in(2);
+                to = if by_gateway { Whom::Gateway } else { Whom::Node };
             }
+            let is_published = !matches!(to, Whom::Party(_));
             let (connection, side) = (random.below(connections.max(1)) as usize, random.below(2) as usize);
             match random.below(10) {
                 kind if index < 2 || kind < 3 && connections < CONNECTIONS => {
                     connections += 1;
-                    if to.is_none() {
-                        port = PUBLISHED[0].1;
+                    if is_published {
+                        port = PUBLISHED[random.pick(&[0, 0, 2])].port;
                     }
                     Operation::Connect { from, to, port }
                 }
@@ -114,8 +126,8 @@ pub fn story(seed: u64) -> (Family, Vec<Operation>) {
                     Operation::End { connection, side, how }
                 }
                 _ => {
-                    if to.is_none() {
-                        port = PUBLISHED[1].1;
+                    if is_published {
+                        port = PUBLISHED[random.pick(&[1, 1, 3])].port;
                     }
                     let length = random.pick(&[1, 1000, 1400, 4000, 20_000, 60_000]);
                     Operation::Datagram { from, to, port, length }
@@ -127,7 +139,7 @@ pub fn story(seed: u64) -> (Family, Vec<Operation>) {
 }
 
 /// Who sends datagrams, to whom and to which port.
-type Ends = (Party, Option<Party>, u16);
+type Ends = (Party, Whom, u16);
 
 /// A copy with servers, and what its programs have open.
 #[derive(Debug)]
@@ -150,8 +162,8 @@ impl Programs {
         let copy = Copy::new(kind)?;
         let (mut listeners, mut servers) = (Vec::new(), Vec::new());
         for party in Party::ALL {
-            let behind = if party == PUBLISHED_BY { &BEHIND[..] } else { &[] };
-            for port in OPEN.iter().chain(behind).copied() {
+            let behind = PUBLISHED.iter().filter(|one| one.owner == party).map(|one| one.inner);
+            for port in OPEN.into_iter().chain(behind) {
                 let (listener, server) = copy.namespace(party).run(|| {
                     // Both families.
                     let any = (Ipv6Addr::UNSPECIFIED, port);
@@ -191,8 +203,12 @@ impl Programs {
     }
 
     /// The address of a party's, or of the host's.
-    fn address(&self, of: Option<Party>) -> IpAddr {
-        of.map_or(self.family.node(), |party| party.ip(self.family))
+    fn address(&self, of: Whom) -> IpAddr {
+        match of {
+            Whom::Party(party) => party.ip(self.family),
+            Whom::Node => self.family.node(),
+            Whom::Gateway => self.family.gateway(),
+        }
     }
 
     fn act(&mut self, operation: Operation) -> Result<()> {
@@ -257,7 +273,7 @@ impl Programs {
     }
 
     /// Opens a connection and accepts it; what both sides see.
-    fn connect(&mut self, from: Party, to: Option<Party>, port: u16) -> Result<String> {
+    fn connect(&mut self, from: Party, to: Whom, port: u16) -> Result<String> {
         let number = self.connections.len();
         let address = SocketAddr::new(self.address(to), port);
         let opened = self.copy.namespace(from).run(|| Ok(TcpStream::connect_timeout(&address, PATIENCE)))?;
@@ -268,8 +284,11 @@ impl Programs {
                 return Ok(format!("{number}: no connection: {:?}", error.kind()));
             }
         };
-        let place = to.map_or((PUBLISHED_BY, BEHIND[0]), |to| (to, port));
-        let listener = self.listeners.iter().find(|(party, own, _)| (*party, *own) == place);
+        let place = match to {
+            Whom::Party(to) => Some((to, port)),
+            _ => Published::find(protocol::TCP, port).map(|one| (one.owner, one.inner)),
+        };
+        let listener = self.listeners.iter().find(|(party, own, _)| Some((*party, *own)) == place);
         let listener = &listener.context("a connection to a port that nobody serves")?.2;
         socket::readable([listener], Some(PATIENCE))?;
         let (accepted, peer) = listener.accept().context("nobody is there to be accepted")?;

@@ -9,7 +9,7 @@ use netd_common::{
     wire::protocol,
 };
 
-use super::{Family, Party, canon::Names, parts::Parts, published};
+use super::{Family, Party, Published, canon::Names, parts::Parts};
 
 /// One thing that happens.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,6 +20,8 @@ pub enum Step {
     Error(Error),
     /// All flows time out.
     Expire,
+    /// Those with a server do.
+    ExpireWith(Party),
 }
 
 /// A packet, and what becomes of it on its way out.
@@ -160,6 +162,18 @@ impl Packet {
         Self { from, to, body, ttl: 64, df: false, options: false, cut: 0, reversed: false, spoiled: false }
     }
 
+    /// The published port that it goes to.
+    #[must_use]
+    pub fn published(&self) -> Option<&'static Published> {
+        let (protocol, port) = match self.body {
+            Body::Tcp { destination, .. } => (protocol::TCP, destination),
+            Body::Udp { destination, .. } => (protocol::UDP, destination),
+            _ => return None,
+        };
+        let is_there = |one: &&Published| self.to == To::Node || self.to == To::Gateway && !one.bound;
+        Published::find(protocol, port).filter(is_there)
+    }
+
     /// The flow that it belongs to if it is a container's, to the world or to a published port.
     #[must_use]
     pub fn flow(&self) -> Option<Flow> {
@@ -174,11 +188,11 @@ impl Packet {
         };
         let remote = match self.to {
             To::Party(remote) if !remote.is_container() => remote,
-            To::Node | To::Gateway => {
-                remote_port = published(protocol, remote_port)?;
-                Party::A
+            _ => {
+                let published = self.published()?;
+                remote_port = published.inner;
+                published.owner
             }
-            _ => return None,
         };
         Some(Flow { protocol, owner: self.from, port, remote, remote_port })
     }

@@ -66,18 +66,23 @@ pub(super) const LEGEND: &str =
   cni-bridge-plain the same without masquerade
 ";
 
-/// Measures all variants, `count` times each.
+/// Measures those variants that are chosen by their names, `count` times each.
 ///
 /// # Errors
 /// The lab cannot be made. What a variant fails at is in the report.
-pub(super) fn compare(count: usize, interruption: &Interruption, progress: &mut Progress) -> Result<Report> {
+pub(super) fn compare(
+    count: usize,
+    chosen: impl Fn(&str) -> bool,
+    interruption: &Interruption,
+    progress: &mut Progress,
+) -> Result<Report> {
     let machine = Machine::here();
     progress.step("making the world outside");
     let lab = interruption.lab("attach")?;
     let world = World::new(&lab)?;
     let mut unavailable = Vec::new();
     let mut built: Vec<(&'static str, Box<dyn Attacher>)> = Vec::new();
-    for (name, build) in VARIANTS {
+    for (name, build) in VARIANTS.into_iter().filter(|(name, _)| chosen(name)) {
         progress.step(format!("building {name}"));
         // The first time is not like the others: the plugin makes its bridge, caches fill.
         match build(&lab, &world).and_then(|attacher| once(&*attacher).map(|_| attacher)) {
@@ -137,6 +142,7 @@ pub(super) fn compare(count: usize, interruption: &Interruption, progress: &mut 
         outcomes: vec![attach, detach, attach_rate, detach_rate, daemon, maps],
         unavailable,
         evidence: Vec::new(),
+        targets: Vec::new(),
         settings: json!({ "count": count }),
     })
 }

@@ -157,6 +157,7 @@ pub(super) fn measure(scale: &Scale, interruption: &Interruption, progress: &mut
         outcomes: Vec::new(),
         unavailable: Vec::new(),
         evidence: Vec::new(),
+        targets: Vec::new(),
         settings: json!({ "rounds": scale.rounds, "seconds": scale.time.as_secs_f64(), "max": scale.max }),
     };
     for what in &scale.what {

@@ -44,7 +44,8 @@ impl Subject for Netd {
         }
         let name = format!("server{count}");
         let last = count as u16 - 1;
-        let range = format!("{OUTSIDE}-{}:{INSIDE}-{}", OUTSIDE + last, INSIDE + last);
+        // IPv4, as the rules: the daemon holds each port with a socket, and one for each family would be more than many may open.
+        let range = format!("0.0.0.0:{OUTSIDE}-{}:{INSIDE}-{}", OUTSIDE + last, INSIDE + last);
         let server = self.host.container(&name, &["-p", &range])?;
         self.before = Some(name);
         self.path = Path::new(&self.client, &server.namespace, self.host.address);

@@ -125,10 +125,15 @@ impl BridgeHost {
         Ok(())
     }
 
+    /// Packets that the first rule of a chain has met and taken.
+    pub(super) fn counted(&self, table: &str, chain: &str) -> Result<u64> {
+        let listing = self.namespace.output("iptables", ["-t", table, "-n", "-v", "-x", "-L", chain])?;
+        first_count(&listing).with_context(|| format!("no counter in {listing:?}"))
+    }
+
     /// What the first rule of FORWARD has counted: every packet that went through the chain.
     pub(in super::super) fn evidence(&self) -> Result<String> {
-        let listing = self.namespace.output("iptables", ["-n", "-v", "-x", "-L", "FORWARD"])?;
-        let packets = first_count(&listing).with_context(|| format!("no counter in {listing:?}"))?;
+        let packets = self.counted("filter", "FORWARD")?;
         ensure!(packets > 0, "no packet went through Docker's rules on {}", self.name);
         let rest = if self.sees_frames {
             ""

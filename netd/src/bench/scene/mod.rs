@@ -2,6 +2,7 @@
 
 mod bridge;
 mod cni;
+mod denied;
 mod docker;
 mod dockerd;
 mod flannel;
@@ -9,12 +10,13 @@ mod hosts;
 mod metadata;
 mod netd;
 mod plain;
+mod redirect;
 
-use std::{fmt, net::Ipv4Addr};
+use std::{fmt, net::Ipv4Addr, rc::Rc};
 
 use anyhow::{Context, Result, bail};
 
-use self::hosts::Hosts;
+use self::{denied::Denied, hosts::Hosts};
 
 pub(super) use self::{
     bridge::BridgeHost,
@@ -34,6 +36,7 @@ pub struct Variant {
     one_host: Option<fn(&Lab, &World) -> Result<Scene>>,
     direct: Option<TwoHosts>,
     vxlan: Option<TwoHosts>,
+    denied: Option<fn(&Lab) -> Result<Scene>>,
     /// Only for those who ask for it by name.
     pub if_named: bool,
 }
@@ -51,97 +54,122 @@ pub const VARIANTS: &[Variant] = &[
         one_host: Some(netd::one_host),
         direct: Some(netd::direct),
         vxlan: Some(netd::vxlan),
-        if_named: false,
+        denied: Some(denied::netd),
+        ..NOWHERE
     },
     Variant {
         name: "netd-5000-nodes",
         what: "between hosts: netd whose daemons know 5,000 more nodes (not measured unless it is named)",
-        one_host: None,
         direct: Some(netd::direct_among_many),
         vxlan: Some(netd::vxlan_among_many),
         if_named: true,
+        ..NOWHERE
+    },
+    Variant {
+        name: "netd-10000-ports",
+        what: "netd with 10,000 published ports (not measured unless it is named)",
+        one_host: Some(netd::with_many_ports),
+        if_named: true,
+        ..NOWHERE
+    },
+    Variant {
+        name: "netd-10000-endpoints",
+        what: "netd with 10,000 endpoints, most of them only in its maps (not measured unless it is named)",
+        one_host: Some(netd::with_many_endpoints),
+        if_named: true,
+        ..NOWHERE
+    },
+    Variant {
+        name: "netd-10000-denied",
+        what: "netd that denies 10,000 sources (not measured unless it is named)",
+        denied: Some(denied::netd_among_many),
+        if_named: true,
+        ..NOWHERE
+    },
+    Variant {
+        name: "netd-big-tcp",
+        what: "netd, its network with big-tcp = true (not measured unless it is named)",
+        one_host: Some(netd::big_tcp),
+        if_named: true,
+        ..NOWHERE
     },
     Variant {
         name: "bridge",
-        what: "containers on a Linux bridge with Docker's rules; between hosts, connected as flannel does it (vxlan, host-gw)",
+        what: "containers on a Linux bridge with Docker's rules; between hosts, connected as flannel does it (vxlan, host-gw); to deny, a rule \
+               in raw PREROUTING",
         one_host: Some(bridge::build),
         direct: Some(flannel::direct),
         vxlan: Some(flannel::vxlan),
-        if_named: false,
+        denied: Some(denied::iptables),
+        ..NOWHERE
     },
     Variant {
         name: "docker",
         what: "containers of a real dockerd on its default bridge",
         one_host: Some(dockerd::build),
-        direct: None,
-        vxlan: None,
-        if_named: false,
+        ..NOWHERE
     },
     Variant {
         name: "cni-bridge",
         what: "containers that the CNI plugins bridge and host-local made, with the plugin's masquerade",
         one_host: Some(cni::build),
-        direct: None,
-        vxlan: None,
-        if_named: false,
+        ..NOWHERE
     },
     Variant {
         name: "bridge-plain",
         what: "two namespaces on a Linux bridge, without any rule",
         one_host: Some(plain::bridge),
-        direct: None,
-        vxlan: None,
-        if_named: false,
+        ..NOWHERE
     },
     Variant {
         name: "macvlan",
         what: "two macvlan links in bridge mode",
         one_host: Some(plain::macvlan),
-        direct: None,
-        vxlan: None,
-        if_named: false,
+        ..NOWHERE
     },
-    Variant {
-        name: "ipvlan",
-        what: "two ipvlan links in mode L2",
-        one_host: Some(plain::ipvlan),
-        direct: None,
-        vxlan: None,
-        if_named: false,
-    },
+    Variant { name: "ipvlan", what: "two ipvlan links in mode L2", one_host: Some(plain::ipvlan), ..NOWHERE },
     Variant {
         name: "netkit",
         what: "two namespaces and a pair of netkit devices, without a program",
         one_host: Some(plain::netkit),
-        direct: None,
-        vxlan: None,
-        if_named: false,
+        ..NOWHERE
     },
     Variant {
         name: "metadata",
         what: "between hosts: a vxlan device in collect-metadata mode, driven by two small eBPF programs",
-        one_host: None,
-        direct: None,
         vxlan: Some(metadata::vxlan),
-        if_named: false,
+        ..NOWHERE
+    },
+    Variant {
+        name: "redirect",
+        what: "two namespaces, and a TC program that does nothing but redirect: what a datapath of such programs can reach at best",
+        one_host: Some(redirect::build),
+        if_named: true,
+        ..NOWHERE
     },
     Variant {
         name: "veth",
         what: "two namespaces and a veth cable: what a datapath over veth can reach at best",
         one_host: Some(plain::veth),
-        direct: None,
-        vxlan: None,
-        if_named: false,
+        ..NOWHERE
+    },
+    Variant {
+        name: "xdp-drop",
+        what: "an XDP program that drops all there is: what is left is what sending costs",
+        denied: Some(denied::program),
+        ..NOWHERE
     },
     Variant {
         name: "loopback",
         what: "both ends in one namespace",
         one_host: Some(plain::loopback),
-        direct: None,
-        vxlan: None,
-        if_named: false,
+        ..NOWHERE
     },
 ];
+
+/// What a variant is where nothing else is said.
+const NOWHERE: Variant =
+    Variant { name: "", what: "", one_host: None, direct: None, vxlan: None, denied: None, if_named: false };
 
 impl PartialEq for Variant {
     fn eq(&self, other: &Self) -> bool {
@@ -154,6 +182,9 @@ impl PartialEq for Variant {
 pub(super) enum Site {
     /// One host, and the world beyond its uplink.
     OneHost,
+    /// One host, and a sender beyond its uplink that it takes nothing from. Not the one above: dropping early changes the uplink
+    /// for everything else.
+    Denied,
     /// Two hosts.
     TwoHosts(Link),
 }
@@ -163,6 +194,7 @@ impl Site {
     pub(super) fn of(route: Route) -> Self {
         match route {
             Route::SameHost | Route::Egress | Route::Published => Self::OneHost,
+            Route::Denied => Self::Denied,
             Route::Hosts(link) => Self::TwoHosts(link),
         }
     }
@@ -172,6 +204,7 @@ impl fmt::Display for Site {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str(match self {
             Self::OneHost => "one host",
+            Self::Denied => "denied",
             Self::TwoHosts(link) => link.name(),
         })
     }
@@ -182,6 +215,7 @@ impl Variant {
     pub(super) fn is_for(&self, site: Site) -> bool {
         match site {
             Site::OneHost => self.one_host.is_some(),
+            Site::Denied => self.denied.is_some(),
             Site::TwoHosts(link) => self.two_hosts(link).is_some(),
         }
     }
@@ -197,6 +231,7 @@ impl Variant {
     pub(super) fn build(&self, site: Site, lab: &Lab, world: &World) -> Result<Scene> {
         let scene = match site {
             Site::OneHost => self.one_host.map(|build| build(lab, world)),
+            Site::Denied => self.denied.map(|build| build(lab)),
             Site::TwoHosts(link) => self.two_hosts(link).map(|build| {
                 let hosts = Hosts::new(lab, &format!("{}-{}", self.name, link.name()), link.frames)?;
                 let Between { path, evidence } = build(lab, &hosts)?;
@@ -294,12 +329,14 @@ pub(super) struct Path {
     pub(super) address: Ipv4Addr,
     /// Where the server is reached by a published port: that port, and the server's own.
     pub(super) published: Option<(u16, u16)>,
+    /// Where the server's host takes nothing from the client: what is known of that.
+    pub(super) denied: Option<Rc<Denied>>,
 }
 
 impl Path {
     /// To an address of the server's own.
     pub(super) fn new(client: &Namespace, server: &Namespace, address: Ipv4Addr) -> Self {
-        Self { client: client.clone(), server: server.clone(), address, published: None }
+        Self { client: client.clone(), server: server.clone(), address, published: None, denied: None }
     }
 
     /// To a host's address, and the port there that the server has published.

@@ -8,25 +8,96 @@ use ipnet::Ipv4Net;
 use super::{Between, Hosts, Path, Scene, hosts::of_both, publish};
 use crate::{
     bench::case::Route,
-    bpf::Counter,
+    bpf::{Counter, add_crowd},
     cluster::Peer,
     lab::{Host, Lab, World, cluster},
 };
 
 pub(super) fn one_host(lab: &Lab, world: &World) -> Result<Scene> {
-    let host = Host::running(lab, world, "netd", "").context("cannot start the daemon")?;
+    with_more(lab, world, "netd", More::Nothing)
+}
+
+/// With packets above 64 KiB between its containers.
+pub(super) fn big_tcp(lab: &Lab, world: &World) -> Result<Scene> {
+    with_more(lab, world, "netd-big-tcp", More::Length)
+}
+
+/// The server has published so many ports, real ones.
+pub(super) fn with_many_ports(lab: &Lab, world: &World) -> Result<Scene> {
+    with_more(lab, world, "netd-10000-ports", More::Ports)
+}
+
+/// The host has so many endpoints; but for the two they are entries in its maps, which is what a packet meets.
+pub(super) fn with_many_endpoints(lab: &Lab, world: &World) -> Result<Scene> {
+    with_more(lab, world, "netd-10000-endpoints", More::Endpoints)
+}
+
+/// What a host has besides the two containers and the server's two published ports.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum More {
+    Nothing,
+    Ports,
+    Endpoints,
+    /// Longer packets.
+    Length,
+}
+
+impl More {
+    /// Which of the daemon's maps there is much in.
+    fn map(self) -> Option<&'static str> {
+        match self {
+            Self::Nothing | Self::Length => None,
+            Self::Ports => Some("ports"),
+            Self::Endpoints => Some("endpoints"),
+        }
+    }
+}
+
+/// How much there is in a map, which must be much.
+fn in_map(host: &Host, name: &str) -> Result<String> {
+    let status = host.json(["status", "--json"])?;
+    let map = status["maps"].as_array().into_iter().flatten().find(|map| map["name"] == name);
+    let entries = map.and_then(|map| map["entries"].as_u64()).with_context(|| format!("no map {name}"))?;
+    ensure!(entries >= u64::from(CROWD), "there are only {entries} {name}");
+    Ok(format!("; {entries} {name}"))
+}
+
+/// Ports and endpoints of a host that has many, in all.
+const CROWD: u16 = 10_000;
+
+fn with_more(lab: &Lab, world: &World, name: &str, more: More) -> Result<Scene> {
+    let config = if more == More::Length { "[networks.default]\nbig-tcp = true\n" } else { "" };
+    let host = Host::running(lab, world, name, config).context("cannot start the daemon")?;
     let client = host.container("client", &[]).context("cannot attach the client")?;
-    let namespace = lab.namespace("netd-server")?;
+    let namespace = lab.namespace(&format!("{name}-server"))?;
     let attach = |options: &[&str]| host.attach("server", &namespace, options);
     let mut missing = Vec::new();
-    let (server, publishes) = match attach(&publish("-p").each_ref().map(String::as_str)) {
+    let mut ports: Vec<String> = publish("-p").into();
+    if more == More::Ports {
+        // Outside and inside; two are there already. IPv4 only: the daemon holds each port with a socket, and one for each family
+        // would be more than many may open.
+        let (outside, inside, last) = (20_000, 10_000, CROWD - 2 - 1);
+        let range = format!("0.0.0.0:{outside}-{}:{inside}-{}", outside + last, inside + last);
+        ports.extend(["-p".to_owned(), range]);
+    }
+    let ports: Vec<&str> = ports.iter().map(String::as_str).collect();
+    let (server, publishes) = match attach(&ports) {
         Ok(server) => (server, true),
         Err(error) => {
+            if more == More::Ports {
+                return Err(error.context("cannot publish the ports"));
+            }
             missing.push((Route::Published, "netd's published port", format!("{error:#}")));
             (attach(&[]).context("cannot attach the server")?, false)
         }
     };
     host.settle()?;
+    if more == More::Endpoints {
+        // Addresses of the network that the daemon has given to nobody.
+        let first = Ipv4Addr::new(10, 88, 128, 0).to_bits();
+        let addresses = (0..u32::from(CROWD) - 2).map(|number| Ipv4Addr::from_bits(first + number));
+        add_crowd(host.bpffs(), client.address, addresses)?;
+    }
     let published = Path::published(&world.router, &server.namespace, host.address);
     // The next host beyond the uplink: nothing but the uplink's cable is between it and the host.
     let [a, b, c, _] = host.address.octets();
@@ -37,7 +108,11 @@ pub(super) fn one_host(lab: &Lab, world: &World) -> Result<Scene> {
     paths.extend(publishes.then_some((Route::Published, published)));
     Ok(Scene {
         paths,
-        evidence: Some(Box::new(move || evidence(&host, &["local", "masquerade", "reply"]))),
+        evidence: Some(Box::new(move || {
+            let moved = evidence(&host, &["local", "masquerade", "reply"])?;
+            let crowd = more.map().map(|map| in_map(&host, map)).transpose()?;
+            Ok(moved + &crowd.unwrap_or_default())
+        })),
         hosts: None,
         missing,
     })

@@ -5,6 +5,7 @@
 
 mod connect;
 mod cost;
+mod drops;
 mod packets;
 mod repeat;
 mod request;
@@ -22,7 +23,10 @@ use nix::sys::{prctl, signal::Signal};
 use serde::{Deserialize, Serialize};
 
 use self::cost::Meter;
-pub(super) use self::cost::{Cost, why_no_counters};
+pub(super) use self::{
+    cost::{Cost, why_no_counters},
+    drops::{Outside, Sent},
+};
 use super::{case::Traffic, cpus, latency::Latency};
 
 /// How long an end waits for the other before it gives up.
@@ -40,6 +44,8 @@ pub struct Order {
     pub(super) time: Duration,
     /// For the client: the server's process, whose CPU time counts too.
     pub(super) peer: Option<u32>,
+    /// For a client whose datagrams are dropped.
+    pub(super) outside: Option<Outside>,
 }
 
 /// Which end a worker is.
@@ -110,6 +116,11 @@ pub fn run(order: &Order) -> Result<()> {
         (Role::Client, Traffic::UdpFragments) => say(&packets::run(order, packets::FRAGMENTED)?),
         (Role::Client, Traffic::TcpStream) => say(&stream::run(order)?),
         (Role::Client, Traffic::TcpCrr) => say(&connect::run(order)?),
+        (Role::Client, Traffic::DroppedFrames) => say(&drops::frames(order)?),
+        (Role::Client, Traffic::DroppedPackets) => say(&drops::packets(order)?),
+        (Role::Server, Traffic::DroppedFrames | Traffic::DroppedPackets) => {
+            bail!("what is dropped has no server")
+        }
         (_, Traffic::Http) => bail!("nginx and wrk are the ends of that load"),
     }
 }

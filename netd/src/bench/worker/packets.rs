@@ -1,11 +1,14 @@
 //! As many datagrams of a size as arrive, counted by the receiver.
 //!
-//! Both ends hand the kernel many datagrams in one call, so that what is measured is the path and not the calls.
+//! Both ends hand the kernel many datagrams in one call, so that what is measured is the path and not the calls; and the receiver
+//! looks into its queue every now and then instead of waiting there: it would be woken by each datagram, and on one CPU for both
+//! ends take that from the sender each time, so that a third of what is measured were the scheduler.
 
 use std::{
     io::{self, ErrorKind},
     net::{Ipv4Addr, SocketAddrV4, UdpSocket},
     os::fd::AsRawFd as _,
+    thread,
     time::Duration,
 };
 
@@ -18,11 +21,11 @@ use crate::{bench::latency::Latency, lab::socket};
 pub(super) const SMALL: usize = 64;
 /// Payload of one that is cut into three, on links with Ethernet's MTU, a VXLAN's or a little less.
 pub(super) const FRAGMENTED: usize = 4000;
-/// Datagrams of one call.
-const BATCH: usize = 64;
 /// What the receiver's socket holds, in bytes as the kernel counts them: more than a sender on the same CPU sends before the
 /// receiver has its turn, so that nothing is lost there.
 const QUEUE: i32 = 16 << 20;
+/// How long the receiver looks away when there is nothing: some hundred datagrams.
+const PAUSE: Duration = Duration::from_micros(500);
 /// How long the sender waits for the result before it asks again, and how many times it asks.
 const WAIT: Duration = Duration::from_millis(250);
 const TRIES: usize = 20;
@@ -55,7 +58,7 @@ pub(super) fn run(order: &Order, size: usize) -> Result<Load> {
     socket.connect(order.address).with_context(|| format!("cannot reach {}", order.address))?;
     socket.set_read_timeout(Some(WAIT)).context("cannot set a timeout")?;
     let mut batch = Batch::new(size);
-    let cost = transmit(order, || batch.send(&socket).context("cannot send"))?;
+    let cost = transmit(order, || batch.send(&socket).map(drop).context("cannot send"))?;
     let mut result = [0; 16];
     for _ in 0..TRIES {
         // Anything that is not data asks for the result.
@@ -76,7 +79,7 @@ pub(super) fn run(order: &Order, size: usize) -> Result<Load> {
 }
 
 /// Datagrams for one call of sendmmsg(2) or recvmmsg(2).
-struct Batch {
+pub(super) struct Batch {
     messages: Vec<libc::mmsghdr>,
     // What the messages point to: on the heap, where it stays when this is moved.
     _parts: Vec<libc::iovec>,
@@ -84,8 +87,12 @@ struct Batch {
 }
 
 impl Batch {
-    fn new(size: usize) -> Self {
-        let mut buffers = vec![vec![0_u8; size]; BATCH];
+    /// Datagrams in it.
+    pub(super) const SIZE: usize = 64;
+
+    /// Of datagrams with so many bytes of payload.
+    pub(super) fn new(size: usize) -> Self {
+        let mut buffers = vec![vec![0_u8; size]; Self::SIZE];
         let part = |buffer: &mut Vec<u8>| libc::iovec {
             iov_base: buffer.as_mut_ptr().cast(),
             iov_len: buffer.len(),
@@ -102,20 +109,25 @@ impl Batch {
         Self { messages, _parts: parts, _buffers: buffers }
     }
 
-    /// Sends all of it.
-    fn send(&mut self, socket: &UdpSocket) -> io::Result<()> {
-        // SAFETY: BATCH messages, each with one part that is all of a buffer which lives as long as `self`.
-        count(unsafe { libc::sendmmsg(socket.as_raw_fd(), self.messages.as_mut_ptr(), BATCH as u32, 0) })?;
-        Ok(())
+    /// Sends all of it, and returns how many that were.
+    pub(super) fn send(&mut self, socket: &UdpSocket) -> io::Result<usize> {
+        let (fd, messages) = (socket.as_raw_fd(), self.messages.as_mut_ptr());
+        // SAFETY: SIZE messages, each with one part that is all of a buffer which lives as long as `self`.
+        count(unsafe { libc::sendmmsg(fd, messages, Self::SIZE as u32, 0) })
     }
 
-    /// Waits for a datagram, and takes all that are there then.
+    /// Takes the datagrams that are there, as soon as there are any.
     fn receive(&mut self, socket: &UdpSocket) -> io::Result<&[libc::mmsghdr]> {
         let (fd, messages) = (socket.as_raw_fd(), self.messages.as_mut_ptr());
-        let (flags, forever) = (libc::MSG_WAITFORONE, std::ptr::null_mut());
-        // SAFETY: as above; nothing else refers to the buffers.
-        let count = count(unsafe { libc::recvmmsg(fd, messages, BATCH as u32, flags, forever) })?;
-        Ok(&self.messages[..count])
+        let (flags, forever) = (libc::MSG_DONTWAIT, std::ptr::null_mut());
+        loop {
+            // SAFETY: as above; nothing else refers to the buffers.
+            match count(unsafe { libc::recvmmsg(fd, messages, Self::SIZE as u32, flags, forever) }) {
+                Ok(count) => return Ok(&self.messages[..count]),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => thread::sleep(PAUSE),
+                Err(error) => return Err(error),
+            }
+        }
     }
 }
 

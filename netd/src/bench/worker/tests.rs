@@ -16,6 +16,7 @@ pub(super) fn order(role: Role, traffic: Traffic, port: u16) -> Order {
         warmup: Duration::from_millis(1),
         time: Duration::from_millis(20),
         peer: None,
+        outside: None,
     }
 }
 

@@ -229,6 +229,7 @@ pub(super) fn create(
         masquerade: definition.masquerade,
         link: definition.link,
         mtu: definition.mtu,
+        big_tcp: definition.big_tcp,
     };
     let key = Key::Network(definition.name.clone());
     let step = Step::default()

@@ -50,6 +50,7 @@ fn definition(name: &str, subnet: &str) -> Definition {
         masquerade: true,
         link: LinkChoice::Auto,
         mtu: None,
+        big_tcp: false,
         slice: None,
     }
 }

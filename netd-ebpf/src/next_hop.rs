@@ -1,0 +1,207 @@
+//! Out of an interface to the next hop that the kernel's routes and neighbours name.
+//!
+//! `bpf_redirect_neigh` asks for the route and the neighbour for each packet, and makes the kernel's reference to them: a quarter of
+//! what a masqueraded packet costs on its whole way. So each CPU remembers, for the pairs of addresses that it has lately seen, the
+//! Ethernet addresses that the kernel named: for [`SHIFT`] ticks of the kernel's clock, and not beyond the next change of a route, a
+//! rule, a neighbour or a link that the daemon hears of ([`NEXT_HOPS_TURN`]). The packet that makes a CPU ask again goes by
+//! `bpf_redirect_neigh`, so that the kernel sees that its neighbour is in use, and asks the neighbour whether it is still there.
+
+use aya_ebpf::{
+    bindings::{bpf_fib_lookup as Lookup, bpf_redir_neigh},
+    btf_maps::{Array, PerCpuArray},
+    helpers::generated::{bpf_fib_lookup, bpf_jiffies64, bpf_redirect, bpf_redirect_neigh},
+    macros::btf_map,
+};
+use netd_common::{
+    Addr, Packet as _, V4, V6,
+    wire::{Ethernet, Ipv4, Ipv6, MacPair},
+};
+
+use crate::{AF_INET, AF_INET6, Context, skb::Skb};
+
+/// 64 ticks are 64 ms to 640 ms, by the kernel's configuration (CONFIG_HZ): 256 ms with its default.
+const SHIFT: u32 = 6;
+/// Pairs of addresses that a CPU remembers.
+const ENTRIES: u32 = 1 << BITS;
+const BITS: u32 = 10;
+/// The loopback interface: routes from there are those of the host's own packets, as `bpf_redirect_neigh` asks for them. The daemon
+/// makes it a forwarding one, without which the helper says nothing.
+const LOOPBACK: u32 = 1;
+
+/// What is remembered: between two addresses, out of one interface.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Hop<A> {
+    /// Zero where the destination is the next hop itself.
+    source: A,
+    destination: A,
+    ifindex: u32,
+    /// The daemon's count of changes then.
+    turn: u32,
+    /// The kernel's clock then, in 2^SHIFT ticks.
+    time: u32,
+    /// Whether the kernel knew.
+    known: u32,
+    /// The Ethernet header's addresses.
+    macs: MacPair,
+    /// What the kernel is asked, and what it answers: here because no stack has room for it.
+    lookup: Lookup,
+}
+
+/// What each CPU remembers of IPv4. One place for a pair: where two pairs meet, the first has it until its time is over.
+#[btf_map]
+static NEXT_HOPS4: PerCpuArray<Hop<V4>, { ENTRIES as usize }> = PerCpuArray::new();
+/// The same of IPv6.
+#[btf_map]
+static NEXT_HOPS6: PerCpuArray<Hop<V6>, { ENTRIES as usize }> = PerCpuArray::new();
+/// Counted up with each change of routes, rules, neighbours or links. 0: nothing is remembered.
+#[btf_map]
+static NEXT_HOPS_TURN: Array<u32, 1> = Array::new();
+
+/// Sends a packet out of an interface. `via`: by this next hop, IPv4-mapped if it is IPv4; zero: by the one that the kernel's routes
+/// name for the packet's destination.
+#[inline(always)]
+pub(crate) fn send(skb: &mut Skb, ifindex: u32, via: &V6) -> i64 {
+    let is_known = if skb.is_ipv6() {
+        remember6(skb.context(), ifindex, via) == 0
+    } else {
+        remember4(skb, ifindex, via)
+    };
+    if is_known {
+        // SAFETY: a helper without preconditions.
+        return unsafe { bpf_redirect(ifindex, 0) };
+    }
+    if *via == V6::ZERO {
+        // SAFETY: without parameters, the helper looks up the next hop by the packet's destination.
+        return unsafe { bpf_redirect_neigh(ifindex, core::ptr::null_mut(), 0, 0) };
+    }
+    redirect_via(ifindex, via)
+}
+
+/// Writes the addresses of an IPv4 packet's next hop, if this CPU remembers them and they still hold. If not, the kernel is asked for the
+/// packets that follow.
+#[inline(always)]
+fn remember4(skb: &mut Skb, ifindex: u32, via: &V6) -> bool {
+    let Some(ip) = skb.get::<Ipv4>(Ethernet::LEN) else { return false };
+    if ip.tos & DSCP != 0 {
+        return false;
+    }
+    let (source, destination) =
+        if *via == V6::ZERO { (ip.source, ip.destination) } else { (V4(0), V4(via.0[3])) };
+    let mixed = source.0.rotate_left(16) ^ destination.0;
+    let Some(hop) = NEXT_HOPS4.get_ptr_mut(place(mixed)) else { return false };
+    // SAFETY: the entry of this CPU, which no other program uses as long as this one runs, and plain data.
+    recall(skb, unsafe { &mut *hop }, &source, &destination, ifindex)
+}
+
+/// The same of IPv6: 0 if they are written.
+///
+/// A subprogram: what it needs of stack, IPv4 would pay for.
+#[inline(never)]
+fn remember6(ctx: Context, ifindex: u32, via: &V6) -> u32 {
+    let mut skb = Skb::again(ctx);
+    let Some(ip) = skb.get::<Ipv6>(Ethernet::LEN) else { return 1 };
+    if ip.version.host() >> 20 & u32::from(DSCP) != 0 {
+        return 1;
+    }
+    let (source, destination) = if *via == V6::ZERO { (ip.source, ip.destination) } else { (V6::ZERO, *via) };
+    let mixed = source.0[3].rotate_left(16) ^ destination.0[3] ^ destination.0[1];
+    let Some(hop) = NEXT_HOPS6.get_ptr_mut(place(mixed)) else { return 1 };
+    // SAFETY: as above.
+    u32::from(!recall(&mut skb, unsafe { &mut *hop }, &source, &destination, ifindex))
+}
+
+/// Routes may depend on a packet's DSCP: one that has one goes the kernel's way.
+const DSCP: u8 = 0xfc;
+
+/// The place of a pair of addresses, mixed.
+#[inline(always)]
+const fn place(mixed: u32) -> u32 {
+    mixed.wrapping_mul(0x9e37_79b1) >> (32 - BITS)
+}
+
+#[inline(always)]
+fn recall<A: Asked>(skb: &mut Skb, hop: &mut Hop<A>, source: &A, destination: &A, ifindex: u32) -> bool {
+    let Some(turn) = NEXT_HOPS_TURN.get(0).copied() else { return false };
+    // SAFETY: a helper without arguments.
+    let time = (unsafe { bpf_jiffies64() } >> SHIFT) as u32;
+    if turn == 0 {
+        return false;
+    }
+    if hop.time == time && hop.turn == turn {
+        return hop.destination == *destination
+            && hop.source == *source
+            && hop.ifindex == ifindex
+            && hop.known != 0
+            && skb.set(0, hop.macs).is_some();
+    }
+    (hop.source, hop.destination, hop.ifindex) = (*source, *destination, ifindex);
+    (hop.turn, hop.time, hop.known) = (turn, time, 0);
+    A::ask(skb.context(), hop);
+    false
+}
+
+/// What is different between the families in what the kernel is asked.
+trait Asked: Addr {
+    /// Asks the kernel for the next hop between two addresses, and whether it is out of that interface. A subprogram: it is rare.
+    fn ask(ctx: Context, hop: &mut Hop<Self>);
+}
+
+impl Asked for V4 {
+    #[inline(never)]
+    fn ask(ctx: Context, hop: &mut Hop<Self>) {
+        // SAFETY: plain data, for which zero is valid.
+        hop.lookup = unsafe { core::mem::zeroed() };
+        hop.lookup.family = AF_INET as u8;
+        hop.lookup.__bindgen_anon_3.ipv4_src = hop.source.0;
+        hop.lookup.__bindgen_anon_4.ipv4_dst = hop.destination.0;
+        // SAFETY: any bits are an address.
+        answered(ctx, hop, |lookup| V4(unsafe { lookup.__bindgen_anon_4.ipv4_dst }));
+    }
+}
+
+impl Asked for V6 {
+    #[inline(never)]
+    fn ask(ctx: Context, hop: &mut Hop<Self>) {
+        // SAFETY: plain data, for which zero is valid.
+        hop.lookup = unsafe { core::mem::zeroed() };
+        hop.lookup.family = AF_INET6 as u8;
+        hop.lookup.__bindgen_anon_3.ipv6_src = hop.source.0;
+        hop.lookup.__bindgen_anon_4.ipv6_dst = hop.destination.0;
+        // SAFETY: any bits are an address.
+        answered(ctx, hop, |lookup| V6(unsafe { lookup.__bindgen_anon_4.ipv6_dst }));
+    }
+}
+
+/// Asks, and takes in the answer. `next`: the address of the next hop in it.
+#[inline(always)]
+fn answered<A: Addr>(ctx: Context, hop: &mut Hop<A>, next: impl Fn(&Lookup) -> A) {
+    hop.lookup.ifindex = LOOPBACK;
+    // SAFETY: the parameters are as long as we say.
+    let answer = unsafe { bpf_fib_lookup(ctx.cast(), &mut hop.lookup, size_of::<Lookup>() as i32, 0) };
+    // Else there is no neighbour yet, the destination is unreachable, behind a tunnel or another interface.
+    let is_there = answer == 0 && hop.lookup.ifindex == hop.ifindex;
+    // Where the destination is the next hop, the kernel must not go by a router.
+    if is_there && (hop.source != A::ZERO || next(&hop.lookup) == hop.destination) {
+        hop.macs = MacPair::new(hop.lookup.dmac, hop.lookup.smac);
+        hop.known = 1;
+    }
+}
+
+/// Out of an interface by a next hop.
+///
+/// A subprogram: what it needs of stack, all would pay for.
+#[inline(never)]
+fn redirect_via(ifindex: u32, via: &V6) -> i64 {
+    // SAFETY: plain data, for which zero is valid.
+    let mut next: bpf_redir_neigh = unsafe { core::mem::zeroed() };
+    if let Some(via) = via.unmapped() {
+        next.nh_family = AF_INET;
+        next.__bindgen_anon_1.ipv4_nh = via.0;
+    } else {
+        next.nh_family = AF_INET6;
+        next.__bindgen_anon_1.ipv6_nh = via.0;
+    }
+    // SAFETY: a helper without preconditions; the parameters are as long as we say.
+    unsafe { bpf_redirect_neigh(ifindex, &mut next, size_of_val(&next) as i32, 0) }
+}
