@@ -127,8 +127,10 @@ fn transport(text: &mut String, ip: &Parts<'_>, names: &mut Names, at: Party, ou
     if is_error {
         let _ = write!(text, " error {}/{} {:x?}", ip.l4[0], ip.l4.get(1).unwrap_or(&0), word(4));
         let quoted = ip.l4.get(8..).unwrap_or_default();
-        // A host's own errors quote as much as it likes; netd's the least that there is.
-        let own = [ip.family.node(), ip.family.gateway()].contains(&ip.source);
+        // A host's own errors quote as much as it likes; netd's the least that there is. What has been counted down on its way to a
+        // container is another's, by a published port.
+        let is_host = [ip.family.node(), ip.family.gateway()].contains(&ip.source);
+        let own = is_host && (ip.ttl == 64 || !at.is_container());
         let least = ip.family.header() + 8;
         quote(text, if own { &quoted[..quoted.len().min(least)] } else { quoted }, names, at);
         return;
