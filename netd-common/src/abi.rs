@@ -85,6 +85,30 @@ pub struct Endpoint {
     pub slot: u32,
 }
 
+/// An entry of an array in front of a hash map, which has a copy of some of the map's entries: a look-up there costs a fraction. What
+/// has no place of its own, because another entry was there first, is in the map alone.
+///
+/// A place is written after the map's entry, and emptied before that is removed: so it never knows more than the map.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct Place<K, V> {
+    /// The entry's key; zero: nobody's. Written last, and emptied first.
+    pub key: K,
+    /// Its value.
+    pub value: V,
+}
+
+/// Places of such an array.
+pub const PLACES: u32 = 1 << PLACE_BITS;
+const PLACE_BITS: u32 = 12;
+
+/// The place of a key that has this number, an interface index or what [`Addr::folded`] says of an address: such that keys in a row
+/// do not meet.
+#[inline(always)]
+pub const fn place_of(number: u32) -> u32 {
+    number.wrapping_mul(0x9e37_79b1) >> (32 - PLACE_BITS)
+}
+
 /// Where packets for a prefix go that is not the sender's own subnet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
@@ -443,6 +467,10 @@ no_padding! {
     Interface<V4> = 4 * 4 + 4 + 6 + 2 + 12 + 4 + 4;
     Interface<V6> = 4 * 16 + 4 + 6 + 2 + 12 + 4 + 4;
     Endpoint = 4 + 12 + 4 + 4;
+    Place<u32, Interface<V4>> = 4 + 48;
+    Place<u32, Interface<V6>> = 4 + 96;
+    Place<V4, Endpoint> = 4 + 24;
+    Place<V6, Endpoint> = 16 + 24;
     Route = 2 + 2 + 4 + 16 + 4;
     NodeCounters = 40;
     Tuple<V4> = 16;
@@ -475,6 +503,8 @@ mod pod {
     unsafe impl<A: Addr> aya::Pod for Interface<A> {}
     // SAFETY: as above.
     unsafe impl aya::Pod for Endpoint {}
+    // SAFETY: as above.
+    unsafe impl<K: aya::Pod, V: aya::Pod> aya::Pod for Place<K, V> {}
     // SAFETY: as above.
     unsafe impl aya::Pod for Route {}
     // SAFETY: as above.

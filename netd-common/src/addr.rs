@@ -74,6 +74,9 @@ pub trait Addr: Wire + Eq {
     /// As an IPv6 address: an IPv4 one is mapped (RFC 4291 section 2.5.5.2).
     fn mapped(&self) -> V6;
 
+    /// All of it in one word: see [`crate::abi::place_of`].
+    fn folded(&self) -> u32;
+
     /// The IPv4 address of the endpoint of a network that has this address: what its MAC is made from (see [`Mac::of`]).
     fn address4(&self, interface: &Interface<Self>) -> V4;
 
@@ -192,6 +195,11 @@ impl Addr for V4 {
     #[inline(always)]
     fn mapped(&self) -> V6 {
         V6([0, 0, V6::MAPPED, self.0])
+    }
+
+    #[inline(always)]
+    fn folded(&self) -> u32 {
+        self.0
     }
 
     #[inline(always)]
@@ -383,6 +391,12 @@ impl Addr for V6 {
     #[inline(always)]
     fn mapped(&self) -> V6 {
         *self
+    }
+
+    #[inline(always)]
+    fn folded(&self) -> u32 {
+        let [a, b, c, d] = self.0;
+        a ^ b ^ c ^ d
     }
 
     #[inline(always)]

@@ -9,10 +9,11 @@ use aya_ebpf::{
     macros::btf_map,
 };
 use netd_common::{
-    Common, Tables, V4, V6, Way,
+    Addr as _, Common, Tables, V4, V6, Way,
     abi::{
         Config, Counter, Endpoint, EndpointCounters, Flow, Fragment, FragmentKey, FragmentRing, Interface,
-        NodeCounters, Peer, PeerKey, Port, PortBits, PortKey, Route, STEPS as STEPS_COUNT, Tuple,
+        NodeCounters, PLACES, Peer, PeerKey, Place, Port, PortBits, PortKey, Route, STEPS as STEPS_COUNT,
+        Tuple, place_of,
     },
     flow::{TICK_SHIFT, Ticks},
     hairpin::Rewrite,
@@ -50,9 +51,15 @@ static CONFIG4: Array<Config<V4>, 1> = Array::new();
 /// Who sends from an interface.
 #[btf_map]
 static INTERFACES4: HashMap<u32, Interface<V4>, SIZED> = HashMap::new();
+/// In front of that.
+#[btf_map]
+static INTERFACE_PLACES4: Array<Place<u32, Interface<V4>>, { PLACES as usize }> = Array::new();
 /// Who has an address.
 #[btf_map]
 static ENDPOINTS4: HashMap<V4, Endpoint, SIZED> = HashMap::new();
+/// In front of that.
+#[btf_map]
+static ENDPOINT_PLACES4: Array<Place<V4, Endpoint>, { PLACES as usize }> = Array::new();
 /// Where prefixes are.
 #[btf_map]
 static ROUTES4: LpmTrie<V4, Route, SIZED, { BPF_F_NO_PREALLOC as usize }> = LpmTrie::new();
@@ -66,9 +73,15 @@ static CONFIG6: Array<Config<V6>, 1> = Array::new();
 /// Who sends from an interface.
 #[btf_map]
 static INTERFACES6: HashMap<u32, Interface<V6>, SIZED> = HashMap::new();
+/// In front of that.
+#[btf_map]
+static INTERFACE_PLACES6: Array<Place<u32, Interface<V6>>, { PLACES as usize }> = Array::new();
 /// Who has an address.
 #[btf_map]
 static ENDPOINTS6: HashMap<V6, Endpoint, SIZED> = HashMap::new();
+/// In front of that.
+#[btf_map]
+static ENDPOINT_PLACES6: Array<Place<V6, Endpoint>, { PLACES as usize }> = Array::new();
 /// Where prefixes are.
 #[btf_map]
 static ROUTES6: LpmTrie<V6, Route, SIZED, { BPF_F_NO_PREALLOC as usize }> = LpmTrie::new();
@@ -237,7 +250,7 @@ impl Common for Maps {
 
 /// One family's tables over its maps.
 macro_rules! tables {
-    ($address:ty, $bits:literal, $config:ident, $interfaces:ident, $endpoints:ident, $routes:ident, $flows:ident, $ports:ident, $fragments:ident, $places:ident,
+    ($address:ty, $bits:literal, $config:ident, [$interfaces:ident, $interface_places:ident], [$endpoints:ident, $endpoint_places:ident], $routes:ident, $flows:ident, $ports:ident, $fragments:ident, $places:ident,
      $create:ident, $open:ident, $hairpin:ident) => {
         // SAFETY (of the `get`s): the kernel keeps the memory of a removed entry readable until the program ends. It may
         // be given to another entry meanwhile; the fields of a flow are read at once after the look-up, so what is read
@@ -252,14 +265,20 @@ macro_rules! tables {
 
             #[inline(always)]
             fn interface(&self, ifindex: u32) -> Option<&Interface<$address>> {
-                // SAFETY: see above.
-                unsafe { $interfaces.get(ifindex) }
+                match $interface_places.get(place_of(ifindex)) {
+                    Some(place) if place.key == ifindex => Some(&place.value),
+                    // SAFETY: see above.
+                    _ => unsafe { $interfaces.get(ifindex) },
+                }
             }
 
             #[inline(always)]
             fn endpoint(&self, address: &$address) -> Option<&Endpoint> {
-                // SAFETY: see above.
-                unsafe { $endpoints.get(address) }
+                match $endpoint_places.get(place_of(address.folded())) {
+                    Some(place) if place.key == *address => Some(&place.value),
+                    // SAFETY: see above.
+                    _ => unsafe { $endpoints.get(address) },
+                }
             }
 
             #[inline(always)]
@@ -377,8 +396,8 @@ tables!(
     V4,
     32,
     CONFIG4,
-    INTERFACES4,
-    ENDPOINTS4,
+    [INTERFACES4, INTERFACE_PLACES4],
+    [ENDPOINTS4, ENDPOINT_PLACES4],
     ROUTES4,
     FLOWS4,
     PORTS4,
@@ -392,8 +411,8 @@ tables!(
     V6,
     128,
     CONFIG6,
-    INTERFACES6,
-    ENDPOINTS6,
+    [INTERFACES6, INTERFACE_PLACES6],
+    [ENDPOINTS6, ENDPOINT_PLACES6],
     ROUTES6,
     FLOWS6,
     PORTS6,

@@ -21,7 +21,9 @@ use super::{
 pub(super) struct Names {
     pub(super) config: &'static str,
     pub(super) interfaces: &'static str,
+    pub(super) interface_places: &'static str,
     pub(super) endpoints: &'static str,
+    pub(super) endpoint_places: &'static str,
     pub(super) routes: &'static str,
     pub(super) flows: &'static str,
     pub(super) ports: &'static str,
@@ -77,7 +79,9 @@ impl Family for V4 {
     const NAMES: Names = Names {
         config: "CONFIG4",
         interfaces: "INTERFACES4",
+        interface_places: "INTERFACE_PLACES4",
         endpoints: "ENDPOINTS4",
+        endpoint_places: "ENDPOINT_PLACES4",
         routes: "ROUTES4",
         flows: "FLOWS4",
         ports: "PORTS4",
@@ -120,7 +124,9 @@ impl Family for V6 {
     const NAMES: Names = Names {
         config: "CONFIG6",
         interfaces: "INTERFACES6",
+        interface_places: "INTERFACE_PLACES6",
         endpoints: "ENDPOINTS6",
+        endpoint_places: "ENDPOINT_PLACES6",
         routes: "ROUTES6",
         flows: "FLOWS6",
         ports: "PORTS6",

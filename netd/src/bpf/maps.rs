@@ -15,12 +15,12 @@ use netd_common::{
     V4, V6,
     abi::{
         Config, Counter, Denied, Endpoint, EndpointCounters, Flow, Fragment, FragmentKey, Interface,
-        NodeCounters, Peer, PeerKey, Port, PortKey, Route, Tuple,
+        NodeCounters, Peer, PeerKey, Place, Port, PortKey, Route, Tuple, place_of,
     },
     reason,
 };
 
-use super::{Options, check, family::Family, pins::Pins, ports::MAX_PORTS, types::MAX_NODES};
+use super::{Options, check, family::Family, pins::Pins, places::Places, ports::MAX_PORTS, types::MAX_NODES};
 
 /// Prefixes that the route table can hold.
 const MAX_ROUTES: u32 = 65_536;
@@ -58,13 +58,15 @@ fn shapes(options: &Options) -> Vec<Shape> {
 }
 
 /// The maps of a family.
-fn shapes_of<A: Family>(options: &Options) -> [Shape; 8] {
+fn shapes_of<A: Family>(options: &Options) -> [Shape; 10] {
     let endpoints = Some(options.max_endpoints);
     let names = A::NAMES;
     [
         shape::<u32, Config<A>>(names.config, MapType::Array, None),
         shape::<u32, Interface<A>>(names.interfaces, MapType::Hash, endpoints),
+        shape::<u32, Place<u32, Interface<A>>>(names.interface_places, MapType::Array, None),
         shape::<A, Endpoint>(names.endpoints, MapType::Hash, endpoints),
+        shape::<u32, Place<A, Endpoint>>(names.endpoint_places, MapType::Array, None),
         // A key of an LPM trie begins with the prefix's length.
         shape::<Key<A>, Route>(names.routes, MapType::LpmTrie, Some(MAX_ROUTES)),
         // A flow has two entries.
@@ -139,7 +141,9 @@ pub(super) struct Maps {
 pub(super) struct Tables<A: Family> {
     pub(super) config: Array<MapData, Config<A>>,
     pub(super) interfaces: HashMap<MapData, u32, Interface<A>>,
+    interface_places: Places<u32, Interface<A>>,
     pub(super) endpoints: HashMap<MapData, A, Endpoint>,
+    endpoint_places: Places<A, Endpoint>,
     pub(super) routes: LpmTrie<MapData, A, Route>,
     pub(super) ports: HashMap<MapData, PortKey<A>, Port<A>>,
     pub(super) flows: MapData,
@@ -164,7 +168,17 @@ impl<A: Family> Tables<A> {
         Ok(Self {
             config: take(programs, A::NAMES.config)?.try_into()?,
             interfaces: take(programs, A::NAMES.interfaces)?.try_into()?,
+            interface_places: Places::new(
+                take(programs, A::NAMES.interface_places)?.try_into()?,
+                A::NAMES.interface_places,
+                0,
+            ),
             endpoints: take(programs, A::NAMES.endpoints)?.try_into()?,
+            endpoint_places: Places::new(
+                take(programs, A::NAMES.endpoint_places)?.try_into()?,
+                A::NAMES.endpoint_places,
+                A::ZERO,
+            ),
             routes: take(programs, A::NAMES.routes)?.try_into()?,
             ports: take(programs, A::NAMES.ports)?.try_into()?,
             flows,
@@ -176,28 +190,34 @@ impl<A: Family> Tables<A> {
     /// Writes who sends from an interface.
     pub(super) fn set_interface(&mut self, ifindex: u32, interface: Interface<A>) -> Result<()> {
         let written = self.interfaces.insert(ifindex, interface, 0);
-        written.with_context(|| full(A::NAMES.interfaces, interface.address))
+        written.with_context(|| full(A::NAMES.interfaces, interface.address))?;
+        self.interface_places.put(place_of(ifindex), ifindex, interface)
     }
 
     /// Writes where an address is.
     pub(super) fn set_endpoint(&mut self, address: A, endpoint: Endpoint) -> Result<()> {
         let written = self.endpoints.insert(address, endpoint, 0);
-        written.with_context(|| full(A::NAMES.endpoints, address))
+        written.with_context(|| full(A::NAMES.endpoints, address))?;
+        self.endpoint_places.put(place_of(address.folded()), address, endpoint)
     }
 
     /// Removes what is known of an address at an interface. The address may have gone to another one meanwhile.
     pub(super) fn remove_endpoint(&mut self, address: A, ifindex: u32) -> Result<()> {
         match self.endpoints.get(&address, 0) {
-            Ok(entry) if entry.ifindex == ifindex => {
-                gone(self.endpoints.remove(&address)).with_context(|| removing(A::NAMES.endpoints))
-            }
+            Ok(entry) if entry.ifindex == ifindex => self.forget_endpoint(address),
             Ok(_) | Err(MapError::KeyNotFound) => Ok(()),
             Err(error) => Err(error).with_context(|| reading(A::NAMES.endpoints)),
         }
     }
 
+    fn forget_endpoint(&mut self, address: A) -> Result<()> {
+        self.endpoint_places.remove(place_of(address.folded()), address)?;
+        gone(self.endpoints.remove(&address)).with_context(|| removing(A::NAMES.endpoints))
+    }
+
     /// Removes who sends from an interface.
     pub(super) fn remove_interface(&mut self, ifindex: u32) -> Result<()> {
+        self.interface_places.remove(place_of(ifindex), ifindex)?;
         gone(self.interfaces.remove(&ifindex)).with_context(|| removing(A::NAMES.interfaces))
     }
 
@@ -205,7 +225,7 @@ impl<A: Family> Tables<A> {
     pub(super) fn retain(&mut self, links: &HashSet<u32>, addresses: &HashSet<A>) -> Result<()> {
         let all = keys(self.endpoints.keys()).with_context(|| reading(A::NAMES.endpoints))?;
         for address in all.iter().filter(|address| !addresses.contains(*address)) {
-            gone(self.endpoints.remove(address)).with_context(|| removing(A::NAMES.endpoints))?;
+            self.forget_endpoint(*address)?;
         }
         let all = keys(self.interfaces.keys()).with_context(|| reading(A::NAMES.interfaces))?;
         for ifindex in all.iter().filter(|ifindex| !links.contains(*ifindex)) {

@@ -10,6 +10,7 @@ mod links;
 mod maps;
 mod next_hops;
 mod pins;
+mod places;
 mod ports;
 mod routes;
 mod sockets;
