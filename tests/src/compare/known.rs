@@ -287,7 +287,7 @@ fn hairpin_expired(difference: &Difference<'_>) -> bool {
             [one] => expired(one, "gateway →"),
             _ => false,
         };
-        packet.from.is_container() && packet.ttl == 1 && is_visit(packet) && told
+        packet.from.is_container() && packet.ttl == 1 && packet.published().is_some() && told
     }) && matches!(difference.netfilter, [one] if expired(one, "node →"))
 }
 
