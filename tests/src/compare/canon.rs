@@ -127,8 +127,10 @@ fn transport(text: &mut String, ip: &Parts<'_>, names: &mut Names, at: Party, ou
     if is_error {
         let _ = write!(text, " error {}/{} {:x?}", ip.l4[0], ip.l4.get(1).unwrap_or(&0), word(4));
         let quoted = ip.l4.get(8..).unwrap_or_default();
-        // A host's own errors quote as much as it likes; netd's the least that there is.
-        let own = [ip.family.node(), ip.family.gateway()].contains(&ip.source);
+        // A host's own errors quote as much as it likes; netd's the least that there is. What has been counted down on its way to a
+        // container is another's, by a published port.
+        let is_host = [ip.family.node(), ip.family.gateway()].contains(&ip.source);
+        let own = is_host && (ip.ttl == 64 || !at.is_container());
         let least = ip.family.header() + 8;
         quote(text, if own { &quoted[..quoted.len().min(least)] } else { quoted }, names, at);
         return;
@@ -154,17 +156,22 @@ fn transport(text: &mut String, ip: &Parts<'_>, names: &mut Names, at: Party, ou
     }
 }
 
+/// The flow whose address and port on the host a packet is to.
+fn addressee(ip: &Parts<'_>, names: &mut Names) -> Option<Flow> {
+    let &[a, b, c, d] = ip.l4.first_chunk()?;
+    let [source, destination] = [[a, b], [c, d]].map(u16::from_be_bytes);
+    let is_host = [ip.family.node(), ip.family.gateway()].contains(&ip.destination);
+    let (remote, own) = ((ip.source, source), (ip.destination, destination));
+    names.owner(ip.protocol, remote, own, false).filter(|_| is_host)
+}
+
 /// Whether an error is of a container that has asked for a published port, about an answer: it comes from the address that stands for
 /// the container there, which is another with netfilter.
 fn complains_as_host(error: &Parts<'_>, names: &mut Names) -> bool {
     let Some(quoted) = error.l4.get(8..).and_then(Parts::new) else { return false };
-    let Some(&[a, b, c, d]) = quoted.l4.first_chunk() else { return false };
-    let [source, destination] = [[a, b], [c, d]].map(u16::from_be_bytes);
-    let (remote, own) = ((quoted.source, source), (quoted.destination, destination));
-    let is_host = [error.family.node(), error.family.gateway()].contains(&error.source);
-    is_host
-        && quoted.destination == error.source
-        && names.owner(quoted.protocol, remote, own, false).is_some_and(|flow| flow.remote.is_container())
+    let flow = addressee(&quoted, names).filter(|flow| flow.remote.is_container());
+    // The host's own has not been counted down.
+    flow.is_some() && quoted.destination == error.source && error.ttl < 64
 }
 
 /// What an error quotes.
@@ -182,9 +189,10 @@ fn quote(text: &mut String, quote: &[u8], names: &mut Names, at: Party) {
                 protocol::UDP => 6,
                 _ => 2,
             };
-            // A container is to get back just what it has sent.
+            // A container is to get back just what it has sent, if that was to a port of nobody's choice.
             if at.is_container()
                 && ip.source == at.ip(ip.family)
+                && addressee(&ip, names).is_none()
                 && let Some(sum) = ip.l4.get(field..field + 2)
             {
                 let _ = write!(text, " sum {sum:02x?}");

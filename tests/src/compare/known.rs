@@ -280,15 +280,21 @@ fn is_refused(packet: &Packet, one: &str) -> bool {
 
 /// From the address of the host's that the packet was to. About a packet with options netd says nothing.
 fn hairpin_expired(difference: &Difference<'_>) -> bool {
+    let Some(packet) = packet(difference).filter(|packet| packet.from.is_container() && packet.ttl == 1)
+    else {
+        return false;
+    };
+    let by_port = match packet.to {
+        To::Flow(flow) => flow.remote.is_container(),
+        _ => packet.published().is_some(),
+    };
     let expired = |one: &str, from| one.contains(difference.expired()) && one.contains(from);
-    packet(difference).is_some_and(|packet| {
-        let told = match difference.netd {
-            [] => packet.options,
-            [one] => expired(one, "gateway →"),
-            _ => false,
-        };
-        packet.from.is_container() && packet.ttl == 1 && packet.published().is_some() && told
-    }) && matches!(difference.netfilter, [one] if expired(one, "node →"))
+    let told = match difference.netd {
+        [] => packet.options,
+        [one] => expired(one, "gateway →"),
+        _ => false,
+    };
+    by_port && told && matches!(difference.netfilter, [one] if expired(one, "node →"))
 }
 
 /// The container has sent from its own port to the client's, without a client's flow, and so has another port of the host's there.
