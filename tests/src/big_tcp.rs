@@ -135,11 +135,11 @@ pub fn raise(namespace: &Namespace, interface: &str) -> Result<()> {
     let mut answer = [0u8; 128];
     let got = namespace.run(|| {
         let socket = socket::open(libc::AF_NETLINK, libc::SOCK_RAW, libc::NETLINK_ROUTE)?;
-        // SAFETY: the buffers live until the calls return, with the lengths that are given.
-        let got = unsafe {
-            libc::send(socket.as_raw_fd(), message.as_ptr().cast(), message.len(), 0);
-            libc::recv(socket.as_raw_fd(), answer.as_mut_ptr().cast(), answer.len(), 0)
-        };
+        // SAFETY: the message lives until the call returns, with the length that is given.
+        let sent = unsafe { libc::send(socket.as_raw_fd(), message.as_ptr().cast(), message.len(), 0) };
+        ensure!(sent >= 0, "netlink takes nothing: {}", io::Error::last_os_error());
+        // SAFETY: likewise the answer.
+        let got = unsafe { libc::recv(socket.as_raw_fd(), answer.as_mut_ptr().cast(), answer.len(), 0) };
         ensure!(got >= 20, "netlink does not answer: {}", io::Error::last_os_error());
         Ok(got)
     })?;

@@ -39,9 +39,9 @@ pub enum Then {
     Again,
     /// It is neighbour discovery: see [`decide_discovery`].
     Discover,
-    /// It goes to another container by a published port: see [`hairpin()`].
+    /// It goes to another container by a published port: see [`hairpin::hairpin()`].
     Hairpin,
-    /// It goes to another node, and is too long for netd to encapsulate: see [`overlay::hand_over`].
+    /// It goes to another node, and is too long for netd to encapsulate: see [`crate::overlay::hand_over`].
     Overlay,
 }
 

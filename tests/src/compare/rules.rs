@@ -38,15 +38,14 @@ pub(super) fn docker(family: Family) -> String {
     format!(
         "*filter\n:INPUT ACCEPT\n:FORWARD DROP\n:OUTPUT ACCEPT\n\
          -A FORWARD -o br0 -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT\n\
-         {}-A FORWARD -i br0 ! -o br0 -j ACCEPT\n\
+         {accept}-A FORWARD -i br0 ! -o br0 -j ACCEPT\n\
          -A FORWARD -i br0 -o br0 -j ACCEPT\n\
          COMMIT\n\
          *nat\n:PREROUTING ACCEPT\n:INPUT ACCEPT\n:OUTPUT ACCEPT\n:POSTROUTING ACCEPT\n:DOCKER -\n\
          -A PREROUTING -m addrtype --dst-type LOCAL -j DOCKER\n\
          -A OUTPUT -m addrtype --dst-type LOCAL -j DOCKER\n\
          -A POSTROUTING -s {subnet} ! -o br0 -j MASQUERADE\n\
-         {}{}COMMIT\n",
-        accept, hairpin, translate,
+         {hairpin}{translate}COMMIT\n"
     )
 }
 
