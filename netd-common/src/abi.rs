@@ -100,7 +100,7 @@ pub struct Place<K, V> {
 
 /// Places of such an array.
 pub const PLACES: u32 = 1 << PLACE_BITS;
-const PLACE_BITS: u32 = 12;
+const PLACE_BITS: u32 = 14;
 
 /// The place of a key that has this number, an interface index or what [`Addr::folded`] says of an address: such that keys in a row
 /// do not meet.
