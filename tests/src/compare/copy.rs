@@ -179,6 +179,8 @@ impl Copy {
     fn expire_with(&mut self, remote: Party) -> Result<()> {
         let address = remote.ip(self.family).to_string();
         self.names.forget(remote);
+        // What was sent before may have had another port.
+        self.last = Default::default();
         if let Some(host) = &self.host {
             return host.json(["flows", "--json", "--remote", &address, "flush"]).map(drop);
         }

@@ -165,7 +165,7 @@ fn invalid_tcp(difference: &Difference<'_>) -> bool {
     }
     let Some(packet) = packet(difference) else { return false };
     let Body::Tcp { .. } = packet.body else { return false };
-    if answers_as_another(difference) || invalid_visit(difference) {
+    if answers_as_another(difference) || comes_as_another(difference) || invalid_visit(difference) {
         return true;
     }
     let inward = matches!(packet.to, To::Flow(_));
@@ -224,6 +224,16 @@ fn answers_as_another(difference: &Difference<'_>) -> bool {
         both[0].contains(&from_port(one)) && both[1].contains(&own)
     };
     was_reset(difference) && PUBLISHED.iter().any(is_port)
+}
+
+/// The same, and what the client still sends gets another port, as that connection of the container's has the client's.
+fn comes_as_another(difference: &Difference<'_>) -> bool {
+    let Some((packet, _)) = visit(difference) else { return false };
+    let own = format!("← TCP {:?}:{} → ", packet.from, packet.body.source());
+    was_reset(difference)
+        && is_delivered(packet, difference.netd)
+        && is_delivered(packet, difference.netfilter)
+        && matches!((difference.netd, difference.netfilter), ([netd], [other]) if netd.contains(&own) && !other.contains(&own))
 }
 
 /// A client's of a published port: what it sends before it is answered, other than a SYN, is invalid.
