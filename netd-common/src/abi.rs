@@ -99,14 +99,21 @@ pub struct Place<K, V> {
 }
 
 /// Places of such an array.
-pub const PLACES: u32 = 1 << PLACE_BITS;
-const PLACE_BITS: u32 = 14;
+pub const PLACES: u32 = 1 << 14;
 
-/// The place of a key that has this number, an interface index or what [`Addr::folded`] says of an address: such that keys in a row
-/// do not meet.
+/// The place of a key that has this number, an interface index or what [`Addr::folded`] says of an address, in the arrays of
+/// [`PLACES`] places.
 #[inline(always)]
 pub const fn place_of(number: u32) -> u32 {
-    number.wrapping_mul(0x9e37_79b1) >> (32 - PLACE_BITS)
+    spread::<PLACES>(number)
+}
+
+/// Where a number goes among so many places, a power of two: such that numbers in a row do not meet (Fibonacci hashing; an address
+/// counts in its last byte, which is the highest of its word in memory, and that decides alone about the first eight bits).
+#[inline(always)]
+pub const fn spread<const PLACES: u32>(number: u32) -> u32 {
+    const { assert!(PLACES.is_power_of_two() && PLACES > 1) };
+    number.wrapping_mul(0x9e37_79b1) >> (32 - PLACES.trailing_zeros())
 }
 
 /// Where packets for a prefix go that is not the sender's own subnet.

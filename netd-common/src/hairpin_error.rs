@@ -8,16 +8,15 @@
 use crate::{
     abi::{Flow, Tuple},
     addr::{Addr, V6},
-    checksum,
     flow::State,
     headers,
     nat::Mapping,
     packet::Packet,
-    plan::{NO_SLOT, To, Verdict},
+    plan::{NO_SLOT, To, Verdict, count_down, header_checksum},
     reason::{Drop, Way},
     related::{self, Edit, Found},
     tables::Tables,
-    wire::{Be16, MacPair},
+    wire::Be16,
 };
 
 /// The whole way of an ICMP error that a container sends to an address of the host; one about no such connection is the host's.
@@ -86,7 +85,8 @@ fn carry_out<A: Addr, P: Packet, T: Tables<A>>(
         return Err(Drop::TtlExpired);
     }
     let receiver = tables.endpoint(&to.address).ok_or(Drop::NoEndpoint)?;
-    count_down::<A, P>(packet, &receiver.macs).ok_or(Drop::Rewrite)?;
+    packet.set(0, receiver.macs).ok_or(Drop::Rewrite)?;
+    count_down::<A, P>(packet).ok_or(Drop::Rewrite)?;
     translate(packet, A::SOURCE, &mut edit).ok_or(Drop::Rewrite)?;
     edit.outward = 0;
     edit.address = to.address;
@@ -121,23 +121,6 @@ fn receiver<A: Addr, T: Tables<A>>(
     flow.state.get() & State::DEAD == 0 && to.flags & Flow::<A>::HAIRPIN != 0
 }
 
-/// As a router does: the time to live counts down. And the Ethernet header's addresses.
-#[inline(always)]
-fn count_down<A: Addr, P: Packet>(packet: &mut P, macs: &MacPair) -> Option<()> {
-    packet.set(0, *macs)?;
-    let old: [u8; 2] = packet.get(A::TTL)?;
-    if old[0] <= 1 {
-        return None;
-    }
-    let new = [old[0] - 1, old[1]];
-    packet.set(A::TTL, new)?;
-    let diff = checksum::diff(u32::from(u16::from_ne_bytes(old)), u32::from(u16::from_ne_bytes(new)));
-    if A::V6 {
-        packet.summed(diff);
-    }
-    header_checksum::<A, P>(packet, diff)
-}
-
 /// Writes one of both translations: into the header, at this offset, and into the quote.
 #[inline(always)]
 fn translate<A: Addr, P: Packet>(packet: &mut P, at: u32, edit: &mut Edit<A>) -> Option<()> {
@@ -145,13 +128,4 @@ fn translate<A: Addr, P: Packet>(packet: &mut P, at: u32, edit: &mut Edit<A>) ->
     packet.set(at, edit.address)?;
     header_checksum::<A, P>(packet, edit.diff)?;
     if related::translate(packet, edit) == 0 { None } else { Some(()) }
-}
-
-#[inline(always)]
-fn header_checksum<A: Addr, P: Packet>(packet: &mut P, diff: u32) -> Option<()> {
-    if let Some(offset) = A::CHECKSUM {
-        let old: u16 = packet.get(offset)?;
-        packet.set(offset, checksum::update(old, diff))?;
-    }
-    Some(())
 }

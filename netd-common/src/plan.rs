@@ -184,14 +184,7 @@ impl<A: Addr> Plan<A> {
     #[inline(always)]
     fn write<P: Packet>(&self, packet: &mut P) -> Option<()> {
         if self.rewrite & Self::TTL != 0 {
-            let old: [u8; 2] = packet.get(A::TTL)?;
-            let new = [old[0] - 1, old[1]];
-            packet.set(A::TTL, new)?;
-            let diff = checksum::diff(u32::from(u16::from_ne_bytes(old)), u32::from(u16::from_ne_bytes(new)));
-            self.header_checksum(packet, diff)?;
-            if A::V6 {
-                packet.summed(diff);
-            }
+            count_down::<A, P>(packet)?;
         }
         if self.rewrite & (Self::SOURCE | Self::DESTINATION) != 0 {
             self.translate(packet)?;
@@ -205,17 +198,8 @@ impl<A: Addr> Plan<A> {
                 const OFFSET: u32 = Ethernet::LEN + 4;
                 let old: u16 = packet.get(OFFSET)?;
                 packet.set(OFFSET, self.id as u16)?;
-                self.header_checksum(packet, checksum::diff(u32::from(old), self.id))?;
+                header_checksum::<A, P>(packet, checksum::diff(u32::from(old), self.id))?;
             }
-        }
-        Some(())
-    }
-
-    #[inline(always)]
-    fn header_checksum<P: Packet>(&self, packet: &mut P, diff: u32) -> Option<()> {
-        if let Some(offset) = A::CHECKSUM {
-            let old: u16 = packet.get(offset)?;
-            packet.set(offset, checksum::update(old, diff))?;
         }
         Some(())
     }
@@ -226,7 +210,7 @@ impl<A: Addr> Plan<A> {
         let at = if source { A::SOURCE } else { A::DESTINATION };
         let pseudo = packet.get::<A>(at)?.checksum_diff(&self.address);
         packet.set(at, self.address)?;
-        self.header_checksum(packet, pseudo)?;
+        header_checksum::<A, P>(packet, pseudo)?;
         if self.rewrite & Self::QUOTE != 0 {
             let edit = Edit {
                 l4: self.l4,
@@ -317,4 +301,27 @@ impl<A: Addr> Plan<A> {
         }
         self.write(packet)
     }
+}
+
+/// As a router does: the time to live, which is more than 1, counts down.
+#[inline(always)]
+pub(crate) fn count_down<A: Addr, P: Packet>(packet: &mut P) -> Option<()> {
+    let old: [u8; 2] = packet.get(A::TTL)?;
+    let new = [old[0] - 1, old[1]];
+    packet.set(A::TTL, new)?;
+    let diff = checksum::diff(u32::from(u16::from_ne_bytes(old)), u32::from(u16::from_ne_bytes(new)));
+    if A::V6 {
+        packet.summed(diff);
+    }
+    header_checksum::<A, P>(packet, diff)
+}
+
+/// Makes up in the header's checksum, if it has one, for what has changed there.
+#[inline(always)]
+pub(crate) fn header_checksum<A: Addr, P: Packet>(packet: &mut P, diff: u32) -> Option<()> {
+    if let Some(offset) = A::CHECKSUM {
+        let old: u16 = packet.get(offset)?;
+        packet.set(offset, checksum::update(old, diff))?;
+    }
+    Some(())
 }

@@ -1,8 +1,8 @@
 //! Out of an interface to the next hop that the kernel's routes and neighbours name.
 //!
-//! `bpf_redirect_neigh` asks for the route and the neighbour for each packet, and makes the kernel's reference to them: a quarter of
-//! what a masqueraded packet costs on its whole way. So each CPU remembers, for the pairs of addresses that it has lately seen, the
-//! Ethernet addresses that the kernel named: for [`SHIFT`] ticks of the kernel's clock, and not beyond the next change of a route, a
+//! `bpf_redirect_neigh` asks for the route and the neighbour for each packet, and takes a reference to them, which costs more than
+//! all that the program does (docs/performance.md). So each CPU remembers, for the pairs of addresses that it has lately seen, the
+//! Ethernet addresses that the kernel named: for 2^[`SHIFT`] ticks of the kernel's clock, and not beyond the next change of a route, a
 //! rule, a neighbour or a link that the daemon hears of ([`NEXT_HOPS_TURN`]). The packet that makes a CPU ask again goes by
 //! `bpf_redirect_neigh`, so that the kernel sees that its neighbour is in use, and asks the neighbour whether it is still there.
 
@@ -14,6 +14,7 @@ use aya_ebpf::{
 };
 use netd_common::{
     Addr, Packet as _, V4, V6,
+    abi::spread,
     wire::{Ethernet, Ipv4, Ipv6, MacPair},
 };
 
@@ -22,8 +23,7 @@ use crate::{AF_INET, AF_INET6, Context, skb::Skb};
 /// 64 ticks are 64 ms to 640 ms, by the kernel's configuration (CONFIG_HZ): 256 ms with its default.
 const SHIFT: u32 = 6;
 /// Pairs of addresses that a CPU remembers.
-const ENTRIES: u32 = 1 << BITS;
-const BITS: u32 = 10;
+const ENTRIES: u32 = 1 << 10;
 /// The loopback interface: routes from there are those of the host's own packets, as `bpf_redirect_neigh` asks for them. The daemon
 /// makes it a forwarding one, without which the helper says nothing.
 const LOOPBACK: u32 = 1;
@@ -89,7 +89,7 @@ fn remember4(skb: &mut Skb, ifindex: u32, via: &V6) -> bool {
     let (source, destination) =
         if *via == V6::ZERO { (ip.source, ip.destination) } else { (V4(0), V4(via.0[3])) };
     let mixed = source.0.rotate_left(16) ^ destination.0;
-    let Some(hop) = NEXT_HOPS4.get_ptr_mut(place(mixed)) else { return false };
+    let Some(hop) = NEXT_HOPS4.get_ptr_mut(spread::<ENTRIES>(mixed)) else { return false };
     // SAFETY: the entry of this CPU, which no other program uses as long as this one runs, and plain data.
     recall(skb, unsafe { &mut *hop }, &source, &destination, ifindex)
 }
@@ -106,19 +106,13 @@ fn remember6(ctx: Context, ifindex: u32, via: &V6) -> u32 {
     }
     let (source, destination) = if *via == V6::ZERO { (ip.source, ip.destination) } else { (V6::ZERO, *via) };
     let mixed = source.0[3].rotate_left(16) ^ destination.0[3] ^ destination.0[1];
-    let Some(hop) = NEXT_HOPS6.get_ptr_mut(place(mixed)) else { return 1 };
+    let Some(hop) = NEXT_HOPS6.get_ptr_mut(spread::<ENTRIES>(mixed)) else { return 1 };
     // SAFETY: as above.
     u32::from(!recall(&mut skb, unsafe { &mut *hop }, &source, &destination, ifindex))
 }
 
 /// Routes may depend on a packet's DSCP: one that has one goes the kernel's way.
 const DSCP: u8 = 0xfc;
-
-/// The place of a pair of addresses, mixed.
-#[inline(always)]
-const fn place(mixed: u32) -> u32 {
-    mixed.wrapping_mul(0x9e37_79b1) >> (32 - BITS)
-}
 
 #[inline(always)]
 fn recall<A: Asked>(skb: &mut Skb, hop: &mut Hop<A>, source: &A, destination: &A, ifindex: u32) -> bool {

@@ -72,7 +72,8 @@ impl Datapath {
 
     fn attach_sockets_for(&mut self, (any, udp): (bool, bool), cgroup: &File) -> Result<()> {
         for name in PROGRAMS {
-            if if is_of_udp(name) { udp } else { any } {
+            let wanted = if is_of_udp(name) { udp } else { any };
+            if wanted {
                 attach(program(&mut self.programs, name)?, name, &self.pins, cgroup)
                     .with_context(|| format!("attaching {name} to the root of the cgroups"))?;
             } else {

@@ -183,6 +183,12 @@ pub(super) fn sweep() {
             remove(&prefix);
         }
     }
+    // A daemon that was killed while its lab was being removed may have pinned something just after its pins went.
+    for (prefix, pins) in entries(&Path::new(BPFFS).join("netd-lab")) {
+        if !Path::new(DIRECTORY).join(prefix).exists() {
+            let _ = fs::remove_dir_all(pins);
+        }
+    }
 }
 
 /// Removes the kept labs of a kind, with the daemons that run in them, or only the one with a given prefix; returns what
@@ -204,7 +210,12 @@ pub fn clean_kept(kind: &str, only: Option<&str>) -> Vec<String> {
 
 /// The labs on this machine.
 fn labs() -> impl Iterator<Item = (String, PathBuf)> {
-    fs::read_dir(DIRECTORY).into_iter().flatten().flatten().filter_map(|entry| {
+    entries(Path::new(DIRECTORY))
+}
+
+/// What is named after a lab in a directory.
+fn entries(directory: &Path) -> impl Iterator<Item = (String, PathBuf)> {
+    fs::read_dir(directory).into_iter().flatten().flatten().filter_map(|entry| {
         let prefix = entry.file_name().into_string().ok()?;
         prefix.starts_with("nd-").then(|| (prefix, entry.path()))
     })

@@ -93,6 +93,18 @@ fn a_lab_removes_what_it_made() {
 }
 
 #[test]
+fn pins_of_a_lab_that_is_gone_are_swept() {
+    let Some((lab, world, _)) = world("pins_of_a_lab_that_is_gone_are_swept") else { return };
+    // Beside this one's, of a process that there cannot be.
+    let left = lab.bpffs().with_file_name(format!("nd-unit-0-{}", std::process::id()));
+    std::fs::create_dir_all(left.join("host/v0/maps")).expect("directories of pins");
+    let other = Lab::new("unit").expect("a lab");
+    assert!(!left.exists(), "{} is left", left.display());
+    assert!(lab.bpffs().exists() && other.bpffs().exists(), "those of the living");
+    drop((world, lab));
+}
+
+#[test]
 fn a_closed_lab_makes_nothing_more() {
     let Some((lab, _world, client)) = world("a_closed_lab_makes_nothing_more") else { return };
     lab.closer().close();
