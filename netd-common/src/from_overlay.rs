@@ -67,6 +67,12 @@ pub fn decide<A: Addr, P: Packet, T: Tables<A>>(
     plan: &mut Plan<A>,
 ) -> Result<(), Drop> {
     let network = network_of_vni(hook.vni).ok_or(Drop::OverlayNetwork)?;
+    let config = tables.config().ok_or(Drop::OverlayNode)?;
+    // The device receives at all of the host's addresses. Nodes know this one by one alone; over IPv6, an IPv4-mapped source is no node.
+    let own = if hook.node.is_mapped() { config.underlay4.mapped() } else { config.underlay6 };
+    if hook.own != own {
+        return Err(Drop::OverlayNode);
+    }
     let ip = headers::ip(packet)?;
     let (node, endpoint) = overlay::admit(tables, &hook.node, network, &ip)?;
     overlay::deliver(plan, &endpoint, node, Way::FromNodeKernel);

@@ -11,9 +11,9 @@ use aya_ebpf::{
 use netd_common::{
     Addr as _, Common, Tables, V4, V6, Way,
     abi::{
-        Config, Counter, Endpoint, EndpointCounters, Flow, Fragment, FragmentKey, FragmentRing, Interface,
-        NodeCounters, PLACES, Peer, PeerKey, Place, Port, PortBits, PortKey, Route, STEPS as STEPS_COUNT,
-        Tuple, place_of,
+        Config, Configs, Counter, Endpoint, EndpointCounters, Flow, Fragment, FragmentKey, FragmentRing,
+        Interface, NodeCounters, PLACES, Peer, PeerKey, Place, Port, PortBits, PortKey, Route,
+        STEPS as STEPS_COUNT, Tuple, place_of,
     },
     flow::{TICK_SHIFT, Ticks},
     hairpin::Rewrite,
@@ -47,7 +47,7 @@ static FLOW_COUNTS: Array<u32, SIZED> = Array::new();
 
 /// The node.
 #[btf_map]
-static CONFIG4: Array<Config<V4>, 1> = Array::new();
+static CONFIG4: Array<Configs<V4>, 1> = Array::new();
 /// Who sends from an interface.
 #[btf_map]
 static INTERFACES4: HashMap<u32, Interface<V4>, SIZED> = HashMap::new();
@@ -69,7 +69,7 @@ static FLOWS4: HashMap<Tuple<V4>, Flow<V4>, SIZED> = HashMap::new();
 
 /// The same for IPv6: the node.
 #[btf_map]
-static CONFIG6: Array<Config<V6>, 1> = Array::new();
+static CONFIG6: Array<Configs<V6>, 1> = Array::new();
 /// Who sends from an interface.
 #[btf_map]
 static INTERFACES6: HashMap<u32, Interface<V6>, SIZED> = HashMap::new();
@@ -260,7 +260,7 @@ macro_rules! tables {
 
             #[inline(always)]
             fn config(&self) -> Option<&Config<$address>> {
-                $config.get(0)
+                $config.get(0).map(Configs::get)
             }
 
             #[inline(always)]

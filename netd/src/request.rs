@@ -345,6 +345,14 @@ pub fn parse_source(text: &str) -> Result<IpNet, String> {
     if net.prefix_len() == 0 {
         return Err(format!("{net} is everybody: that would cut this host off"));
     }
+    if let IpNet::V6(mapped) = net
+        && let Some(address) = mapped.network().to_ipv4_mapped()
+        && let Some(length) = mapped.prefix_len().checked_sub(96)
+        && let Ok(ipv4) = Ipv4Net::new(address, length)
+    {
+        // No packet has such a source. What is meant comes over IPv4.
+        return Err(format!("{net} is an IPv4 source in IPv6's notation: did you mean {ipv4}?"));
+    }
     Ok(net)
 }
 

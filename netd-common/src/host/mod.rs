@@ -3,6 +3,7 @@
 
 pub mod build;
 pub mod cases;
+mod class_cases;
 mod fragment_cases;
 mod frame;
 mod hairpin_error_cases;
@@ -12,10 +13,12 @@ mod ipv6_cases;
 mod ipv6_node_cases;
 mod memory;
 mod overlay_cases;
+mod own_overlay_cases;
 mod published6_cases;
 mod published_cases;
 pub mod schedule;
 pub mod sync;
+mod uplink_cases;
 
 pub use frame::Frame;
 pub use memory::{Memory, Repeatable};

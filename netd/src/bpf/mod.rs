@@ -28,7 +28,7 @@ use aya::{
 use ipnet::IpNet;
 use netd_common::{
     V4, V6, abi,
-    wire::{Mac as WireMac, MacPair},
+    wire::{Be16, Mac as WireMac, MacPair, Vxlan},
 };
 
 pub use self::crowd::add_crowd;
@@ -109,29 +109,14 @@ impl Datapath {
         }
         deny::load(&mut programs)
             .map_err(|error| anyhow!("the kernel refuses program {XDP_UPLINK}: {}", refusal(&error)))?;
-        // Programs that others go on with. Those of a daemon before this one go on with them from here on, too.
-        for (step, name) in (0..).zip(abi::STEP_PROGRAMS) {
-            let program = program(&mut programs, name)?;
-            // One that is attached too is loaded already.
-            if !PROGRAMS.contains(&name) {
-                program
-                    .load()
-                    .map_err(|error| anyhow!("the kernel refuses program {name}: {}", refusal(&error)))?;
-            }
-            let fd = program.fd().and_then(|fd| Ok(fd.try_clone()?));
-            let fd = fd.with_context(|| format!("asking for program {name}"))?;
-            let steps = programs.map_mut("STEPS").context("the eBPF object has no map STEPS")?;
-            ProgramArray::try_from(steps)?
-                .set(step, &fd, 0)
-                .with_context(|| format!("writing program {name} to map STEPS"))?;
-        }
+        set_steps(&mut programs)?;
         let maps = Maps::take(&mut programs)?;
         let deny = DenyMaps::take(&mut programs)?;
         let next_hops = Some(NextHopsTurn::take(&mut programs)?);
         pins.adopt_links()?;
         let (routes, ports) = Default::default();
         // That of the daemon before, until this one has looked.
-        let overlay = maps.v4.config.get(&0, 0).map_or(0, |config| config.overlay);
+        let overlay = maps.v4.config().map_or(0, |config| config.overlay);
         Ok(Self {
             programs,
             maps,
@@ -167,25 +152,17 @@ impl Datapath {
             quota: config.max_flows_per_endpoint,
             mtu: config.mtu,
             overlay: self.overlay,
+            overlay_port: if config.in_cluster { Vxlan::PORT } else { Be16::ZERO },
+            reserved: 0,
         };
-        // The same, but for the type.
-        let abi::Config { uplink, underlay4, underlay6, first_port, last_port, quota, mtu, overlay, .. } =
-            value;
-        let value6 = abi::Config {
-            address: address6,
-            uplink,
-            underlay4,
-            underlay6,
-            first_port,
-            last_port,
-            quota,
-            mtu,
-            overlay,
-        };
-        self.maps.v4.config.set(0, value, 0).context("writing the node's entry to map CONFIG4")?;
-        self.maps.v6.config.set(0, value6, 0).context("writing the node's entry to map CONFIG6")?;
+        let value6 = with_address(&value, address6);
         self.config = Some(*config);
-        Ok(())
+        if self.maps.v4.config()? == value && self.maps.v6.config()? == value6 {
+            return Ok(());
+        }
+        syscall::wait_for_programs();
+        self.maps.v4.configure(value)?;
+        self.maps.v6.configure(value6)
     }
 
     /// Attaches the uplink's program, or replaces what is attached. Idempotent. Detaches from any other uplink.
@@ -327,7 +304,8 @@ impl Datapath {
         first
     }
 
-    /// Makes the pinned state hold exactly these endpoints: removes the entries, flows, link pins of all others.
+    /// Makes the pinned state hold exactly these endpoints: removes the entries, flows, link pins of all others. All that is attached is
+    /// of this version then.
     pub fn retain_endpoints(&mut self, endpoints: &[Endpoint]) -> Result<()> {
         let links: HashSet<u32> = endpoints.iter().map(|endpoint| endpoint.ifindex).collect();
         let addresses: HashSet<V4> = endpoints.iter().map(|endpoint| v4(endpoint.address)).collect();
@@ -341,6 +319,7 @@ impl Datapath {
                 self.pins.remove_link(ifindex, hook)?;
             }
         }
+        self.pins.forget_former()?;
         self.remove_flows::<V4>(|_, flow| !addresses.contains(&flow.address))?;
         self.remove_flows::<V6>(|_, flow| !addresses6.contains(&flow.address))?;
         let slots: HashSet<u32> = endpoints.iter().map(|endpoint| endpoint.slot).collect();
@@ -426,6 +405,46 @@ impl Datapath {
     /// Removes every pin below `directory`: programs detach, maps go. Nothing there is not an error.
     pub fn purge(directory: &Path) -> Result<()> {
         pins::purge(directory)
+    }
+}
+
+/// Loads the programs that others go on with, and then has those of a daemon before this one go on with them, too. All are loaded before
+/// the first is written: one that the kernel refuses leaves what runs as it is.
+fn set_steps(programs: &mut Ebpf) -> Result<()> {
+    // One that is attached too is loaded already.
+    for name in abi::STEP_PROGRAMS.iter().filter(|name| !PROGRAMS.contains(name)) {
+        program(programs, name)?
+            .load()
+            .map_err(|error| anyhow!("the kernel refuses program {name}: {}", refusal(&error)))?;
+    }
+    for (step, name) in (0..).zip(abi::STEP_PROGRAMS) {
+        let fd = program(programs, name)?.fd().and_then(|fd| Ok(fd.try_clone()?));
+        let fd = fd.with_context(|| format!("asking for program {name}"))?;
+        let steps = programs.map_mut("STEPS").context("the eBPF object has no map STEPS")?;
+        ProgramArray::try_from(steps)?
+            .set(step, &fd, 0)
+            .with_context(|| format!("writing program {name} to map STEPS"))?;
+    }
+    Ok(())
+}
+
+/// What the programs of another family know of the node: the same, but for the address.
+const fn with_address<A: Copy, B>(config: &abi::Config<A>, address: B) -> abi::Config<B> {
+    let abi::Config { uplink, underlay4, underlay6, first_port, last_port, quota, mtu, overlay, .. } =
+        *config;
+    let (overlay_port, reserved) = (config.overlay_port, config.reserved);
+    abi::Config {
+        address,
+        uplink,
+        underlay4,
+        underlay6,
+        first_port,
+        last_port,
+        quota,
+        mtu,
+        overlay,
+        overlay_port,
+        reserved,
     }
 }
 

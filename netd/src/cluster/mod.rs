@@ -58,6 +58,12 @@ pub struct ClusterConfig {
 }
 
 impl ClusterConfig {
+    /// Whether there are other nodes, or may be, known or not.
+    #[must_use]
+    pub fn is_one(&self) -> bool {
+        self.etcd.is_some() || !self.peers.is_empty()
+    }
+
     /// How long a node without a lease may send nothing until its routes go.
     #[must_use]
     pub fn silence(&self) -> Duration {

@@ -140,8 +140,8 @@ pub(super) async fn start(options: &Options) -> Result<Started> {
     for slot in nodes.reused {
         datapath.reset_node_counters(slot)?;
     }
-    let (identity, transport) = (&state.facts().identity, config.cluster.transport);
-    let mut kernel = Reconciler::new(nl, datapath, identity, config.nat, transport, remotes);
+    let identity = &state.facts().identity;
+    let mut kernel = Reconciler::new(nl, datapath, identity, config.nat, &config.cluster, remotes);
     let (lo, hi) = config.nat.ports;
     reserve_ports(lo, hi)?;
     let broken = kernel.converge(&state, &view).await?;

@@ -67,6 +67,7 @@ impl Reconciler {
             mtu: view.uplink.as_ref().map_or(0, |uplink| uplink.mtu),
             ports: self.nat.ports,
             max_flows_per_endpoint: self.nat.max_flows_per_endpoint,
+            in_cluster: self.in_cluster,
         })?;
         if let Some(uplink) = uplink {
             self.datapath.attach_uplink(uplink.ifindex)?;

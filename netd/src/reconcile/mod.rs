@@ -22,7 +22,7 @@ pub use self::host::{add_gateways, remove_gateway, remove_gateways};
 
 use crate::{
     bpf::{self, Datapath, Expired, FlowFilter},
-    cluster::{Remotes, Transport},
+    cluster::{ClusterConfig, Remotes, Transport},
     config::NatConfig,
     endpoint::{Endpoint, alias, socket_cookie},
     netlink::{ContainerSide, Link, Netlink, Netns, Route, VethSpec, is_gone},
@@ -42,6 +42,7 @@ pub struct Reconciler {
     identity: String,
     nat: NatConfig,
     transport: Transport,
+    in_cluster: bool,
     remotes: Remotes,
     /// Whether the host has IPv6: endpoints that have an address of it are brought up without, otherwise.
     ipv6: bool,
@@ -72,7 +73,7 @@ impl Reconciler {
         datapath: Datapath,
         identity: &str,
         nat: NatConfig,
-        transport: Transport,
+        cluster: &ClusterConfig,
         remotes: Remotes,
     ) -> Self {
         let identity = identity.to_owned();
@@ -82,7 +83,8 @@ impl Reconciler {
             datapath,
             identity,
             nat,
-            transport,
+            transport: cluster.transport,
+            in_cluster: cluster.is_one(),
             remotes,
             ipv6: true,
             live,

@@ -21,6 +21,7 @@ use super::{Transport, overhead};
 use crate::{
     bpf::{self, MAX_NODES},
     netlink::UplinkInfo,
+    network::Network,
     pair,
     slots::Slots,
     state::State,
@@ -350,8 +351,9 @@ impl Remotes {
             !uplink.is_own(address) && !state.subnets().any(|(subnet, _)| subnet.contains(&address))
         };
         reached.filter(move |remote| remote.addresses().all(foreign)).flat_map(move |remote| {
-            let node = |network, address: IpAddr, transport| bpf::Route::Node {
-                network,
+            let node = |network: &Network, address: IpAddr, transport| bpf::Route::Node {
+                network: network.number,
+                routed: !network.masquerade,
                 address,
                 slot: remote.slot,
                 vxlan: transport == Transport::Vxlan,
@@ -359,12 +361,12 @@ impl Remotes {
             };
             let slices = remote.slices.iter().chain(remote.fading.keys()).filter_map(move |slice| {
                 let (network, address) = (state.network_around(*slice)?, remote.address?);
-                let route = node(network.number, address, remote.transport(own, uplink));
+                let route = node(network, address, remote.transport(own, uplink));
                 let ways = network.subnet6.zip(remote.transport6(own, uplink));
                 let route6 = ways.map(|(subnet6, transport)| {
                     let direct = remote.ipv6().filter(|_| transport == Transport::Direct);
                     let slice = pair::slice6(network.subnet, subnet6, *slice);
-                    (slice.into(), node(network.number, direct.map_or(address, IpAddr::from), transport))
+                    (slice.into(), node(network, direct.map_or(address, IpAddr::from), transport))
                 });
                 Some([Some(((*slice).into(), route)), route6])
             });
