@@ -59,7 +59,9 @@ mod tests {
 
     #[test]
     fn what_it_has_not_may_not() {
-        for skip in ["SKIP ipv6::pings: this kernel has no IPv6", "slow is ignored: takes a minute", "x is ignored"] {
+        for skip in
+            ["SKIP ipv6::pings: this kernel has no IPv6", "slow is ignored: takes a minute", "x is ignored"]
+        {
             let found = of(&[usual(), vec![skip.into()]].concat(), true);
             assert!(matches!(&found[..], [one] if one.ends_with(skip)), "{found:?}");
         }
