@@ -213,8 +213,33 @@ pub struct NodeCounters {
     pub rx_packets: u64,
     /// Bytes of them, as they came by the uplink.
     pub rx_bytes: u64,
-    /// Packets to it on the wire, where they go in VXLAN: of a segmented one, each segment. Numbers them.
-    pub tx_wire: u64,
+    /// The next number (IP identification) of an outer packet to it...
+    pub next_id: u32,
+    /// ... and how many numbers from there on are this CPU's.
+    pub ids: u32,
+}
+
+impl NodeCounters {
+    /// Numbers that a CPU gets at once.
+    pub const IDS: u32 = 256;
+
+    /// So many numbers in a row for outer packets to the node; the first of them. A receiver puts fragments together by them for 30 s, so a
+    /// number is to come again as late as can be: all CPUs draw from one count, which says how many were given out (`given`), and take
+    /// that many more from it (`take`, returns what it was). What a CPU has left when half of all numbers were given out since, it
+    /// gives up.
+    #[inline(always)]
+    pub fn number(&mut self, packets: u32, given: u32, take: impl FnOnce(u32) -> u32) -> u16 {
+        let is_old = given.wrapping_sub(self.next_id) > 1 << 15;
+        if is_old || self.ids < packets {
+            let more = if packets > Self::IDS { packets } else { Self::IDS };
+            self.next_id = take(more);
+            self.ids = more;
+        }
+        let first = self.next_id as u16;
+        self.next_id = self.next_id.wrapping_add(packets);
+        self.ids -= packets;
+        first
+    }
 }
 
 /// A flow as a packet shows it, before translation.

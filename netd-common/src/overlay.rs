@@ -44,8 +44,8 @@ pub fn encapsulate<A: Addr, P: Packet, T: Tables<A>>(
     if let Some(node) = node.node.unmapped() {
         packet.encapsulate(false)?;
         let length = packet.len() - Ethernet::LEN;
-        // Counted up by one for each packet on the wire: with DF clear, a NIC aggregates (GRO) only what is numbered so.
-        let id = tables.count_on_wire(plan.to_node, packet.segments()).to_be();
+        // One more for each packet on the wire: with DF clear, a NIC aggregates (GRO) only what is numbered so.
+        let id = tables.outer_ids(plan.to_node, packet.segments()).to_be();
         if A::V6 {
             packet.set(Ethernet::ETHERTYPE, Ethernet::IPV4)?;
         }
@@ -55,7 +55,6 @@ pub fn encapsulate<A: Addr, P: Packet, T: Tables<A>>(
     } else {
         packet.encapsulate(true)?;
         let length = packet.len() - Ethernet::LEN - Ipv6::LEN;
-        tables.count_on_wire(plan.to_node, packet.segments());
         if !A::V6 {
             packet.set(Ethernet::ETHERTYPE, Ethernet::IPV6)?;
         }

@@ -17,6 +17,7 @@ use aya_ebpf::{
 use netd_common::{
     Addr as _, Hook, Packet, V4, V6,
     from_container::Told,
+    packet::MAX_OFFSET,
     wire::{Be16, Ethernet, Ipv4, Vxlan, Wire, tcp},
 };
 
@@ -30,9 +31,6 @@ const ADJ_ROOM_DECAP_L3_IPV6: u64 = 1 << 8;
 
 /// `skb->pkt_type` of a frame to the interface's own MAC address (linux/if_packet.h).
 const PACKET_HOST: u32 = 0;
-
-/// Highest offset that a header is read at: lets the verifier bound pointer arithmetic with variable offsets.
-pub(crate) const MAX_OFFSET: u32 = 0x3fff;
 
 /// A socket buffer.
 pub(crate) struct Skb {

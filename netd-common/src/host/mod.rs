@@ -4,6 +4,7 @@
 pub mod build;
 pub mod cases;
 mod class_cases;
+mod consistent;
 mod fragment_cases;
 mod frame;
 mod hairpin_error_cases;

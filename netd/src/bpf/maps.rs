@@ -45,6 +45,7 @@ fn shapes(options: &Options) -> Vec<Shape> {
         shape::<u32, Counter>("COUNTERS", MapType::PerCpuArray, None),
         shape::<u32, EndpointCounters>("ENDPOINT_COUNTERS", MapType::PerCpuArray, endpoints),
         shape::<u32, NodeCounters>("NODE_COUNTERS", MapType::PerCpuArray, Some(MAX_NODES)),
+        shape::<u32, u32>("NODE_IDS", MapType::Array, Some(MAX_NODES)),
         shape::<u32, u32>("FLOW_COUNTS", MapType::Array, endpoints),
         shape::<u32, u64>("PORT_BITS", MapType::Array, None),
         shape::<u32, u64>("HOST", MapType::Array, None),
