@@ -14,8 +14,8 @@ use tracing::{info, warn};
 use super::{handle::Reply, owner::Owner};
 use crate::{
     cluster::{
-        Announcement, Cluster, Directory, EtcdConfig, Identity, Presence, Registration, Remembered,
-        SharedNetwork, View, said_by_cluster, slices_of,
+        Announcement, Cluster, Directory, EtcdConfig, Identity, Presence, Registration, Remotes,
+        SharedNetwork, Slice, View, said_by_cluster, slices_of,
     },
     config::Config,
     network::{Definition, Origin},
@@ -70,12 +70,14 @@ impl Membership {
         etcd: &EtcdConfig,
         config: &Config,
         state: &State,
+        remotes: &Remotes,
         view: &HostView,
     ) -> Result<Self> {
         let announced = announcement(config, state, view, None);
+        let known = remembered(&config.node.name, state, remotes);
         let me =
             Identity { node: config.node.name.clone(), id: state.facts().id.clone(), place: super::place()? };
-        let (directory, mut views) = Directory::open(etcd, me, &remembered(state), announced.clone())?;
+        let (directory, mut views) = Directory::open(etcd, me, &known, announced.clone())?;
         settle(&mut views, JOIN).await?;
         if views.borrow().may_return {
             // From before a restart of the machine, perhaps: that ends.
@@ -141,10 +143,14 @@ async fn settle(views: &mut watch::Receiver<Arc<View>>, patience: Duration) -> R
     }
 }
 
-/// The networks that the node knows, for when the store has nonsense about them.
-fn remembered(state: &State) -> Remembered {
-    let known = state.networks().filter_map(|state| {
-        let (network, slice) = (&state.network, state.slice()?);
+/// The networks and slices that the node knows, for when the store has nonsense about them.
+fn remembered(node: &str, state: &State, remotes: &Remotes) -> Cluster {
+    let mut cluster = Cluster::default();
+    let own = state.networks().filter_map(|state| Some((node, state.slice()?)));
+    let others =
+        remotes.iter().flat_map(|(name, remote)| remote.slices.iter().map(move |slice| (name, *slice)));
+    for (node, slice) in own.chain(others) {
+        let Some(network) = state.network_around(slice) else { continue };
         let shared = SharedNetwork {
             number: network.number,
             subnet: network.subnet,
@@ -155,9 +161,10 @@ fn remembered(state: &State) -> Remembered {
             mtu: network.mtu,
             big_tcp: network.big_tcp,
         };
-        Some((network.name.clone(), (shared, slice)))
-    });
-    known.collect()
+        cluster.networks.insert(network.name.clone(), shared);
+        cluster.slices.insert(slice, Slice { network: network.name.clone(), node: node.to_owned() });
+    }
+    cluster
 }
 
 /// Something of the cluster; never, where there is none.

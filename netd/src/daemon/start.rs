@@ -88,7 +88,7 @@ pub(super) async fn start(options: &Options) -> Result<Started> {
     let occupied = Occupied::observe(&nl, &state.facts().identity).await?;
     let mut remotes = Remotes::load(&records)?;
     let membership = match &config.cluster.etcd {
-        Some(etcd) => Some(Membership::join(etcd, &config, &state, &view).await?),
+        Some(etcd) => Some(Membership::join(etcd, &config, &state, &remotes, &view).await?),
         None => None,
     };
     let (removed, nodes) = match &membership {

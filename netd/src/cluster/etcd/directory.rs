@@ -1,9 +1,8 @@
 //! What the daemon holds of the task that talks to etcd.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use anyhow::{Result, anyhow};
-use ipnet::Ipv4Net;
 use tokio::{
     sync::{mpsc, oneshot, watch},
     time::timeout,
@@ -16,7 +15,7 @@ use super::{
     task::{Ask, Task},
 };
 use crate::{
-    cluster::{Announcement, SharedNetwork, View},
+    cluster::{Announcement, Cluster, SharedNetwork, View},
     network::Definition,
     request::Refusal,
 };
@@ -37,9 +36,6 @@ pub struct Identity {
     pub place: String,
 }
 
-/// The networks that a node knows from before, by name, with its slices of them.
-pub type Remembered = BTreeMap<String, (SharedNetwork, Ipv4Net)>;
-
 /// The way to the task that talks to etcd. When the last one is dropped, the task ends; the node's lease then goes on for
 /// its time, as its containers do.
 #[derive(Clone, Debug)]
@@ -50,17 +46,18 @@ pub struct Directory {
 }
 
 impl Directory {
-    /// Starts the task, which announces the node, and shows what it sees. Returns at once.
+    /// Starts the task, which announces the node, and shows what it sees. `remembered`: the networks and slices that the node
+    /// knows from before. Returns at once.
     ///
     /// # Errors
     /// A file of the configuration cannot be read.
     pub fn open(
         config: &EtcdConfig,
         me: Identity,
-        remembered: &Remembered,
+        remembered: &Cluster,
         announcement: Announcement,
     ) -> Result<(Self, watch::Receiver<Arc<View>>)> {
-        let memory = Model::of_memory(&me.node, remembered);
+        let memory = Model::of_memory(remembered);
         Self::start(config, me, memory, Some(announcement))
     }
 

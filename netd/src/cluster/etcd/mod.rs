@@ -20,7 +20,7 @@ mod task;
 
 pub use self::{
     config::{EtcdConfig, TlsFiles},
-    directory::{Directory, Identity, Remembered},
+    directory::{Directory, Identity},
 };
 
 #[cfg(test)]

@@ -133,18 +133,20 @@ impl Model {
         }
     }
 
-    /// What a node remembers of networks and of its own slices of them: what counts where etcd's records of these make no
+    /// What a node remembers of networks and of who has which slice of them: what counts where etcd's records of these make no
     /// sense.
-    pub(super) fn of_memory(node: &str, networks: &BTreeMap<String, (SharedNetwork, Ipv4Net)>) -> Self {
+    pub(super) fn of_memory(cluster: &Cluster) -> Self {
         let mut model = Self::default();
-        for (name, (network, slice)) in networks {
-            let record = SliceRecord { node: node.to_owned() };
-            let keys = [Key::Network(name.clone()), Key::Slice(name.clone(), *slice)];
-            let values = [serde_json::to_vec(network), serde_json::to_vec(&record)];
-            for (key, value) in keys.iter().zip(values) {
-                // Its own name is one, and its own networks are such as are read.
-                let _ = model.put(&key.to_string(), &value.unwrap_or_default(), Version::default());
-            }
+        let mut remember = |key: &Key, value: serde_json::Result<Vec<u8>>| {
+            // Records are structs of numbers and texts, which can all be written.
+            let _ = model.put(&key.to_string(), &value.unwrap_or_default(), Version::default());
+        };
+        for (name, network) in &cluster.networks {
+            remember(&Key::Network(name.clone()), serde_json::to_vec(network));
+        }
+        for (prefix, slice) in &cluster.slices {
+            let record = SliceRecord { node: slice.node.clone() };
+            remember(&Key::Slice(slice.network.clone(), *prefix), serde_json::to_vec(&record));
         }
         model
     }

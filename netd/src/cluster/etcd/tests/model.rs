@@ -110,14 +110,7 @@ fn a_network_is_what_it_was_when_all_is_read_anew() {
     let moved = network(7, "10.77.0.0/16", 24);
     let known =
         model(&[("networks/default", &default, 0), ("slices/default/10.88.1.0-24", r#"{"node":"one"}"#, 0)]);
-    let memory = Model::of_memory(
-        "one",
-        &[(
-            "default".to_owned(),
-            (known.cluster().0.networks["default"].clone(), "10.88.1.0/24".parse().unwrap()),
-        )]
-        .into(),
-    );
+    let memory = Model::of_memory(&known.cluster().0);
     let forgotten = {
         let mut model = known.clone();
         model.forget_ages();
