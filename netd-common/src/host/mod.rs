@@ -3,6 +3,7 @@
 
 pub mod build;
 pub mod cases;
+mod consistent;
 mod fragment_cases;
 mod frame;
 mod hairpin_error_cases;
@@ -14,6 +15,8 @@ mod memory;
 mod overlay_cases;
 mod published6_cases;
 mod published_cases;
+pub mod schedule;
+pub mod sync;
 
 pub use frame::Frame;
-pub use memory::Memory;
+pub use memory::{Memory, Repeatable};
