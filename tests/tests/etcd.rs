@@ -531,8 +531,8 @@ fn a_bad_record_costs_no_network() {
         let traffic = Traffic::start(&a, &b)?;
         let network = "/netd/v1/networks/default";
         let default = records.get(network).context("no record of the network")?;
-        let slices = records.keys().filter(|key| key.starts_with("/netd/v1/slices/default/"));
-        let slice = slices.last().context("no slice")?;
+        let mut slices = records.keys().filter(|key| key.starts_with("/netd/v1/slices/default/"));
+        let slice = slices.next_back().context("no slice")?;
         let aaa = "/netd/v1/networks/aaa";
         for (key, value) in [
             (aaa, default.replace("10.88.", "10.77.").replace("fd88:", "fd77:")),
