@@ -27,7 +27,8 @@ pub fn is_overlay<A>(config: &Config<A>, protocol: u8, port: Be16) -> bool {
     port == config.overlay_port && protocol == protocol::UDP && port != Be16::ZERO
 }
 
-/// Writes the headers around a packet that goes to a node, by its route.
+/// Writes the headers around a packet that goes to a node, by its route. The outer one has the inner one's traffic class: routers are to
+/// treat the packet alike (RFC 2983), and may tell of congestion (RFC 6040, normal mode).
 #[inline(always)]
 pub fn encapsulate<A: Addr, P: Packet, T: Tables<A>>(
     packet: &mut P,
@@ -39,8 +40,6 @@ pub fn encapsulate<A: Addr, P: Packet, T: Tables<A>>(
     let hash = packet.hash();
     let source = Be16::new(0xc000 | (hash ^ hash >> 16) as u16);
     let config = tables.config()?;
-    // All of it, as routers are to treat the packet the same (RFC 2983), and tell of congestion (RFC 6040, normal mode).
-    let class = class::of::<A, P>(packet, Ethernet::LEN)?;
     if let Some(node) = node.node.unmapped() {
         packet.encapsulate(false)?;
         let length = packet.len() - Ethernet::LEN;
@@ -49,6 +48,7 @@ pub fn encapsulate<A: Addr, P: Packet, T: Tables<A>>(
         if A::V6 {
             packet.set(Ethernet::ETHERTYPE, Ethernet::IPV4)?;
         }
+        let class = class::of::<A, P>(packet, UDP + INNER_IP)?;
         let ip = Ipv4::simple(class, id, length as u16, protocol::UDP, config.underlay4, node);
         packet.set(Ethernet::LEN, ip)?;
         wrap(packet, plan, UDP, source, length - Ipv4::LEN)
@@ -58,6 +58,7 @@ pub fn encapsulate<A: Addr, P: Packet, T: Tables<A>>(
         if !A::V6 {
             packet.set(Ethernet::ETHERTYPE, Ethernet::IPV6)?;
         }
+        let class = class::of::<A, P>(packet, UDP6 + INNER_IP)?;
         let ip = Ipv6::simple(class, length as u16, protocol::UDP, 64, config.underlay6, node.node);
         packet.set(Ethernet::LEN, ip)?;
         wrap(packet, plan, UDP6, source, length)

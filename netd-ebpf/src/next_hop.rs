@@ -102,46 +102,50 @@ pub(crate) fn send(skb: &mut Skb, ifindex: u32, via: &V6) -> i64 {
     if *via != V6::ZERO {
         return redirect_via(ifindex, via);
     }
-    if known == NOWHERE || is_nowhere(skb.context()) != 0 {
-        return refuse(skb);
+    if is_refused(skb.context(), known) != 0 {
+        return i64::from(TC_ACT_SHOT);
     }
     // SAFETY: without parameters, the helper looks up the next hop by the packet's destination.
     unsafe { bpf_redirect_neigh(ifindex, core::ptr::null_mut(), 0, 0) }
 }
 
-/// Drops a packet that no route is for. It has been counted as sent; here it is counted as dropped, against who sent it.
-#[inline(always)]
-fn refuse(skb: &Skb) -> i64 {
-    let from = Tables::<V4>::interface(&Maps, skb.hook().ifindex);
-    Maps.count_drop(Drop::NoRoute, from.map_or(NO_SLOT, |interface| interface.slot), skb.len());
-    i64::from(TC_ACT_SHOT)
-}
-
-/// Whether no route leads to a packet's destination: 1. Not asked, and 0, unless there was a packet like that just now.
+/// Whether no route leads to a packet's destination: 1, and the packet is counted as dropped, against who sent it (it has been counted as
+/// sent, too).
 ///
 /// A subprogram: what it needs of stack, all would pay for.
 #[inline(never)]
-fn is_nowhere(ctx: Context) -> u32 {
-    let Some(nowhere) = NO_ROUTE.get_ptr_mut(0) else { return 0 };
-    // SAFETY: the entry of this CPU, which no other program uses as long as this one runs, and plain data.
-    let nowhere = unsafe { &mut *nowhere };
-    let Some(turn) = NEXT_HOPS_TURN.get(0).copied() else { return 0 };
-    if nowhere.turn == 0 || nowhere.turn != turn || nowhere.time != now() {
+fn is_refused(ctx: Context, known: u32) -> u32 {
+    let skb = Skb::again(ctx);
+    if known != NOWHERE && !is_nowhere(&skb) {
         return 0;
     }
-    let skb = Skb::again(ctx);
+    let from = Tables::<V4>::interface(&Maps, skb.hook().ifindex);
+    Maps.count_drop(Drop::NoRoute, from.map_or(NO_SLOT, |interface| interface.slot), skb.len());
+    1
+}
+
+/// Asks for the route of a packet of which nothing is known; only if there was one just now that had none.
+#[inline(always)]
+fn is_nowhere(skb: &Skb) -> bool {
+    let Some(nowhere) = NO_ROUTE.get_ptr_mut(0) else { return false };
+    // SAFETY: the entry of this CPU, which no other program uses as long as this one runs, and plain data.
+    let nowhere = unsafe { &mut *nowhere };
+    let Some(turn) = NEXT_HOPS_TURN.get(0).copied() else { return false };
+    if nowhere.turn == 0 || nowhere.turn != turn || nowhere.time != now() {
+        return false;
+    }
     // SAFETY: plain data, for which zero is valid.
     nowhere.lookup = unsafe { core::mem::zeroed() };
     if skb.is_ipv6() {
-        let Some(ip) = skb.get::<Ipv6>(Ethernet::LEN) else { return 0 };
+        let Some(ip) = skb.get::<Ipv6>(Ethernet::LEN) else { return false };
         question6(&mut nowhere.lookup, &ip.source, &ip.destination);
     } else {
-        let Some(ip) = skb.get::<Ipv4>(Ethernet::LEN) else { return 0 };
+        let Some(ip) = skb.get::<Ipv4>(Ethernet::LEN) else { return false };
         question4(&mut nowhere.lookup, &ip.source, &ip.destination);
         // Routes may depend on it.
         nowhere.lookup.__bindgen_anon_2.tos = ip.tos & DSCP;
     }
-    u32::from(is_no_route(ask(ctx, &mut nowhere.lookup)))
+    is_no_route(ask(skb.context(), &mut nowhere.lookup))
 }
 
 /// The kernel's clock, in 2^SHIFT ticks.

@@ -249,7 +249,8 @@ fn link(name: &str) -> u32 {
     nix::net::if_::if_nametoindex(name).expect("the link that was just made")
 }
 
-fn ip(arguments: &[&str]) {
+/// Runs ip(8) in the calling thread's namespace.
+pub(crate) fn ip(arguments: &[&str]) {
     let done = Command::new("ip").args(arguments).status().expect("ip runs");
     assert!(done.success(), "ip {}", arguments.join(" "));
 }
