@@ -8,6 +8,7 @@ mod lock;
 mod membership;
 mod next_hops;
 mod owner;
+mod private;
 mod privileges;
 mod publish;
 mod purge;
