@@ -196,8 +196,8 @@ impl Before {
     /// # Errors
     /// As for [`forward_from_loopback`].
     pub fn stop_forwarding(&self) -> Result<()> {
-        let on = FAMILIES.iter().zip(self.forwarding).filter(|(_, before)| !before);
-        on.map(|(family, _)| forward(family, false)).collect()
+        let mut others = FAMILIES.iter().zip(self.forwarding).filter(|(_, before)| !before);
+        others.try_for_each(|(family, _)| forward(family, false))
     }
 }
 
