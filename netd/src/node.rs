@@ -28,6 +28,8 @@ pub struct HostView {
     pub uplink: Option<UplinkInfo>,
     /// Why there is no uplink although the configuration asks for it.
     pub problem: Option<String>,
+    /// Where there is no uplink: the index of the last one, while that is there.
+    pub last: Option<u32>,
     /// The host's addresses of both families, without those of the loopback ranges and link-local IPv6 ones.
     pub addresses: BTreeSet<IpAddr>,
     /// Whether this host has IPv6. Without it, networks are as if they had no IPv6 subnets.
@@ -37,14 +39,23 @@ pub struct HostView {
 }
 
 impl HostView {
-    /// Looks at the host. An uplink that is not as it is configured is no error here: it may come back.
+    /// Looks at the host; `last` is the index of the last uplink, if there was one. An uplink that is not as it is configured is no error here: it may come back.
     ///
     /// # Errors
     /// The kernel does not answer.
-    pub async fn observe(nl: &Netlink, node: &NodeConfig, cluster: &ClusterConfig) -> Result<Self> {
+    pub async fn observe(
+        nl: &Netlink,
+        node: &NodeConfig,
+        cluster: &ClusterConfig,
+        last: Option<u32>,
+    ) -> Result<Self> {
         let (uplink, problem) = match find_uplink(nl, node.uplink.as_deref(), wanted(node)).await {
             Ok(uplink) => (uplink, None),
             Err(error) => (None, Some(format!("{error:#}"))),
+        };
+        let last = match last.filter(|_| uplink.is_none()) {
+            Some(ifindex) => nl.link_by_index(ifindex).await?.map(|link| link.ifindex),
+            None => None,
         };
         let is_link_local =
             |address: &IpAddr| matches!(address, IpAddr::V6(address) if address.is_unicast_link_local());
@@ -53,7 +64,7 @@ impl HostView {
         let overhead = cluster.overhead(uplink.as_ref());
         // Gateways are on lo; endpoints' links are yet to be made.
         let ipv6 = has_ipv6("lo") && has_ipv6("default");
-        Ok(Self { uplink, problem, addresses: addresses.collect(), ipv6, overhead })
+        Ok(Self { uplink, problem, last, addresses: addresses.collect(), ipv6, overhead })
     }
 
     /// The MTU that links get if their network says nothing: the uplink's, or Ethernet's, less what an overlay needs.

@@ -17,7 +17,11 @@ mod sockets;
 mod syscall;
 mod types;
 
-use std::{collections::HashSet, net::Ipv4Addr, path::Path};
+use std::{
+    collections::HashSet,
+    net::{IpAddr, Ipv4Addr},
+    path::Path,
+};
 
 use anyhow::{Context as _, Result, anyhow, bail};
 use aya::{
@@ -44,7 +48,7 @@ pub use self::types::{
 };
 use self::{
     deny::DenyMaps,
-    family::v6,
+    family::{Family as _, v6},
     flows::Expiry,
     links::{Hook, XDP_UPLINK},
     maps::Maps,
@@ -155,10 +159,11 @@ impl Datapath {
     /// Tells the programs about the node.
     pub fn configure(&mut self, config: &NodeConfig) -> Result<()> {
         let uplink = config.uplink;
+        let [away, away6] = config.away;
         let address = uplink.map_or(V4(0), |uplink| v4(uplink.address));
         let address6 = uplink.and_then(|uplink| uplink.address6).map_or(V6([0; 4]), v6);
         let value = abi::Config {
-            uplink: uplink.map_or(0, |uplink| uplink.ifindex),
+            uplink: uplink.filter(|_| !away).map_or(0, |uplink| uplink.ifindex),
             address,
             underlay4: address,
             underlay6: address6,
@@ -173,7 +178,8 @@ impl Datapath {
             value;
         let value6 = abi::Config {
             address: address6,
-            uplink,
+            // What other nodes get in VXLAN needs no IPv6 address here.
+            uplink: if away6 && overlay == 0 { 0 } else { uplink },
             underlay4,
             underlay6,
             first_port,
@@ -186,6 +192,22 @@ impl Datapath {
         self.maps.v6.config.set(0, value6, 0).context("writing the node's entry to map CONFIG6")?;
         self.config = Some(*config);
         Ok(())
+    }
+
+    /// The uplink and its MTU as the programs know them from a daemon before this one; none: they know of no address, or are attached
+    /// to no uplink.
+    pub fn pinned_uplink(&self) -> Result<Option<(Uplink, u32)>> {
+        let v4 = self.maps.v4.config.get(&0, 0).context("reading map CONFIG4")?;
+        let v6 = self.maps.v6.config.get(&0, 0).context("reading map CONFIG6")?;
+        let links = self.pins.links()?;
+        let link = links.iter().find(|(_, hook)| *hook == Hook::Uplink).map(|(ifindex, _)| *ifindex);
+        let (Some(ifindex), IpAddr::V4(address)) = (link, v4.address.ip()) else { return Ok(None) };
+        let address6 = match v6.address.ip() {
+            IpAddr::V6(address) if !address.is_unspecified() => Some(address),
+            _ => None,
+        };
+        let known = !address.is_unspecified();
+        Ok(known.then_some((Uplink { ifindex, address, address6 }, v4.mtu)))
     }
 
     /// Attaches the uplink's program, or replaces what is attached. Idempotent. Detaches from any other uplink.

@@ -1,6 +1,10 @@
 //! The task that owns the state: requests, the kernel's announcements and the clock come to it one at a time.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    time::Duration,
+};
 
 use anyhow::{Error, Result};
 use tokio::{
@@ -38,6 +42,9 @@ const LOOK: Duration = Duration::from_secs(30);
 /// How long after a change of the host's network it is looked at: what comes in quick succession is one change.
 const SETTLE: Duration = Duration::from_millis(200);
 
+/// How long the flows of an address are kept that the host has lost: it may come back.
+const AWAY: Duration = Duration::from_secs(30);
+
 /// The owner of the state.
 pub(super) struct Owner {
     pub(super) config: Config,
@@ -57,6 +64,8 @@ pub(super) struct Owner {
     pub(super) pending: Vec<Change>,
     /// What went wrong beside endpoints when it was last tried; one line for each task.
     pub(super) troubles: BTreeMap<&'static str, String>,
+    /// Addresses of flows' that the host has lost, and until when they may come back.
+    pub(super) away: BTreeMap<IpAddr, Instant>,
 }
 
 impl Owner {
@@ -105,8 +114,9 @@ impl Owner {
                     // On a task of its own: it grows with the host's network, and nobody waits for it.
                     let (nl, config, views) =
                         (self.kernel.netlink().clone(), self.config.clone(), views.clone());
+                    let last = self.kernel.last_uplink();
                     tokio::spawn(async move {
-                        let _ = views.send(look(&nl, &config).await).await;
+                        let _ = views.send(look(&nl, &config, last).await).await;
                     });
                 },
                 Some(view) = observed.recv() => {
@@ -116,6 +126,7 @@ impl Owner {
                 news = news(&mut self.membership) => self.take_in(news).await,
                 () = time::sleep_until(listen_at) => listen_at = self.listen().await,
                 () = time::sleep_until(expire_at) => expire_at = self.expire(),
+                () = sleep_until(self.away.values().min().copied()) => self.forget_addresses(),
                 () = sleep_until(promote_at) => promote_at = self.promote(),
                 _ = ticks.tick() => {
                     self.tick().await;
@@ -133,9 +144,13 @@ impl Owner {
             match event {
                 Event::LinkRemoved(ifindex) => {
                     lost.extend(self.kernel.owner(*ifindex).map(str::to_owned));
-                    changed |= self.view.uplink.as_ref().is_some_and(|uplink| uplink.ifindex == *ifindex);
+                    changed |= self.kernel.last_uplink() == Some(*ifindex);
                 }
-                Event::LinkAdded(..) => {}
+                Event::LinkAdded(ifindex, name) => {
+                    if let Err(error) = self.kernel.expect_uplink(*ifindex, name) {
+                        debug!("{name} may become the uplink: {error:#}");
+                    }
+                }
                 Event::HostChanged => changed = true,
                 Event::Lost => {
                     changed = true;
@@ -218,10 +233,27 @@ impl Owner {
             log_uplink(&self.view);
         }
         self.apply_view().await;
-        // An address that is only without its route, say while the cable is out, keeps its flows.
-        let addresses = old.uplink.into_iter().flat_map(|uplink| uplink.addresses());
-        for address in addresses.filter(|address| !self.view.addresses.contains(address)) {
-            self.kernel.forget_address(address);
+        self.away.retain(|address, _| !self.view.addresses.contains(address));
+        self.expect_back(old.addresses.difference(&self.view.addresses).copied().collect());
+    }
+
+    /// Keeps the flows of addresses that the host has lost, for a while.
+    pub(super) fn expect_back(&mut self, addresses: BTreeSet<IpAddr>) {
+        let until = Instant::now() + AWAY;
+        for address in addresses {
+            self.away.entry(address).or_insert(until);
+        }
+    }
+
+    /// Removes the flows of addresses that have not come back.
+    fn forget_addresses(&mut self) {
+        let now = Instant::now();
+        let late: Vec<IpAddr> =
+            self.away.iter().filter(|(_, until)| **until <= now).map(|(address, _)| *address).collect();
+        for address in late {
+            self.away.remove(&address);
+            let forgotten = block_in_place(|| self.kernel.forget_address(address, &self.view));
+            self.note("addresses that are gone", forgotten);
         }
     }
 
@@ -338,6 +370,6 @@ async fn sleep_until(time: Option<Instant>) {
 }
 
 /// Looks at the host's network.
-async fn look(nl: &Netlink, config: &Config) -> Result<(HostView, HostRoutes)> {
-    Ok((HostView::observe(nl, &config.node, &config.cluster).await?, host_routes(nl).await?))
+async fn look(nl: &Netlink, config: &Config, last: Option<u32>) -> Result<(HostView, HostRoutes)> {
+    Ok((HostView::observe(nl, &config.node, &config.cluster, last).await?, host_routes(nl).await?))
 }

@@ -83,7 +83,7 @@ pub(super) async fn start(options: &Options) -> Result<Started> {
 
     // Here an uplink that is not as it is configured is an error, unlike later.
     find_uplink(&nl, config.node.uplink.as_deref(), wanted(&config.node)).await?;
-    let mut view = HostView::observe(&nl, &config.node, &config.cluster).await?;
+    let mut view = HostView::observe(&nl, &config.node, &config.cluster, None).await?;
     let occupied = Occupied::observe(&nl, &state.facts().identity).await?;
     let mut remotes = Remotes::load(&records)?;
     let membership = match &config.cluster.etcd {
@@ -144,6 +144,7 @@ pub(super) async fn start(options: &Options) -> Result<Started> {
     let mut kernel = Reconciler::new(nl, datapath, identity, config.nat, transport, remotes);
     let (lo, hi) = config.nat.ports;
     reserve_ports(lo, hi)?;
+    kernel.take_over_uplink(&mut view).await?;
     let broken = kernel.converge(&state, &view).await?;
     for (name, error) in &broken {
         warn!("endpoint {name}: {error:#}");
@@ -160,7 +161,10 @@ pub(super) async fn start(options: &Options) -> Result<Started> {
         broken,
         pending: Vec::new(),
         troubles: Default::default(),
+        away: Default::default(),
     };
+    let away = owner.kernel.addresses_away(&owner.state, &owner.view)?;
+    owner.expect_back(away);
     let attached = owner.kernel.attach_sockets();
     owner.note("published ports, for the host's own sockets", attached);
     owner.hold_ports();

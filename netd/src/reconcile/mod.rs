@@ -7,6 +7,7 @@ mod carrier;
 mod deny;
 mod host;
 mod nodes;
+mod uplink;
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
@@ -50,7 +51,9 @@ pub struct Reconciler {
     by_ifindex: HashMap<u32, String>,
     /// Links whose program may be moved to a faster hook.
     to_promote: Vec<u32>,
-    /// The addresses that all flows of each family are translated to; at the start, one does not know.
+    /// The uplink as the programs know it.
+    uplink: Option<uplink::Known>,
+    /// The addresses that all masqueraded flows of each family are translated to; at the start, one does not know.
     translated: [Option<IpAddr>; 2],
 }
 
@@ -88,6 +91,7 @@ impl Reconciler {
             live,
             by_ifindex,
             to_promote: Vec::new(),
+            uplink: None,
             translated: [None; 2],
         }
     }
