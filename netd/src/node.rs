@@ -13,7 +13,7 @@ use crate::{
     cluster::ClusterConfig,
     config::NodeConfig,
     endpoint,
-    ipam::{gateway, gateway6},
+    ipam::gateway_of,
     netlink::{Link, Netlink, UplinkInfo, Wanted, find_uplink, has_ipv6},
     network::any_overlap,
 };
@@ -137,10 +137,7 @@ impl Occupied {
     #[must_use]
     pub fn holder(&self, subnet: IpNet) -> Option<&str> {
         // The gateway's address on lo is what netd itself puts there.
-        let own = IpNet::from(match subnet {
-            IpNet::V4(subnet) => IpAddr::from(gateway(subnet)),
-            IpNet::V6(subnet) => IpAddr::from(gateway6(subnet)),
-        });
+        let own = IpNet::from(gateway_of(subnet));
         self.0
             .iter()
             .find(|holder| any_overlap(holder.prefix, subnet) && !(holder.loopback && holder.prefix == own))
@@ -148,11 +145,10 @@ impl Occupied {
     }
 }
 
-/// Whether a link is one that netd made for this state directory.
+/// Whether a link is one that netd made for this state directory. Its alias says so, whatever it is called.
 #[must_use]
 pub fn is_own(link: &Link, identity: &str) -> bool {
-    link.name.starts_with(endpoint::PREFIX)
-        && link.alias.as_deref().is_some_and(|alias| alias.starts_with(&endpoint::alias_prefix(identity)))
+    link.alias.as_deref().is_some_and(|alias| alias.starts_with(&endpoint::alias_prefix(identity)))
 }
 
 /// Says in the log how the uplink is, when that has changed.

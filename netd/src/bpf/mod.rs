@@ -273,15 +273,29 @@ impl Datapath {
         Ok(())
     }
 
-    /// Moves what an endpoint sends to a faster hook, if this kernel has it and that has not been done yet (`links.rs`). Takes some
-    /// 10 ms; whether there was anything to do.
+    /// Moves an endpoint's programs to hooks that are faster, and that nobody takes away with a qdisc, if this kernel has them and
+    /// that has not been done yet (`links.rs`). Takes some 10 ms for each; whether there was anything to do.
     pub fn promote_endpoint(&mut self, ifindex: u32) -> Result<bool> {
-        let hook = Hook::Ingress;
-        if Attachment::of_this_kernel() != Attachment::Tcx || self.pins.is_link(ifindex, hook) {
-            return Ok(false);
+        let mut moved = false;
+        for hook in [Hook::Ingress, Hook::Egress] {
+            if Attachment::of_this_kernel() == Attachment::Tcx && !self.pins.is_link(ifindex, hook) {
+                links::promote(&mut self.programs, &self.pins, ifindex, hook)?;
+                moved = true;
+            }
         }
-        links::promote(&mut self.programs, &self.pins, ifindex, hook)?;
-        Ok(true)
+        Ok(moved)
+    }
+
+    /// Puts those filters of an interface back that should be there. Whether any should: links are nobody's to take away.
+    pub fn put_back(&mut self, ifindex: u32) -> Result<bool> {
+        let mut filters = false;
+        for (_, hook) in self.pins.links()?.into_iter().filter(|(at, _)| *at == ifindex) {
+            if !self.pins.is_link(ifindex, hook) {
+                links::attach(&mut self.programs, &self.pins, ifindex, hook)?;
+                filters = true;
+            }
+        }
+        Ok(filters)
     }
 
     /// Writes what the programs know of who sends from an endpoint's link.
@@ -376,6 +390,13 @@ impl Datapath {
         v6.change(&mut self.maps.v6.routes, routes)
     }
 
+    /// The subnets of the networks that the programs know of.
+    pub fn pinned_networks(&self) -> Result<Vec<IpNet>> {
+        let mut found = routes::networks(&self.maps.v4.routes)?;
+        found.extend(routes::networks(&self.maps.v6.routes)?);
+        Ok(found)
+    }
+
     /// The loaded programs.
     pub fn programs(&self) -> Result<Vec<ProgramStatus>> {
         let links = self.pins.links()?;
@@ -403,7 +424,7 @@ impl Datapath {
     /// The names of what holds a program on its interfaces.
     fn hooks(&self, hook: Hook, links: &[(u32, Hook)]) -> &'static str {
         let usual = self.pins.attachment(hook).label();
-        if hook != Hook::Ingress || usual == Attachment::Tcx.label() {
+        if !hook.is_endpoints() || usual == Attachment::Tcx.label() {
             return usual;
         }
         let own = || links.iter().filter(|(_, at)| *at == hook);

@@ -14,11 +14,11 @@ const RESERVED: &str = "/proc/sys/net/ipv4/ip_local_reserved_ports";
 const LONGEST: usize = 256 * 1024;
 
 /// Adds `lo` to `hi` (inclusive) to `net.ipv4.ip_local_reserved_ports` of the calling thread's namespace: the kernel no
-/// longer gives these ports to sockets that ask for any. What is reserved already stays.
+/// longer gives these ports to sockets that ask for any. What is reserved already stays. Returns whether something had to be changed.
 ///
 /// # Errors
 /// `lo` is above `hi` or is 0, or the setting cannot be read or written.
-pub fn reserve_ports(lo: u16, hi: u16) -> Result<()> {
+pub fn reserve_ports(lo: u16, hi: u16) -> Result<bool> {
     change(lo, hi, Ports::add).with_context(|| format!("reserving ports {lo}-{hi} in {RESERVED}"))
 }
 
@@ -28,7 +28,8 @@ pub fn reserve_ports(lo: u16, hi: u16) -> Result<()> {
 /// # Errors
 /// As for [`reserve_ports`].
 pub fn release_ports(lo: u16, hi: u16) -> Result<()> {
-    change(lo, hi, Ports::remove).with_context(|| format!("releasing ports {lo}-{hi} in {RESERVED}"))
+    let changed = change(lo, hi, Ports::remove);
+    changed.map(drop).with_context(|| format!("releasing ports {lo}-{hi} in {RESERVED}"))
 }
 
 /// Whether links of the calling thread's namespace have IPv6: `interface` (`default`: those that are yet to be made) is not
@@ -41,11 +42,12 @@ pub fn has_ipv6(interface: &str) -> bool {
 
 /// Makes the loopback interface of the calling thread's namespace a forwarding one, without which `bpf_fib_lookup` says nothing of the
 /// routes of the host's own packets. It forwards no more by that: what comes from there is the host's own, or goes to it.
-/// `on`: false: it becomes what the host's other interfaces are.
+/// `on`: false: it becomes what the host's other interfaces are. Returns whether something had to be changed.
 ///
 /// # Errors
 /// The setting cannot be read or written.
-pub fn forward_from_loopback(on: bool) -> Result<()> {
+pub fn forward_from_loopback(on: bool) -> Result<bool> {
+    let mut changed = false;
     for family in ["ipv4", "ipv6"] {
         let path = |interface: &str| format!("/proc/sys/net/{family}/conf/{interface}/forwarding");
         let (own, all) = (path("lo"), path("all"));
@@ -60,12 +62,13 @@ pub fn forward_from_loopback(on: bool) -> Result<()> {
         let old = fs::read_to_string(&own).with_context(|| format!("reading {own}"))?;
         if old.trim() != value {
             fs::write(&own, &value).with_context(|| format!("writing {value} to {own}"))?;
+            changed = true;
         }
     }
-    Ok(())
+    Ok(changed)
 }
 
-fn change(lo: u16, hi: u16, how: impl FnOnce(&mut Ports, u16, u16)) -> Result<()> {
+fn change(lo: u16, hi: u16, how: impl FnOnce(&mut Ports, u16, u16)) -> Result<bool> {
     if lo == 0 || lo > hi {
         bail!("{lo}-{hi} is not a range of ports");
     }
@@ -76,7 +79,7 @@ fn change(lo: u16, hi: u16, how: impl FnOnce(&mut Ports, u16, u16)) -> Result<()
         // Even an empty list needs a line: a write of nothing changes nothing.
         fs::write(RESERVED, format!("{after}\n"))?;
     }
-    Ok(())
+    Ok(after != before)
 }
 
 fn read() -> Result<String> {
@@ -197,8 +200,8 @@ mod tests {
         isolated("reserved_and_released", || async {
             let list = || Ok::<_, anyhow::Error>(read()?.trim().to_owned());
             assert_eq!(list()?, "");
-            reserve_ports(49152, 65535)?;
-            reserve_ports(49152, 65535)?;
+            assert!(reserve_ports(49152, 65535)?);
+            assert!(!reserve_ports(49152, 65535)?);
             assert_eq!(list()?, "49152-65535");
             release_ports(49152, 65535)?;
             release_ports(49152, 65535)?;

@@ -20,11 +20,22 @@ impl Reconciler {
     /// Makes the host itself reach an endpoint.
     pub(super) async fn add_route(&self, entry: &bpf::Endpoint) -> Result<()> {
         // IPv4 last: it is what says that all is there.
-        for (address, gateway) in entry.addresses().collect::<Vec<_>>().into_iter().rev() {
+        for (address, gateway) in self.addresses_of(entry).collect::<Vec<_>>().into_iter().rev() {
             self.nl.add_neighbour(entry.ifindex, address, entry.mac.0).await?;
             self.nl.add_route(&host_route(address, gateway, entry.ifindex)).await?;
         }
         Ok(())
+    }
+
+    /// An endpoint's addresses that the host itself can have routes to, each with its gateway.
+    fn addresses_of<'a>(&'a self, entry: &bpf::Endpoint) -> impl Iterator<Item = (IpAddr, IpAddr)> + use<'a> {
+        let all: Vec<_> = entry.addresses().collect();
+        all.into_iter().filter(|(address, _)| self.ipv6 || address.is_ipv4())
+    }
+
+    /// Whether the host has its routes to an endpoint.
+    pub(super) fn has_routes(&self, routes: &HostRoutes, entry: &bpf::Endpoint) -> bool {
+        self.addresses_of(entry).all(|(address, _)| routes.contains(&(address, entry.ifindex)))
     }
 
     /// Puts routes to endpoints back that are not there: the kernel drops them when their link is set down, or when the
@@ -35,10 +46,15 @@ impl Reconciler {
     pub async fn restore_routes(&self, routes: &HostRoutes) -> Result<()> {
         let mut result = Ok(());
         for (name, entry) in &self.live {
-            if has_routes(routes, entry) {
+            if self.has_routes(routes, entry) {
                 continue;
             }
-            match self.add_route(entry).await {
+            // Where the link was set down, it is to be up again.
+            let restored = match self.nl.set_up(entry.ifindex).await {
+                Ok(()) => self.add_route(entry).await,
+                down => down,
+            };
+            match restored {
                 Ok(()) => debug!("the host's route to endpoint {name} is there again"),
                 // Its link has gone since the routes were read; that is announced on its own.
                 Err(error) if is_gone(&error) => {}
@@ -158,11 +174,6 @@ pub async fn remove_gateways(nl: &Netlink, network: &Network) -> Result<()> {
 /// The kernel refuses.
 pub async fn remove_gateway(nl: &Netlink, gateway: IpAddr) -> Result<()> {
     nl.del_address(LOOPBACK, gateway.into()).await.map(drop)
-}
-
-/// Whether the host has its routes to an endpoint.
-pub(super) fn has_routes(routes: &HostRoutes, entry: &bpf::Endpoint) -> bool {
-    entry.addresses().all(|(address, _)| routes.contains(&(address, entry.ifindex)))
 }
 
 /// How the host itself reaches an endpoint: from the gateway's address, which the container always answers to.
