@@ -3,10 +3,13 @@
 use std::{
     collections::{BTreeMap, HashMap},
     hash::{BuildHasherDefault, DefaultHasher, Hash},
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
 };
 
-use super::sync::{Table, Value};
+use super::{
+    schedule,
+    sync::{Table, Value},
+};
 use crate::{
     Addr, Common, Drop, Tables, V4, V6, Way,
     abi::{
@@ -19,6 +22,12 @@ use crate::{
     wire::{Be16, protocol},
     xdp_uplink::DenyList,
 };
+
+/// Entries whose memory is kept for others.
+const SPARE: usize = 8;
+
+/// Rounds of a loop while orders are explored.
+const ROUNDS: u32 = 3;
 
 /// A hash map that has the same order in each run.
 pub type Repeatable<K, V> = HashMap<K, V, BuildHasherDefault<DefaultHasher>>;
@@ -38,6 +47,9 @@ pub struct Memory<A> {
     pub routes: Vec<(A, A, Arc<Route>)>,
     /// The flow table.
     pub flows: Table<Repeatable<Tuple<A>, Arc<Flow<A>>>>,
+    /// The memory of the entries that were removed last: as in the kernel, the next one to be added gets it at once, while others may
+    /// still look at what was there. Here, where all that does not change in an entry is the same.
+    pub spare: Mutex<Vec<Arc<Flow<A>>>>,
     /// Entries that it has room for.
     pub max_flows: usize,
     /// Flows of each slot.
@@ -79,6 +91,7 @@ impl<A> Default for Memory<A> {
             endpoints: HashMap::new(),
             routes: Vec::new(),
             flows: Table::default(),
+            spare: Mutex::default(),
             max_flows: 1 << 20,
             flow_counts: Table::default(),
             ports: Table::default(),
@@ -130,6 +143,21 @@ impl<A: Addr + Hash> Memory<A> {
             self.flow(tuple).is_some_and(|flow| flow::remove(self, tuple, &flow, now, when))
         };
         tuples.iter().filter(remove).count()
+    }
+
+    /// An entry in the memory of another that is gone.
+    fn in_spare(&self, flow: Flow<A>) -> Arc<Flow<A>> {
+        let fixed = |flow: &Flow<A>| (flow.slot, flow.address, flow.port, flow.flags);
+        let mut spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(index) = spare.iter().rposition(|old| fixed(old) == fixed(&flow)) else {
+            return Arc::new(flow);
+        };
+        let memory = spare.remove(index);
+        schedule::in_one_step(|| {
+            memory.state.set(flow.state.get());
+            memory.seen.set(flow.seen.get());
+        });
+        memory
     }
 
     /// What the daemon does where a port is no longer published: takes out the port first, then its flows.
@@ -197,6 +225,8 @@ impl<A: Addr + Hash> Common for Memory<A> {
     }
 
     fn repeat<S>(times: u32, step: extern "C" fn(u32, &mut S) -> i64, state: &mut S) {
+        // Of hundreds of rounds there are too many orders.
+        let times = if schedule::is_running() { times.min(ROUNDS) } else { times };
         let _ = (0..times).any(|round| step(round, state) != 0);
     }
 
@@ -282,12 +312,18 @@ impl<A: Addr + Hash> Tables<A> for Memory<A> {
         if flows.len() >= self.max_flows {
             return Err(Add::Full);
         }
-        flows.insert(*tuple, Arc::new(flow));
+        flows.insert(*tuple, self.in_spare(flow));
         Ok(())
     }
 
     fn flow_remove(&self, tuple: &Tuple<A>) {
-        self.flows.borrow_mut().remove(tuple);
+        if let Some(flow) = self.flows.borrow_mut().remove(tuple) {
+            let mut spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner);
+            if spare.len() == SPARE {
+                spare.remove(0);
+            }
+            spare.push(flow);
+        }
     }
 
     fn port(&self, key: &PortKey<A>) -> Option<Arc<Port<A>>> {

@@ -106,6 +106,8 @@ impl Owner {
         problems.extend(self.held.taken.values().map(|why| format!("published {why}")));
         problems.extend(self.view.problem.clone());
         problems.extend(self.membership.iter().flat_map(|membership| membership.problems.clone()));
+        let remotes = self.kernel.remotes();
+        problems.extend(self.view.uplink.iter().flat_map(|uplink| remotes.misplaced(&self.state, uplink)));
         problems.extend(self.troubles.iter().map(|(task, error)| format!("{task}: {error}")));
         Ok(Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
