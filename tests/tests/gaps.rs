@@ -98,9 +98,7 @@ impl Streams {
 
 /// Waits until the daemon says that there is an uplink, or none.
 fn uplink_is(site: &Site, there: bool) -> Result<()> {
-    eventually("netd sees the uplink come or go", SOON, || {
-        Ok(site.host.json(["status", "--json"])?["uplink"].is_null() != there)
-    })
+    eventually("netd sees the uplink come or go", SOON, || Ok(site.status()?["uplink"].is_null() != there))
 }
 
 #[test]

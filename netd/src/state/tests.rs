@@ -113,7 +113,7 @@ fn endpoints_that_are_gone_need_not_fit() {
     }
     let records = records(&committed);
     let facts = || State::facts_of(&records).unwrap().unwrap();
-    let slice = || Share::Fixed(vec!["10.88.128.0/24".parse().unwrap()]);
+    let slice = || Share::Fixed(vec!["10.88.0.128/25".parse().unwrap()]);
     let error = State::load(&records, facts(), slice(), |_| true).unwrap_err();
     assert!(format!("{error:#}").contains("endpoint `a` of the stored state"), "{error:#}");
     let (loaded, changes) = State::load(&records, facts(), slice(), |_| false).unwrap();
