@@ -5,6 +5,7 @@ mod deny;
 mod flows;
 mod handle;
 mod lock;
+mod looks;
 mod membership;
 mod next_hops;
 mod owner;

@@ -21,7 +21,7 @@ use crate::{
     node::is_own,
     reconcile::{delete_link, remove_gateway},
     state::State,
-    store::{Kind, REDB_FILE, Record, RedbStore, Store},
+    store::{Kind, REDB_FILE, REDB_FRESH, Record, RedbStore, Store},
 };
 
 /// Removes links, routes, gateways, pins, the port reservation, the socket and the state, whatever of it is there.
@@ -104,6 +104,7 @@ pub async fn purge(options: &Options) -> Result<()> {
     }
     if state_lock.is_some() {
         errors.extend(remove_file(&state_dir.join(REDB_FILE)).err());
+        errors.extend(remove_file(&state_dir.join(REDB_FRESH)).err());
         errors.extend(remove_file(&state_dir.join(lock::FILE)).err());
         errors.extend(remove_directory(state_dir).err());
     }

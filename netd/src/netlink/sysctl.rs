@@ -16,11 +16,11 @@ const RESERVED: &str = "/proc/sys/net/ipv4/ip_local_reserved_ports";
 const LONGEST: usize = 256 * 1024;
 
 /// Adds `lo` to `hi` (inclusive) to `net.ipv4.ip_local_reserved_ports` of the calling thread's namespace: the kernel no
-/// longer gives these ports to sockets that ask for any. What is reserved already stays.
+/// longer gives these ports to sockets that ask for any. What is reserved already stays. Returns whether something had to be changed.
 ///
 /// # Errors
 /// `lo` is above `hi` or is 0, or the setting cannot be read or written.
-pub fn reserve_ports(lo: u16, hi: u16) -> Result<()> {
+pub fn reserve_ports(lo: u16, hi: u16) -> Result<bool> {
     change(lo, hi, Ports::add).with_context(|| format!("reserving ports {lo}-{hi} in {RESERVED}"))
 }
 
@@ -30,7 +30,8 @@ pub fn reserve_ports(lo: u16, hi: u16) -> Result<()> {
 /// # Errors
 /// As for [`reserve_ports`].
 fn release_ports(lo: u16, hi: u16) -> Result<()> {
-    change(lo, hi, Ports::remove).with_context(|| format!("releasing ports {lo}-{hi} in {RESERVED}"))
+    let changed = change(lo, hi, Ports::remove);
+    changed.map(drop).with_context(|| format!("releasing ports {lo}-{hi} in {RESERVED}"))
 }
 
 /// Whether links of the calling thread's namespace have IPv6: `interface` (`default`: those that are yet to be made) is not
@@ -43,18 +44,19 @@ pub fn has_ipv6(interface: &str) -> bool {
 
 /// Makes the loopback interface of the calling thread's namespace a forwarding one, without which `bpf_fib_lookup` says nothing of the
 /// routes of the host's own packets. It forwards no more by that: what comes from there is the host's own, or goes to it.
-/// `on`: false: it becomes what the host's other interfaces are.
+/// Returns whether something had to be changed.
 ///
 /// # Errors
 /// The setting cannot be read or written.
-pub fn forward_from_loopback(on: bool) -> Result<()> {
-    FAMILIES.iter().try_for_each(|family| forward(family, on))
+pub fn forward_from_loopback() -> Result<bool> {
+    FAMILIES.iter().try_fold(false, |changed, family| Ok(forward(family, true)? || changed))
 }
 
-fn forward(family: &str, on: bool) -> Result<()> {
+/// `on`: false: it becomes what the host's other interfaces are.
+fn forward(family: &str, on: bool) -> Result<bool> {
     let (own, all) = (forwarding(family, "lo"), forwarding(family, "all"));
     if !Path::new(&own).exists() {
-        return Ok(());
+        return Ok(false);
     }
     let value = if on {
         "1".to_owned()
@@ -62,17 +64,18 @@ fn forward(family: &str, on: bool) -> Result<()> {
         fs::read_to_string(&all).with_context(|| format!("reading {all}"))?.trim().to_owned()
     };
     let old = fs::read_to_string(&own).with_context(|| format!("reading {own}"))?;
-    if old.trim() != value {
+    let changes = old.trim() != value;
+    if changes {
         fs::write(&own, &value).with_context(|| format!("writing {value} to {own}"))?;
     }
-    Ok(())
+    Ok(changes)
 }
 
 fn forwarding(family: &str, interface: &str) -> String {
     format!("/proc/sys/net/{family}/conf/{interface}/forwarding")
 }
 
-fn change(lo: u16, hi: u16, how: impl FnOnce(&mut Ports, u16, u16)) -> Result<()> {
+fn change(lo: u16, hi: u16, how: impl FnOnce(&mut Ports, u16, u16)) -> Result<bool> {
     if lo == 0 || lo > hi {
         bail!("{lo}-{hi} is not a range of ports");
     }
@@ -83,7 +86,7 @@ fn change(lo: u16, hi: u16, how: impl FnOnce(&mut Ports, u16, u16)) -> Result<()
         // Even an empty list needs a line: a write of nothing changes nothing.
         fs::write(RESERVED, format!("{after}\n"))?;
     }
-    Ok(())
+    Ok(after != before)
 }
 
 fn read() -> Result<String> {
@@ -197,7 +200,7 @@ impl Before {
     /// As for [`forward_from_loopback`].
     pub fn stop_forwarding(&self) -> Result<()> {
         let mut others = FAMILIES.iter().zip(self.forwarding).filter(|(_, before)| !before);
-        others.try_for_each(|(family, _)| forward(family, false))
+        others.try_for_each(|(family, _)| forward(family, false).map(drop))
     }
 }
 
@@ -259,8 +262,8 @@ mod tests {
         isolated("reserved_and_released", || async {
             let list = || Ok::<_, anyhow::Error>(read()?.trim().to_owned());
             assert_eq!(list()?, "");
-            reserve_ports(49152, 65535)?;
-            reserve_ports(49152, 65535)?;
+            assert!(reserve_ports(49152, 65535)?);
+            assert!(!reserve_ports(49152, 65535)?);
             assert_eq!(list()?, "49152-65535");
             release_ports(49152, 65535)?;
             release_ports(49152, 65535)?;
@@ -306,7 +309,7 @@ mod tests {
                 }
                 paths.iter().zip(on).try_for_each(|(path, on)| fs::write(path, on))?;
                 let before = Before::observe()?;
-                forward_from_loopback(true)?;
+                forward_from_loopback()?;
                 before.stop_forwarding()?;
                 let after = paths.each_ref().map(|path| fs::read_to_string(path).unwrap_or_default());
                 assert_eq!(after.each_ref().map(|on| on.trim()), on);
