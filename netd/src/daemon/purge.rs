@@ -64,6 +64,8 @@ pub async fn purge(options: &Options) -> Result<()> {
     let mut identities = BTreeSet::from([identity(state_dir)?]);
     identities.extend(facts.as_ref().map(|facts| facts.identity.clone()));
     errors.extend(links(&nl, &identities, &mut gateways).await.err());
+    let has_pins = fs::read_dir(&options.bpffs_dir).is_ok_and(|mut pins| pins.next().is_some());
+    let was_here = state_dir.join(REDB_FILE).exists() || has_pins || !gateways.is_empty();
     let stored = records.iter().filter(|record| record.kind == Kind::Network);
     let stored = stored.filter_map(|record| record.read::<Network>().ok());
     let configured = config.iter().flat_map(|config| config.networks.values().cloned());
@@ -85,7 +87,7 @@ pub async fn purge(options: &Options) -> Result<()> {
         // Settings begin anew with each boot, and in this one netd has changed none.
         Some(_) => {}
         // What it was before is lost: then as if it had been nothing.
-        None if state_dir.join(REDB_FILE).exists() => {
+        None if was_here => {
             let ports = config.map_or(NatConfig::default().ports, |config| config.nat.ports);
             errors.extend(Before::default().release_ports(ports.0, ports.1).err());
             errors.extend(Before::default().stop_forwarding().err());
