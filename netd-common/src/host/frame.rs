@@ -54,7 +54,7 @@ impl Frame {
     pub fn is_sum_right(&self) -> bool {
         let now = sum(self.bytes.get(14..).unwrap_or_default());
         // One's complement has two zeros.
-        self.sum.is_none_or(|sum| checksum::fold(checksum::diff(sum, now)) % 0xffff == 0)
+        self.sum.is_none_or(|sum| checksum::fold(checksum::diff(sum, now)).is_multiple_of(0xffff))
     }
 
     fn is_in_reach(&self, offset: u32, size: usize) -> bool {
