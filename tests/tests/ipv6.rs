@@ -214,7 +214,21 @@ fn a_container_without_ipv6() {
         let b = site.container("b")?;
         reach(&b.namespace, plain.address, b.address)?;
         reach(&namespace, site.world.address, site.host.address)?;
-        unreachable(&b.namespace, "fd88::2".parse::<Ipv6Addr>()?)
+        unreachable(&b.namespace, "fd88::2".parse::<Ipv6Addr>()?)?;
+        // Nor is there IPv6 on a link that is too small for it, as that of a small uplink is.
+        site.host.namespace.ip(["link set eth0 mtu 1279"])?;
+        eventually("links become as small as the uplink", PATIENCE, || {
+            let networks = site.host.json(["network", "ls", "--json"])?;
+            Ok(networks["networks"][0]["mtu"] == 1279)
+        })?;
+        let narrow = site.lab.namespace("narrow")?;
+        let refused = site.host.netd(["attach", "narrow", "--netns", narrow.name(), "--ip", "fd88::9"])?;
+        let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+        ensure!(!refused.status.success() && said.contains("1280"), "{said}");
+        let narrow = site.host.attach("narrow", &narrow, &[])?;
+        ensure!(narrow.address6.is_none() && narrow.gateway6.is_none());
+        site.serve(&narrow.namespace, narrow.address)?;
+        reach(&plain.namespace, narrow.address, plain.address)
     });
 }
 
