@@ -84,7 +84,7 @@ impl<T> Stored<T> {
     pub(super) fn problem(&self, key: impl Fn() -> Key) -> Option<Problem> {
         let why = self.wrong.as_ref()?;
         let what = match self.record {
-            Some(_) => format!("{why}; what was there before still counts"),
+            Some(_) => format!("{why}; what was there before still counts: correct the key in etcd"),
             None => why.clone(),
         };
         Some(Problem { key: key(), revision: self.revision, what })

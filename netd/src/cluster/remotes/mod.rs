@@ -4,6 +4,7 @@
 //! have left, or the store has lost its data. Its routes stay for as long as packets come from it: what works is not taken
 //! away.
 
+mod misplaced;
 mod path;
 mod said;
 
@@ -140,18 +141,6 @@ impl Remote {
     /// All its addresses.
     fn addresses(&self) -> impl Iterator<Item = IpAddr> {
         self.address.into_iter().chain(self.address6.map(IpAddr::from))
-    }
-
-    /// Its address that belongs to a network, or to this node, and to whom, in words. One with such an address would take packets
-    /// from those that it belongs to: there are no routes to it.
-    fn misplaced(&self, state: &State, uplink: &UplinkInfo) -> Option<(IpAddr, String)> {
-        self.addresses().find_map(|address| {
-            let subnet = || state.subnets().find(|(subnet, _)| subnet.contains(&address));
-            match uplink.is_own(address) {
-                true => Some((address, "this node's own".to_owned())),
-                false => subnet().map(|(subnet, _)| (address, format!("of the network with {subnet}"))),
-            }
-        })
     }
 
     /// What the store keeps of it.
@@ -351,19 +340,6 @@ impl Remotes {
                 remote.transport(own, uplink) == Transport::Vxlan
                     || ipv6 && remote.transport6(own, uplink) == Some(Transport::Vxlan)
             })
-        })
-    }
-
-    /// The nodes that no packet goes to because of their address, in words.
-    pub fn misplaced<'a>(
-        &'a self,
-        state: &'a State,
-        uplink: &'a UplinkInfo,
-    ) -> impl Iterator<Item = String> + 'a {
-        let there = self.nodes.iter().filter(|(_, remote)| remote.is_routed());
-        there.filter_map(|(name, remote)| {
-            let (address, whose) = remote.misplaced(state, uplink)?;
-            Some(format!("node `{name}` is not reached: its address {address} is {whose}"))
         })
     }
 
