@@ -181,9 +181,11 @@ fn a_copy_of_a_machine_takes_nothing() {
         healthy(&cluster.nodes[0], true)?;
         // Where the first one is no more, its state goes on elsewhere, as after a restart with another address: when the
         // lease has ended, for which the start waits.
-        cluster.nodes[0].stop(Signal::SIGKILL)?;
         cluster.nodes[1].stop(Signal::SIGTERM)?;
         cluster.nodes[1].configure(&same)?;
+        eventually("nobody has its address", SOON, || Ok(registered(etcd)?.len() == 1))?;
+        cluster.nodes[0].stop(Signal::SIGKILL)?;
+        std::fs::copy(cluster.nodes[0].state().join("netd.redb"), copy.join("netd.redb"))?;
         cluster.nodes[1].start()?;
         let waited = "waiting until the lease of this node's name ends";
         ensure!(cluster.nodes[1].log().contains(waited), "{}", cluster.nodes[1].log());
