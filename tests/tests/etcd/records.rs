@@ -1,8 +1,11 @@
 //! What is in etcd: nonsense, what is of another history, and who has a name.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, net::Ipv4Addr};
 
 use super::*;
+
+/// How long it may take until a daemon looks whether there is room again.
+const AGAIN: Duration = Duration::from_secs(30);
 
 fn problems(host: &Host) -> Result<Vec<String>> {
     let output = host.netd(["status", "--json"])?;
@@ -224,5 +227,32 @@ fn etcd_is_restored_from_a_backup() {
         presence(&cluster.nodes[0], Presence::Registered)?;
         presence(&cluster.nodes[1], Presence::Registered)?;
         traffic.lost_nothing()
+    });
+}
+
+/// Somebody who writes without end keeps nobody from joining, and is named.
+#[test]
+fn more_than_there_is_room_for() {
+    with_etcd("more_than_there_is_room_for", "direct", 1, |cluster, etcd| {
+        // Before all that is netd's, in the order of the keys.
+        let slice = |number: u32| {
+            let address = Ipv4Addr::from_bits(Ipv4Addr::new(11, 0, 0, 0).to_bits() + (number << 4));
+            (format!("/netd/v1/slices/aaa/{address}-28"), r#"{"node":"evil"}"#.to_owned())
+        };
+        etcd.put_all(&(0..12_000).map(slice).collect::<Vec<_>>())?;
+        let (a, b) = pair(cluster)?;
+        talk(&a, &b)?;
+        for node in &cluster.nodes {
+            let told = problems(node)?;
+            let is_told =
+                told.iter().any(|problem| problem.contains("2000 records below /netd/v1/ are more than"));
+            ensure!(is_told, "{told:?}");
+            ensure!(told.len() < 10, "{} lines", told.len());
+        }
+        etcd.delete("/netd/v1/slices/aaa/")?;
+        for node in &cluster.nodes {
+            eventually("there is room again", 2 * AGAIN, || Ok(problems(node)?.is_empty()))?;
+        }
+        talk(&a, &b)
     });
 }
