@@ -228,7 +228,18 @@ fn a_container_without_ipv6() {
         let narrow = site.host.attach("narrow", &narrow, &[])?;
         ensure!(narrow.address6.is_none() && narrow.gateway6.is_none());
         site.serve(&narrow.namespace, narrow.address)?;
-        reach(&plain.namespace, narrow.address, plain.address)
+        reach(&plain.namespace, narrow.address, plain.address)?;
+        // One that has IPv6 keeps it, also when its link is made anew.
+        b.namespace.ip(["link delete eth0"])?;
+        eventually("its link is there again", PATIENCE, || {
+            let links = b.namespace.ip_json("link show")?;
+            let eth0 = links.as_array().into_iter().flatten().find(|link| link["ifname"] == "eth0");
+            Ok(eth0.is_some_and(|link| link["mtu"] == 1280))
+        })?;
+        eventually("it reaches the host by IPv6", PATIENCE, || {
+            let gateway = b.gateway6.context("no IPv6 gateway")?;
+            Ok(b.namespace.run(|| icmp::ping(gateway, 64, PATIENCE)).is_ok())
+        })
     });
 }
 
