@@ -48,6 +48,8 @@ fn tables(ports: u16, quota: u32) -> Memory<V4> {
             quota,
             mtu: 1500,
             overlay: 0,
+            overlay_port: Be16::ZERO,
+            reserved: 0,
         })),
         ..Memory::default()
     };

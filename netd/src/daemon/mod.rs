@@ -1,13 +1,17 @@
 //! The daemon: start-up, serving, and the end.
 
+mod announcement;
 mod bpffs;
 mod deny;
 mod flows;
 mod handle;
 mod lock;
+mod looks;
 mod membership;
 mod next_hops;
 mod owner;
+mod paths;
+mod private;
 mod privileges;
 mod publish;
 mod purge;
