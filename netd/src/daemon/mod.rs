@@ -9,6 +9,7 @@ mod looks;
 mod membership;
 mod next_hops;
 mod owner;
+mod private;
 mod privileges;
 mod publish;
 mod purge;

@@ -266,7 +266,7 @@ impl Owner {
                 "ports {lo}-{hi} were no longer reserved (net.ipv4.ip_local_reserved_ports): they are again"
             );
         }
-        if forward_from_loopback(true)? {
+        if forward_from_loopback()? {
             warn!("net.ipv4.conf.lo.forwarding or IPv6's was switched off: it is on again");
         }
         Ok(())

@@ -10,7 +10,9 @@ use anyhow::{Context, Result, bail};
 use tokio::sync::mpsc;
 use tracing::{debug, info, warn};
 
-use super::{Options, boot, bpffs, identity, lock, membership::Membership, owner::Owner, privileges, socket};
+use super::{
+    Options, boot, bpffs, identity, lock, membership::Membership, owner::Owner, private, privileges, socket,
+};
 use crate::{
     bpf::{self, Datapath},
     cluster::{Remotes, Update, View, said_by_cluster, said_by_configuration, slices_of},
@@ -19,7 +21,7 @@ use crate::{
     held::{Held, raise_limit},
     ipam::gateway_of,
     netlink::{
-        Event, Link, Netlink, Netns, NextHops, find_uplink, forward_from_loopback, monitor, release_ports,
+        Before, Event, Link, Netlink, Netns, NextHops, find_uplink, forward_from_loopback, monitor,
         reserve_ports,
     },
     network::Network,
@@ -27,7 +29,7 @@ use crate::{
     pair,
     reconcile::{Reconciler, remove_gateway, remove_gateways},
     state::{Facts, MAX_ENDPOINTS, Share, State},
-    store::{Change, Kind, Record, RedbStore, Store},
+    store::{Change, Kind, REDB_FILE, Record, RedbStore, Store},
 };
 
 /// A daemon that is ready to serve.
@@ -44,14 +46,14 @@ pub(super) async fn start(options: &Options) -> Result<Started> {
     raise_limit();
     let config = Config::load(options.config.as_deref())?;
     let state_dir = &options.state_dir;
-    fs::create_dir_all(state_dir)
-        .with_context(|| format!("cannot create the state directory {}", state_dir.display()))?;
+    private::directory(state_dir)?;
     let state_lock = lock::state_directory(state_dir)?;
     socket::check(&options.socket)?;
     bpffs::prepare(&options.bpffs_dir)?;
     let pin_lock = lock::pin_directory(&options.bpffs_dir)?;
 
     let mut store = RedbStore::open(state_dir)?;
+    private::file(&state_dir.join(REDB_FILE))?;
     let records = store.load().await?;
     let nl = Netlink::host()?;
     // Watching begins before looking, so that nothing is missed in between.
@@ -113,10 +115,11 @@ pub(super) async fn start(options: &Options) -> Result<Started> {
             view.addresses.remove(&gateway);
         }
     }
-    if let Some((lo, hi)) = old_ports {
-        release_ports(lo, hi)?;
+    if let (Some((lo, hi)), Some(before)) = (old_ports, &state.facts().before) {
+        before.release_ports(lo, hi)?;
     }
-    // Before anything is made: a full disk shows here.
+    // Before anything is made: a full disk shows here. With what is to be given back of that.
+    changes.push(state.put_facts()?);
     store.commit(changes).await?;
     log_uplink(&view);
     let stored = records.iter().filter(|record| record.kind == Kind::Endpoint);
@@ -131,7 +134,7 @@ pub(super) async fn start(options: &Options) -> Result<Started> {
     .context("cannot load the datapath")?;
     debug!("datapath loaded");
     // Without it all goes on, by the kernel's way for each packet.
-    let next_hops = forward_from_loopback(true).and_then(|_| NextHops::watch());
+    let next_hops = forward_from_loopback().and_then(|_| NextHops::watch());
     match (next_hops, datapath.take_next_hops()) {
         (Ok(changes), Some(turn)) => drop(tokio::spawn(super::next_hops::watch(changes, turn))),
         (Err(error), _) => warn!("next hops are not remembered, which costs some speed: {error:#}"),
@@ -238,7 +241,6 @@ fn adopt(
         bail!("{problem}");
     }
     changes.extend(networks.changes);
-    changes.push(state.put_facts()?);
     Ok((networks.removed, remotes.hear(said_by_cluster(cluster, node), &slices_of(cluster, node), true)?))
 }
 
@@ -257,10 +259,17 @@ fn facts(stored: Option<Facts>, state_dir: &Path, config: &Config) -> Result<(Fa
             let same_boot = facts.boot == boot;
             // Those of a netd that knew no clusters have none.
             let id = if facts.id.is_empty() { random_id()? } else { facts.id };
-            (Facts { boot, ports, id, ..facts }, same_boot)
+            let before = match facts.before {
+                Some(before) if same_boot => before,
+                // A netd that did not keep it has reserved its ports already.
+                None if same_boot => Before::observe_without(facts.ports.0, facts.ports.1)?,
+                _ => Before::observe()?,
+            };
+            (Facts { boot, ports, id, before: Some(before), ..facts }, same_boot)
         }
         None => {
-            (Facts { identity: identity(state_dir)?, boot, ports, next_network: 1, id: random_id()? }, true)
+            let (identity, before) = (identity(state_dir)?, Some(Before::observe()?));
+            (Facts { identity, boot, ports, next_network: 1, id: random_id()?, before }, true)
         }
     })
 }

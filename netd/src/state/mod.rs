@@ -19,6 +19,7 @@ use crate::{
     bpf::MAX_DENIED,
     endpoint::{Endpoint, NetnsRef},
     ipam::Pool,
+    netlink::Before,
     network::Network,
     publish::Ports,
     request::Refusal,
@@ -46,6 +47,9 @@ pub struct Facts {
     /// Tells this state directory's node from another one of its name. Random.
     #[serde(default)]
     pub id: String,
+    /// What netd has changed of the host's settings in this boot, as it was before.
+    #[serde(default)]
+    pub before: Option<Before>,
 }
 
 /// Which part of each network this node gives addresses out of.

@@ -17,6 +17,7 @@ fn facts() -> Facts {
         ports: (49152, 65535),
         next_network: 1,
         id: "0".to_owned(),
+        before: None,
     }
 }
 
