@@ -221,6 +221,9 @@ pub struct NodeView {
     pub transport6: Option<Transport>,
     /// Its uplink's MTU, in bytes, if it tells.
     pub mtu: Option<u32>,
+    /// What the way there takes, in bytes, if a router says that it is less than the uplinks do.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path_mtu: Option<u32>,
     /// Its slices of the networks, of both families.
     pub subnets: Vec<IpNet>,
     /// What is known of its being there.

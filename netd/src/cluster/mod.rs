@@ -3,6 +3,7 @@
 mod etcd;
 mod model;
 mod remotes;
+mod too_big;
 
 use std::{
     net::{IpAddr, Ipv6Addr},
@@ -18,6 +19,7 @@ pub use self::model::{Announcement, Cluster, Registration, SharedNetwork, Slice,
 pub use self::remotes::{
     Presence, Remote, Remotes, Said, There, Update, said_by_cluster, said_by_configuration, slices_of,
 };
+pub use self::too_big::TooBig;
 use crate::netlink::UplinkInfo;
 
 /// How packets for another node travel.

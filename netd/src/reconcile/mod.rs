@@ -26,7 +26,7 @@ use crate::{
     config::NatConfig,
     endpoint::{Endpoint, alias, socket_cookie},
     netlink::{ContainerSide, Link, Netlink, Netns, Route, VethSpec, is_gone},
-    network::Network,
+    network::{MTU6, Network},
     node::{HostView, LOOPBACK, host_routes, is_own},
     publish::Publish,
     state::State,
@@ -176,6 +176,8 @@ impl Reconciler {
     /// A step failed. What was done before stays, for [`Self::tear_down`] or another try.
     #[instrument(level = "debug", skip_all, fields(endpoint = endpoint.name))]
     pub async fn bring_up(&mut self, endpoint: &Endpoint, network: &Network, mtu: u32) -> Result<()> {
+        // One that has got an IPv6 address keeps it where the uplink has become too small for that meanwhile.
+        let mtu = if endpoint.address6.is_some() { mtu.max(MTU6) } else { mtu };
         let netns = endpoint.netns.open()?;
         let ifindex = match &netns {
             Some(netns) => self.ensure_link(endpoint, network, mtu, netns).await?,
