@@ -3,12 +3,7 @@
 #[expect(dead_code, reason = "what this file does not need, the other one that shares the module does")]
 mod world;
 
-use std::{
-    collections::BTreeMap,
-    fs,
-    os::fd::{AsRawFd as _, OwnedFd},
-    path::Path,
-};
+use std::{collections::BTreeMap, fs, path::Path};
 
 use aya::{
     Pod,
@@ -18,18 +13,14 @@ use aya::{
         links::{FdLink, LinkType, PinnedLink},
     },
 };
-use netd::{
-    bpf::{Attachment, Datapath},
-    lab::socket,
-};
+use netd::bpf::{Attachment, Datapath};
 use netd_common::{
     abi::ABI_VERSION,
     host::{
-        build::{Body, Ip, Ip6, frame, frame6},
+        build::{Body, Ip, frame},
         cases::{At, SERVER},
     },
 };
-use nix::sys::socket::MsgFlags;
 use world::{Loaded, endpoint, in_a_world, options};
 
 /// The pins of what is attached, by name: the link's own id (0 where it is a filter, which has none) and the program's.
@@ -192,65 +183,6 @@ fn the_links_of_another_version_run_until_they_are_replaced() {
         let after = links(&loaded.directory);
         assert_eq!((after[&name].0, after[&name].1 != before[&name].1), (before[&name].0, true));
     });
-}
-
-/// IPv6 goes by several programs. Those of another version go on with their own, as long as they run.
-#[test]
-fn programs_of_another_version_go_on_with_their_own() {
-    in_a_world("programs_of_another_version_go_on_with_their_own", |loaded| {
-        let (a, b) = (loaded.world.a, loaded.world.b);
-        fs::write("/proc/sys/net/ipv6/conf/all/disable_ipv6", "1").expect("no messages of the kernel's own");
-        for name in ["a", "a-peer", "b", "b-peer"] {
-            world::ip(&["link", "set", "dev", name, "up"]);
-        }
-        let packet = frame6(
-            a.host_mac,
-            a.mac,
-            &Ip6::new(a.address6(), b.address6()),
-            &Body::Udp(1, 2, b"by several programs".to_vec()),
-        );
-        let receiver = packet_socket("b-peer");
-        let arrives = || {
-            let sender = packet_socket("a-peer");
-            nix::unistd::write(&sender, &packet).expect("sent");
-            let mut buffer = [0; 2048];
-            let mut wait = || nix::sys::socket::recv(receiver.as_raw_fd(), &mut buffer, MsgFlags::empty());
-            std::iter::from_fn(|| wait().ok()).any(|length| length == packet.len())
-        };
-        assert!(arrives(), "with the daemon that has attached them");
-        let version = |number| loaded.directory.join(format!("v{number}"));
-        fs::rename(version(ABI_VERSION), version(0)).expect("rename");
-        loaded.datapath = Datapath::open(&options(&loaded.directory)).expect("opened again");
-        assert!(arrives(), "until they are replaced");
-        let former = version(ABI_VERSION).join("former");
-        let count = || fs::read_dir(&former).expect("a directory").count();
-        assert_eq!(count(), 1);
-        let all = [a, b, loaded.world.c].map(|member| endpoint(&member));
-        for one in &all {
-            loaded.datapath.attach_endpoint(one).expect("attach");
-        }
-        loaded.datapath.retain_endpoints(&all).expect("retain");
-        assert_eq!(count(), 0, "nobody goes on with them any more");
-    });
-}
-
-/// A socket for frames of an interface; it waits for a second.
-fn packet_socket(name: &str) -> OwnedFd {
-    let all = i32::from((libc::ETH_P_ALL as u16).to_be());
-    let socket = socket::open(libc::AF_PACKET, libc::SOCK_RAW, all).expect("a packet socket");
-    let second = libc::timeval { tv_sec: 1, tv_usec: 0 };
-    socket::set_option(&socket, libc::SOL_SOCKET, libc::SO_RCVTIMEO, &second).expect("a limit");
-    // SAFETY: all zeros is a valid sockaddr_ll.
-    let mut at: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
-    at.sll_family = libc::AF_PACKET as u16;
-    at.sll_protocol = (libc::ETH_P_ALL as u16).to_be();
-    at.sll_ifindex = nix::net::if_::if_nametoindex(name).expect("an interface").cast_signed();
-    // SAFETY: the address lives until the call returns, with the length that is given.
-    let bound = unsafe {
-        libc::bind(socket.as_raw_fd(), (&raw const at).cast(), size_of_val(&at) as libc::socklen_t)
-    };
-    assert_eq!(bound, 0, "binding to {name}");
-    socket
 }
 
 fn pin_another<K: Pod, V: Pod>(path: &Path) {

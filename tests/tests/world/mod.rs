@@ -251,7 +251,7 @@ fn link(name: &str) -> u32 {
 }
 
 /// Runs ip(8) in the calling thread's namespace.
-pub(crate) fn ip(arguments: &[&str]) {
+fn ip(arguments: &[&str]) {
     let done = Command::new("ip").args(arguments).status().expect("ip runs");
     assert!(done.success(), "ip {}", arguments.join(" "));
 }
