@@ -128,7 +128,7 @@ impl Skb {
 
     /// Has the packet count as one for this host, whatever MAC address it came to.
     #[inline(always)]
-    pub(crate) fn to_host(&mut self) {
+    pub(crate) fn count_as_hosts(&mut self) {
         // SAFETY: a helper that takes the context and a number.
         unsafe { bpf_skb_change_type(self.ctx, PACKET_HOST) };
     }
