@@ -135,7 +135,11 @@ fn an_address_brings_nothing_with_it() {
                         Ok(now.iter().zip(before).all(|(now, before)| *now > before + ENOUGH))
                     })?;
                     let seen = watch.seen(&[MARK.to_vec()])?;
-                    ensure!(seen.is_empty(), "the next one with {address} got what was for the last one");
+                    let flows = String::from_utf8_lossy(&site.host.netd(["flows"])?.stdout).into_owned();
+                    ensure!(
+                        seen.is_empty(),
+                        "the next one with {address} got what was for the last one: {flows}"
+                    );
                     ensure!(site.host.netd(["detach", &b.name])?.status.success());
                     Ok(())
                 })();
@@ -193,9 +197,12 @@ fn many_come_and_go_and_nothing_is_left() {
         site.host.settle()?;
         let before = held(site)?;
         churn(site, CYCLES)?;
-        let what = "it holds what it held before";
-        eventually(what, PATIENCE * 3, || Ok(held(site)? == before))
-            .with_context(|| format!("held {before:?}, holds {:?}", held(site)))?;
+        // Of descriptors, also the last client's connection may have been open.
+        eventually("it holds no more than before", PATIENCE * 3, || {
+            let now = held(site)?;
+            Ok(now.0 <= before.0 && (now.1, now.2, &now.3) == (before.1, before.2, &before.3))
+        })
+        .with_context(|| format!("held {before:?}, holds {:?}", held(site)))?;
         reach(&stays.namespace, site.world.address, site.host.address)
     });
 }
