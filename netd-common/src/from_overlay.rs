@@ -19,6 +19,11 @@ pub fn from_overlay<P: Packet, T: Tables<V4> + Tables<V6>>(
     tables: &T,
     hook: Hook,
 ) -> Verdict {
+    if hook.vlan {
+        // The device has taken the tag off the inner frame: in it, the packet would come to another network of the container's own.
+        tables.count_drop(Drop::Vlan, NO_SLOT, packet.len());
+        return Verdict::DROP;
+    }
     match packet.get::<Be16>(Ethernet::ETHERTYPE) {
         Some(Ethernet::IPV4) => family::<V4, P, T>(packet, tables, hook),
         Some(Ethernet::IPV6) => Verdict::unpack(ipv6(packet, tables, &hook)),

@@ -42,6 +42,24 @@ fn a_vlan_tag_beside_the_packet() {
     assert_eq!((verdict.to, tables.dropped(Drop::Vlan)), (To::Drop, 1));
 }
 
+/// Taken off the inner frame by the kernel's device.
+#[test]
+fn a_vlan_tag_beside_a_packet_of_the_overlay() {
+    let tables = WORLD.tables();
+    let a = WORLD.a;
+    let hook = |vlan| Hook {
+        node: V4::new(FAR_NODE).mapped(),
+        own: V4::new(NODE).mapped(),
+        vni: vni(1),
+        vlan,
+        ..Hook::default()
+    };
+    let packet = || Frame::new(frame(a.mac, a.host_mac, &Ip::new(FAR, a.address), &Body::Udp(1, 2, vec![])));
+    assert_eq!(from_overlay(&mut packet(), &tables, hook(false)).to, To::Peer);
+    assert_eq!(from_overlay(&mut packet(), &tables, hook(true)).to, To::Drop);
+    assert_eq!(tables.dropped(Drop::Vlan), 1);
+}
+
 #[test]
 fn a_reply_to_an_endpoint_that_is_gone() {
     let mut tables = WORLD.tables();

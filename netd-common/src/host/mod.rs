@@ -1,6 +1,10 @@
 //! Packets and tables in memory: what the core runs on in tests on the host, without a kernel. And what such tests share
 //! with those of the loaded programs: [`build`] makes frames, [`cases`] says what is to become of them.
 
+mod attack6_cases;
+mod attack_cases;
+mod attack_overlay_cases;
+mod attack_uplink_cases;
 pub mod build;
 pub mod cases;
 mod class_cases;
