@@ -15,6 +15,7 @@ use crate::{
     },
     flow::{self, Ticks, When},
     plan::NO_SLOT,
+    quota::Account,
     tables::Add,
     wire::{Be16, protocol},
     xdp_uplink::DenyList,
@@ -37,8 +38,10 @@ pub struct Memory<A> {
     pub flows: RefCell<HashMap<Tuple<A>, Rc<Flow<A>>>>,
     /// Entries that it has room for.
     pub max_flows: usize,
-    /// Flows of each slot.
-    pub flow_counts: RefCell<BTreeMap<u32, u32>>,
+    /// Flows of each slot on each of its accounts.
+    pub flow_counts: RefCell<BTreeMap<(u32, Account), u32>>,
+    /// Flows of the table on each account.
+    pub flow_totals: RefCell<BTreeMap<Account, u32>>,
     /// Published ports.
     pub ports: HashMap<PortKey<A>, Rc<Port<A>>>,
     /// Packets that come in fragments.
@@ -78,6 +81,7 @@ impl<A> Default for Memory<A> {
             flows: RefCell::default(),
             max_flows: 1 << 20,
             flow_counts: RefCell::default(),
+            flow_totals: RefCell::default(),
             ports: HashMap::new(),
             fragments: RefCell::default(),
             fragment_turns: RefCell::default(),
@@ -142,12 +146,8 @@ impl<A: Addr + Hash> Common for Memory<A> {
         (x >> 32) as u32
     }
 
-    fn flows_of(&self, slot: u32, change: i32) -> u32 {
-        let mut counts = self.flow_counts.borrow_mut();
-        let count = counts.entry(slot).or_default();
-        let old = *count;
-        *count = old.checked_add_signed(change).expect("more flows removed than there were");
-        old
+    fn flows_of(&self, slot: u32, account: Account, change: i32) -> u32 {
+        add(self.flow_counts.borrow_mut().entry((slot, account)).or_default(), change)
     }
 
     fn is_published(&self, protocol: u8, port: u16) -> bool {
@@ -258,6 +258,10 @@ impl<A: Addr + Hash> Tables<A> for Memory<A> {
         self.flows.borrow_mut().remove(tuple);
     }
 
+    fn flows_in_table(&self, account: Account, change: i32) -> u32 {
+        add(self.flow_totals.borrow_mut().entry(account).or_default(), change)
+    }
+
     fn port(&self, key: &PortKey<A>) -> Option<Rc<Port<A>>> {
         self.ports.get(key).cloned()
     }
@@ -319,6 +323,10 @@ impl Tables<V6> for Memory<V4> {
         self.v6.iter().for_each(|v6| v6.flow_remove(tuple));
     }
 
+    fn flows_in_table(&self, account: Account, change: i32) -> u32 {
+        self.v6.as_ref().map_or(0, |v6| Tables::flows_in_table(&**v6, account, change))
+    }
+
     fn port(&self, key: &PortKey<V6>) -> Option<Rc<Port<V6>>> {
         self.v6.as_ref()?.port(key)
     }
@@ -338,6 +346,13 @@ impl Tables<V6> for Memory<V4> {
     fn fragment_place(&self, place: u32, key: &FragmentKey<V6>) -> FragmentKey<V6> {
         self.v6.as_ref().map_or(*key, |v6| v6.fragment_place(place, key))
     }
+}
+
+/// Adds to a count of flows; what it was.
+fn add(count: &mut u32, change: i32) -> u32 {
+    let old = *count;
+    *count = old.checked_add_signed(change).expect("more flows removed than there were");
+    old
 }
 
 fn count(counters: &mut BTreeMap<u32, Counter>, number: u32, bytes: u32) {
