@@ -116,7 +116,8 @@ fn published<A: Addr + Hash>(tables: &Memory<A>, address: A, protocol: u8, numbe
         let is = |key: &&PortKey<A>| {
             (key.address, key.protocol, key.port) == (address, protocol, Be16::new(number))
         };
-        let port = &tables.ports[tables.ports.keys().find(is)?];
+        let ports = tables.ports.borrow();
+        let port = &ports[ports.keys().find(is)?];
         Some((port.address.mapped(), port.port.host()))
     })
 }

@@ -1,6 +1,6 @@
 //! BIG TCP through the core: packets longer than the length field of their IP header can say.
 
-use std::rc::Rc;
+use std::sync::Arc;
 
 use netd_common::{
     Addr as _, Drop, To, V4, V6, Verdict, Way,
@@ -148,7 +148,7 @@ fn what_just_fits_an_outer_header() {
 fn without_the_kernels_device_it_is_too_big() {
     let mut tables = WORLD.tables();
     let config = Config { overlay: 0, ..**tables.config.as_ref().expect("the world has a node") };
-    tables.config = Some(Rc::new(config));
+    tables.config = Some(Arc::new(config));
     assert_eq!(run(&WORLD, &tables, FROM_A, &mut big4(WORLD.a.address, FAR)).to, To::Drop);
     assert_eq!(tables.dropped(Drop::TooBig), 1);
 }

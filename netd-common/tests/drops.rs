@@ -1,6 +1,6 @@
 //! Drop reasons that need more than a packet to be provoked.
 
-use std::rc::Rc;
+use std::sync::Arc;
 
 use netd_common::{
     Addr as _, Drop, Hook, Packet, To, V4, V6, Way,
@@ -31,7 +31,7 @@ fn send(tables: &Memory<V4>, mut frame: Frame) -> To {
 fn with_config(tables: &mut Memory<V4>, change: impl FnOnce(&mut Config<V4>)) {
     let mut config = **tables.config.as_ref().expect("the world has a node");
     change(&mut config);
-    tables.config = Some(Rc::new(config));
+    tables.config = Some(Arc::new(config));
 }
 
 #[test]
@@ -176,7 +176,7 @@ fn a_node_without_an_ipv6_address_masquerades_none_and_says_so() {
     let mut tables = WORLD.tables();
     let v6 = tables.v6.as_mut().expect("the world has IPv6");
     let config = Config { address: V6::ZERO, ..**v6.config.as_ref().expect("the world has a node") };
-    v6.config = Some(Rc::new(config));
+    v6.config = Some(Arc::new(config));
     let (a, b) = (WORLD.a, WORLD.b);
     let packet = |destination| {
         let ip = Ip6::new(a.address6(), destination);

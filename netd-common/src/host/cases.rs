@@ -1,7 +1,7 @@
 //! A small world, and what is to become of packets in it: verdict, bytes, counters. The same table is run through the core
 //! on the host and through the loaded programs in the kernel.
 
-use std::{borrow::Cow, ops::Range, rc::Rc};
+use std::{borrow::Cow, ops::Range, sync::Arc};
 
 use super::{
     Frame, Memory,
@@ -144,7 +144,7 @@ impl World {
     pub fn tables(&self) -> Memory<V4> {
         let mut tables = Memory {
             v6: Some(Box::new(self.tables6())),
-            config: Some(Rc::new(Config {
+            config: Some(Arc::new(Config {
                 uplink: self.uplink,
                 address: V4::new(NODE),
                 underlay4: V4::new(NODE),
@@ -165,7 +165,7 @@ impl World {
             let network = member.network;
             tables.interfaces.insert(
                 member.ifindex,
-                Rc::new(Interface {
+                Arc::new(Interface {
                     address: V4::new(member.address),
                     subnet: V4::new(network.subnet),
                     mask: mask(network.prefix),
@@ -181,7 +181,7 @@ impl World {
             );
             tables.endpoints.insert(
                 V4::new(member.address),
-                Rc::new(Endpoint {
+                Arc::new(Endpoint {
                     ifindex: member.ifindex,
                     macs,
                     network: network.number,
@@ -190,9 +190,9 @@ impl World {
             );
         }
         let (prefix, bits, route) = self.route_over_ipv6();
-        tables.routes.push((V4::new(prefix), mask(bits), Rc::new(route)));
+        tables.routes.push((V4::new(prefix), mask(bits), Arc::new(route)));
         for (prefix, bits, route) in self.routes() {
-            tables.routes.push((V4::new(prefix), mask(bits), Rc::new(route)));
+            tables.routes.push((V4::new(prefix), mask(bits), Arc::new(route)));
         }
         for port in self.ports() {
             let key = PortKey {
@@ -203,7 +203,7 @@ impl World {
             };
             let Member { address, slot, .. } = port.member;
             let (address, port) = (V4::new(address), Be16::new(port.port));
-            tables.ports.insert(key, Rc::new(Port { address, port, reserved: 0, slot }));
+            tables.ports.borrow_mut().insert(key, Arc::new(Port { address, port, reserved: 0, slot }));
         }
         tables
     }

@@ -1,6 +1,6 @@
 //! The IPv6 side of the world of [`super::cases`]: each member's address goes with its IPv4 address.
 
-use std::rc::Rc;
+use std::sync::Arc;
 
 use super::{
     Memory,
@@ -176,16 +176,16 @@ impl World {
 
     /// The tables of IPv6.
     pub(super) fn tables6(&self) -> Memory<V6> {
-        let mut tables = Memory { config: Some(Rc::new(self.config6())), ..Memory::default() };
+        let mut tables = Memory { config: Some(Arc::new(self.config6())), ..Memory::default() };
         for (ifindex, interface, address, endpoint) in self.members6() {
-            tables.interfaces.insert(ifindex, Rc::new(interface));
-            tables.endpoints.insert(address, Rc::new(endpoint));
+            tables.interfaces.insert(ifindex, Arc::new(interface));
+            tables.endpoints.insert(address, Arc::new(endpoint));
         }
         for (prefix, bits, route) in self.routes6() {
-            tables.routes.push((prefix, mask(bits), Rc::new(route)));
+            tables.routes.push((prefix, mask(bits), Arc::new(route)));
         }
         for (key, port) in self.ports6() {
-            tables.ports.insert(key, Rc::new(port));
+            tables.ports.borrow_mut().insert(key, Arc::new(port));
         }
         tables
     }

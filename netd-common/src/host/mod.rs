@@ -14,6 +14,8 @@ mod memory;
 mod overlay_cases;
 mod published6_cases;
 mod published_cases;
+pub mod schedule;
+pub mod sync;
 
 pub use frame::Frame;
-pub use memory::Memory;
+pub use memory::{Memory, Repeatable};
