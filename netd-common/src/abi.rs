@@ -203,10 +203,45 @@ pub struct Tuple<A> {
 }
 
 impl<A: Addr> Tuple<A> {
+    /// Nobody's.
+    pub const NONE: Self = Self {
+        source: A::ZERO,
+        destination: A::ZERO,
+        source_port: Be16::ZERO,
+        destination_port: Be16::ZERO,
+        protocol: 0,
+        direction: 0,
+        reserved: 0,
+    };
     /// From a container, untranslated; its [`Flow`] holds the new source.
     pub const OUT: u8 = 0;
     /// From the uplink, untranslated; its [`Flow`] holds the new destination.
     pub const IN: u8 = 1;
+
+    /// Becomes the outbound tuple of a flow, given its inbound one and the container's address and port. Field by field, and with
+    /// no question asked: [`Tuple::opposite`] takes stack.
+    #[inline(always)]
+    pub fn set_outward(&mut self, inward: &Self, address: A, port: Be16) {
+        self.source = address;
+        self.destination = inward.source;
+        self.source_port = port;
+        self.destination_port = inward.source_port;
+        self.protocol = inward.protocol;
+        self.direction = Self::OUT;
+        self.reserved = 0;
+    }
+
+    /// Becomes the inbound tuple of a flow, given its outbound one and the address and port that stand for the container. Likewise.
+    #[inline(always)]
+    pub fn set_inward(&mut self, outward: &Self, address: A, port: Be16) {
+        self.source = outward.destination;
+        self.destination = address;
+        self.source_port = outward.destination_port;
+        self.destination_port = port;
+        self.protocol = outward.protocol;
+        self.direction = Self::IN;
+        self.reserved = 0;
+    }
 
     /// The tuple of packets the other way when `address` and `port` stand in for this tuple's container (from
     /// [`Tuple::OUT`]) or are the container (from [`Tuple::IN`]).
@@ -370,12 +405,17 @@ impl FragmentRing {
     pub const ENTRIES: u32 = Self::RINGS * Self::PLACES;
 }
 
+/// Places where it is counted how many flows an endpoint has to a destination: see [`crate::quota::cell`].
+pub const DESTINATIONS: u32 = 1 << 18;
+
 /// Flows that have got no answer yet: rings of places, each of which holds the key of one, its [`Tuple::IN`].
 pub struct UnansweredRing;
 
 impl UnansweredRing {
     /// Most places that a ring has.
     pub const PLACES: u32 = 4096;
+    /// Fewest that are used of them.
+    pub const LEAST: u32 = 64;
     /// Rings. An endpoint has one for each of its accounts as long as there are not more of them; then some share one.
     pub const RINGS: u32 = 64;
     /// Places of all.

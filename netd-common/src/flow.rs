@@ -12,8 +12,9 @@ use crate::{
     abi::{Flow, Tuple},
     addr::Addr,
     quota,
+    segment::Segment,
     shared::Shared,
-    tables::Tables,
+    tables::{Tables, Whose},
     wire::{Be16, protocol, tcp},
 };
 
@@ -31,10 +32,15 @@ pub const fn ticks(seconds: u32) -> Ticks {
 
 /// TCP, both directions seen and nothing closed: 2 h 4 min (RFC 5382 REQ-5).
 pub const TCP_ESTABLISHED: Ticks = ticks(2 * 3600 + 4 * 60);
-/// TCP, half open, closing or reset: 4 min (RFC 5382 REQ-5).
+/// TCP, closing or reset: 4 min (RFC 5382 REQ-5).
 pub const TCP_TRANSITORY: Ticks = ticks(240);
-/// UDP: 5 min (RFC 4787 REQ-5).
+/// TCP, half open: 60 s. RFC 5382 would have 4 min, in which whoever only ever opens takes as many flows; Linux's SYNs are a minute
+/// apart at most, and netfilter has as much.
+pub const TCP_OPENING: Ticks = ticks(60);
+/// UDP, both directions seen: 5 min (RFC 4787 REQ-5).
 pub const UDP: Ticks = ticks(300);
+/// UDP, not answered: 30 s, as netfilter has it.
+pub const UDP_UNANSWERED: Ticks = ticks(30);
 /// DNS over UDP: 30 s. One question, one answer; RFC 4787 REQ-5 b allows it for a well-known port, and a busy resolver
 /// would otherwise use up its ports.
 pub const DNS: Ticks = ticks(30);
@@ -43,14 +49,15 @@ pub const ICMP: Ticks = ticks(60);
 /// A connection that both sides closed, or that the container reset, is kept for stragglers; its port may go to a new
 /// flow after this time already, as with `tcp_tw_reuse` in Linux.
 pub const TCP_CLOSED_REUSE: Ticks = ticks(1);
-/// A connection that the other side reset: longer, because a reset can be forged by whoever guesses the ports.
-pub const TCP_RESET_REUSE: Ticks = ticks(10);
+/// An open connection that the other side reset: longer, because a reset can be forged by whoever guesses ports and numbers (see
+/// [`crate::segment`]). What lives on has time to say so.
+pub const TCP_RESET_REUSE: Ticks = ticks(120);
 
 /// What is known of a flow: a set of bits.
 pub struct State;
 
 impl State {
-    /// A packet came back.
+    /// The other side has sent a packet, of TCP: one that is no SYN.
     pub const REPLIED: u32 = 1;
     /// The container's side sent FIN.
     pub const FIN_OUT: u32 = 2;
@@ -60,8 +67,15 @@ impl State {
     pub const RST_OUT: u32 = 8;
     /// The other side sent RST.
     pub const RST_IN: u32 = 16;
+    /// The container's side has sent a packet.
+    pub const SENT: u32 = 32;
+    /// Of an outbound entry: the state of the pair is to be looked at with the next packet of this side's.
+    pub const WATCHED: u32 = 64;
     /// Somebody is removing the flow.
     pub const DEAD: u32 = 1 << 31;
+
+    /// Both sides have sent packets.
+    const ANSWERED: u32 = Self::SENT | Self::REPLIED;
 
     const CLOSING: u32 = Self::FIN_OUT | Self::FIN_IN | Self::RST_OUT | Self::RST_IN;
     /// The bits that say whose it is.
@@ -81,35 +95,53 @@ impl State {
         (state ^ Self::new(tuple)) & (Self::IDENTITY | Self::DEAD) == 0
     }
 
+    /// Whether there is nothing more to note of a packet from outside that neither opens nor closes: as of most.
+    #[inline(always)]
+    pub const fn is_settled(state: u32) -> bool {
+        state & (Self::ANSWERED | Self::CLOSING | Self::DEAD) == Self::ANSWERED
+    }
+
+    /// Whether both sides have sent packets.
+    #[inline(always)]
+    pub const fn is_answered(state: u32) -> bool {
+        state & Self::ANSWERED == Self::ANSWERED
+    }
+
     /// The state after a packet. `inward`: it comes from the other side.
     #[inline(always)]
-    pub const fn after(old: u32, inward: bool, protocol: u8, tcp_flags: u8) -> u32 {
+    pub const fn after(old: u32, inward: bool, protocol: u8, segment: &Segment) -> u32 {
+        let here = if inward { Self::REPLIED } else { Self::SENT };
         if protocol != protocol::TCP {
-            return if inward { old | Self::REPLIED } else { old };
+            return old | here;
         }
-        let opens = tcp_flags & (tcp::SYN | tcp::ACK) == tcp::SYN;
-        if opens && old & Self::CLOSING != 0 && tcp_flags & tcp::RST == 0 {
-            // The tuple is used for a new connection, of which nothing is known yet.
-            return old & Self::IDENTITY;
+        let flags = segment.flags;
+        if flags & tcp::RST != 0 {
+            return old | if inward { Self::RST_IN } else { Self::RST_OUT };
+        }
+        let opens = flags & (tcp::SYN | tcp::ACK) == tcp::SYN;
+        if opens && (Self::is_closed(old, protocol) || !inward && old & Self::CLOSING != 0) {
+            // The tuple is used for a new connection, of which nothing is known yet. From outside: only if the old one is over.
+            return old & Self::IDENTITY | if inward { 0 } else { Self::SENT };
         }
         // A SYN is no answer: two sides that open at once (RFC 9293 section 3.5) answer with SYN and ACK.
-        let mut new = if inward && !opens { old | Self::REPLIED } else { old };
-        if tcp_flags & tcp::RST != 0 {
-            return new | if inward { Self::RST_IN } else { Self::RST_OUT };
+        let mut new = if inward && opens { old } else { old | here };
+        // It goes on talking, so the reset was forged: the other side's peer would have been silent, and so would this one.
+        new &= !Self::RST_IN;
+        if !inward {
+            new &= !Self::RST_OUT;
         }
-        if inward {
-            // It goes on talking: the reset was not the container's peer's.
-            new &= !Self::RST_IN;
-        }
-        if tcp_flags & tcp::FIN != 0 {
+        if flags & tcp::FIN != 0 {
             new |= if inward { Self::FIN_IN } else { Self::FIN_OUT };
+        } else if inward && segment.data {
+            // Likewise.
+            new &= !Self::FIN_IN;
         }
         new
     }
 
     /// Notes a packet of a flow, given its inbound tuple. `false`: the flow is being removed.
     #[inline(always)]
-    pub fn observe<A: Addr>(state: &Shared, tuple: &Tuple<A>, inward: bool, tcp_flags: u8) -> bool {
+    pub fn observe<A: Addr>(state: &Shared, tuple: &Tuple<A>, inward: bool, segment: &Segment) -> bool {
         // Other CPUs may be at it: each time that this one fails, another has got on.
         let mut tries = 0;
         let mut new = 0;
@@ -118,7 +150,7 @@ impl State {
             if old & Self::DEAD != 0 {
                 return false;
             }
-            new = Self::after(old, inward, tuple.protocol, tcp_flags);
+            new = Self::after(old, inward, tuple.protocol, segment);
             if new == old {
                 return true;
             }
@@ -131,7 +163,7 @@ impl State {
             tries += 1;
         }
         // What is to be undone or begun anew can wait for the next packet; an end that is not noted would be lost.
-        state.set_bits(new & (Self::REPLIED | Self::CLOSING));
+        state.set_bits(new & (Self::ANSWERED | Self::CLOSING));
         true
     }
 
@@ -139,9 +171,11 @@ impl State {
     #[inline(always)]
     pub const fn timeout(state: u32, protocol: u8, port: Be16) -> Ticks {
         match protocol {
-            protocol::TCP if state & Self::REPLIED != 0 && state & Self::CLOSING == 0 => TCP_ESTABLISHED,
+            protocol::TCP if !Self::is_answered(state) => TCP_OPENING,
+            protocol::TCP if state & Self::CLOSING == 0 => TCP_ESTABLISHED,
             protocol::TCP => TCP_TRANSITORY,
             protocol::UDP if port.host() == 53 => DNS,
+            protocol::UDP if !Self::is_answered(state) => UDP_UNANSWERED,
             protocol::UDP => UDP,
             _ => ICMP,
         }
@@ -158,7 +192,9 @@ impl State {
     #[inline(always)]
     pub const fn reuse(state: u32, protocol: u8, port: Be16) -> Ticks {
         let closed = state & (Self::FIN_OUT | Self::FIN_IN) == Self::FIN_OUT | Self::FIN_IN;
-        if protocol == protocol::TCP && (closed || state & Self::RST_OUT != 0) {
+        // A SYN that is refused names the SYN's number, and there is nothing that lives on.
+        let refused = state & Self::RST_IN != 0 && !Self::is_answered(state);
+        if protocol == protocol::TCP && (closed || refused || state & Self::RST_OUT != 0) {
             TCP_CLOSED_REUSE
         } else if protocol == protocol::TCP && state & Self::RST_IN != 0 {
             TCP_RESET_REUSE
@@ -183,17 +219,21 @@ pub enum When {
     TimedOut,
     /// It has timed out, or is closed and its place is needed.
     Reusable,
+    /// It has not been answered, and there are too many.
+    Unanswered,
     /// Now.
     Now,
 }
 
 impl<A: Addr> Flow<A> {
-    /// Notes that a packet came this way.
+    /// Notes that a packet came this way. Whether that is worth a note: the one before came in another tick.
     #[inline(always)]
-    pub fn touch(&self, now: Ticks) {
-        if self.seen.get() != now {
+    pub fn touch(&self, now: Ticks) -> bool {
+        let anew = self.seen.get() != now;
+        if anew {
             self.seen.set(now);
         }
+        anew
     }
 }
 
@@ -234,13 +274,18 @@ pub fn remove_outward<A: Addr, T: Tables<A>>(tables: &T, outward: &Tuple<A>, add
 }
 
 /// Removes the inbound entry that the caller has condemned, and what belongs to it.
-#[inline(always)]
+///
+/// A subprogram of its own in BPF: it is called from many places.
+#[inline(never)]
 fn bury<A: Addr, T: Tables<A>>(tables: &T, inward: &Tuple<A>, flow: &Flow<A>) {
-    let outward = inward.opposite(flow.address, flow.port);
-    remove_outward(tables, &outward, inward.destination, inward.destination_port);
+    if let Some(mut scratch) = tables.scratch(Whose::Remove) {
+        scratch.outward.set_outward(inward, flow.address, flow.port);
+        remove_outward(tables, &scratch.outward, inward.destination, inward.destination_port);
+    }
     let (slot, account) = (flow.slot, flow.account());
     tables.flow_remove(inward);
-    quota::give_back(tables, slot, account);
+    let cell = quota::cell_of(tables, slot, account, inward);
+    quota::give_back(tables, slot, account, cell);
 }
 
 /// Removes the flow with this inbound tuple, whatever its state, if it is this endpoint's and nobody else is removing it.
@@ -268,13 +313,20 @@ pub fn remove<A: Addr, T: Tables<A>>(
 ) -> bool {
     let condemned = if matches!(when, When::Now) {
         condemn(flow, inward)
+    } else if matches!(when, When::Unanswered) {
+        let state = flow.state.get();
+        State::is_of(state, inward)
+            && !State::is_answered(state)
+            && flow.state.replace(state, state | State::DEAD)
     } else {
         let state = flow.state.get();
         if !State::is_of(state, inward) {
             return false;
         }
         let mut idle = now.wrapping_sub(flow.seen.get());
-        if let Some(other) = tables.flow(&inward.opposite(flow.address, flow.port)) {
+        let Some(mut scratch) = tables.scratch(Whose::Remove) else { return false };
+        scratch.outward.set_outward(inward, flow.address, flow.port);
+        if let Some(other) = tables.flow(&scratch.outward) {
             let other = now.wrapping_sub(other.seen.get());
             if other < idle {
                 idle = other;

@@ -33,6 +33,7 @@ pub mod published;
 pub mod quota;
 pub mod reason;
 pub mod related;
+pub mod segment;
 pub mod shared;
 pub mod tables;
 pub mod to_container;

@@ -9,10 +9,11 @@ use crate::{
     addr::Addr,
     flow::{self, State, Ticks, When},
     nat::{self, Mapping},
-    quota::{self, Account},
+    quota::{self, Account, NO_CELL},
     reason::Drop,
+    segment::Segment,
     shared::Shared,
-    tables::{Add, Tables},
+    tables::{Add, Scratch, Tables, Whose},
     wire::{Be16, protocol, tcp},
 };
 
@@ -92,16 +93,17 @@ pub fn open<A: Addr, T: Tables<A>>(
     (mapping.address, mapping.port) = (port.address, port.port);
     mapping.flags |= Flow::<A>::PUBLISHED;
     let now = tables.now();
-    let outward = inward.opposite(mapping.address, mapping.port);
-    if !make_way(tables, &outward, now) {
+    let Some(mut scratch) = tables.scratch(Whose::Create) else { return Drop::FlowTableFull as u32 };
+    scratch.outward.set_outward(inward, mapping.address, mapping.port);
+    if !make_way(tables, now, &mut scratch) {
         return Drop::PublishedClash as u32;
     }
     let refused = quota::take(tables, &config, slot, Account::Inward);
     if refused != 0 {
         return refused;
     }
-    let state = State::after(State::new(inward), true, inward.protocol, tcp_flags as u8);
-    let mut flow = Flow {
+    let state = State::after(State::new(inward), true, inward.protocol, &Segment::from(tcp_flags as u8));
+    scratch.flow = Flow {
         state: Shared::new(state),
         seen: Shared::new(now),
         mark: Shared::new(0),
@@ -110,16 +112,18 @@ pub fn open<A: Addr, T: Tables<A>>(
         port: mapping.port,
         flags: mapping.flags,
     };
-    if let Err(full) = tables.flow_add(inward, flow.clone()) {
-        quota::give_back(tables, slot, Account::Inward);
+    if let Err(full) = tables.flow_add(inward, &scratch.flow) {
+        quota::give_back(tables, slot, Account::Inward, NO_CELL);
         return match full {
             Add::Exists => settle(tables, inward, tcp_flags, mapping),
             Add::Full => Drop::FlowTableFull as u32,
         };
     }
-    flow.state = Shared::new(State::new(&outward));
+    // Its answer is to be noted.
+    let Scratch { outward, flow, .. } = &mut *scratch;
+    flow.state.set(State::new(outward) | State::WATCHED);
     (flow.address, flow.port) = (inward.destination, inward.destination_port);
-    if let Err(full) = tables.flow_add(&outward, flow) {
+    if let Err(full) = tables.flow_add(outward, flow) {
         flow::abandon(tables, inward, slot);
         return match full {
             Add::Exists => Drop::PublishedClash as u32,
@@ -133,11 +137,12 @@ pub fn open<A: Addr, T: Tables<A>>(
         flow::abandon(tables, inward, slot);
         return NOT_OURS;
     }
-    if !nat::is_whole(tables, inward, &outward) {
+    if !nat::is_whole(tables, inward, outward) {
         // It was removed before it was whole: what has just been added belongs to nothing.
-        flow::remove_outward(tables, &outward, inward.destination, inward.destination_port);
+        flow::remove_outward(tables, outward, inward.destination, inward.destination_port);
         return NOT_OURS;
     }
+    quota::enter(tables, inward, slot, Account::Inward);
     0
 }
 
@@ -155,14 +160,15 @@ fn settle<A: Addr, T: Tables<A>>(tables: &T, inward: &Tuple<A>, tcp_flags: u32, 
     Drop::PublishedClash as u32
 }
 
-/// Makes sure that there is no entry for a container's packets, given their tuple: one that nobody uses any more goes. `false`: it
-/// talks to that client already, by another port of the host's.
+/// Makes sure that there is no entry for a container's packets, given their outbound tuple: one that nobody uses any more goes.
+/// `false`: it talks to that client already, by another port of the host's.
 #[inline(always)]
-fn make_way<A: Addr, T: Tables<A>>(tables: &T, outward: &Tuple<A>, now: Ticks) -> bool {
+fn make_way<A: Addr, T: Tables<A>>(tables: &T, now: Ticks, scratch: &mut Scratch<A>) -> bool {
+    let Scratch { inward, outward, .. } = scratch;
     let Some(old) = tables.flow(outward) else { return true };
-    let inward = outward.opposite(old.address, old.port);
-    match tables.flow(&inward) {
-        Some(flow) => flow::remove(tables, &inward, &flow, now, When::Reusable),
+    inward.set_inward(outward, old.address, old.port);
+    match tables.flow(inward) {
+        Some(flow) => flow::remove(tables, inward, &flow, now, When::Reusable),
         None => {
             flow::remove_outward(tables, outward, old.address, old.port);
             true

@@ -2,10 +2,12 @@
 //! whoever removes it (see [`crate::flow::remove`]), or where it is not made after all.
 
 use crate::{
-    abi::{Config, Flow},
+    abi::{Config, DESTINATIONS, Flow, Tuple, UnansweredRing},
     addr::Addr,
+    flow::{self, When, mix},
     reason::Drop,
-    tables::Tables,
+    tables::{Tables, Whose},
+    wire::Be16,
 };
 
 /// What a flow of an endpoint's counts on. Each has a quota of its own, so that what comes in cannot use up what goes out.
@@ -44,30 +46,101 @@ pub const fn share(room: u32, outward: u32, inward: u32, account: Account) -> u3
     free.div_ceil(2)
 }
 
+/// Flows of an account that an endpoint may have now.
+#[inline(always)]
+fn limit<A: Addr, T: Tables<A>>(tables: &T, config: &Config<A>, account: Account) -> u32 {
+    let (outward, inward) =
+        (tables.flows_in_table(Account::Outward, 0), tables.flows_in_table(Account::Inward, 0));
+    let share = share(config.flows, outward, inward, account);
+    if share < config.quota { share } else { config.quota }
+}
+
 /// Counts a flow that is to be made. Returns 0, or the number of the [`Drop`] reason: then it is not counted.
 #[inline(always)]
 pub fn take<A: Addr, T: Tables<A>>(tables: &T, config: &Config<A>, slot: u32, account: Account) -> u32 {
-    let (outward, inward) =
-        (tables.flows_in_table(Account::Outward, 0), tables.flows_in_table(Account::Inward, 0));
     let own = tables.flows_of(slot, account, 1);
-    let refused = if own >= config.quota {
-        Drop::FlowQuota as u32
-    } else if own >= share(config.flows, outward, inward, account) {
-        Drop::FlowTableFull as u32
-    } else {
-        0
-    };
-    if refused == 0 {
-        tables.flows_in_table(account, 1);
-    } else {
+    let limit = limit(tables, config, account);
+    // In its place comes one that nobody answers, if there is one.
+    if own >= limit && !turn(tables, config, slot, account, &Tuple::NONE) {
         tables.flows_of(slot, account, -1);
+        return if own >= config.quota { Drop::FlowQuota } else { Drop::FlowTableFull } as u32;
     }
-    refused
+    tables.flows_in_table(account, 1);
+    0
 }
 
-/// Counts a flow no more.
+/// Counts a flow no more. `cell`: where it was counted, see [`cell`].
 #[inline(always)]
-pub fn give_back<A: Addr, T: Tables<A>>(tables: &T, slot: u32, account: Account) {
+pub fn give_back<A: Addr, T: Tables<A>>(tables: &T, slot: u32, account: Account, cell: u32) {
     tables.flows_of(slot, account, -1);
     tables.flows_in_table(account, -1);
+    tables.flows_to(cell, -1);
+}
+
+/// A flow has been made, and nobody has answered yet. It takes a place of its endpoint's ring; where the endpoint has more than half
+/// of what it may have, the flow that was there goes, unless it has been answered.
+///
+/// So who opens connections that nobody answers, or is sent SYNs by nobody, has as many of them as there are places in a ring and half
+/// of what it may have, and there is always room for one that will be answered.
+#[inline(always)]
+pub fn enter<A: Addr, T: Tables<A>>(tables: &T, inward: &Tuple<A>, slot: u32, account: Account) {
+    if let Some(config) = tables.config() {
+        turn(tables, &config, slot, account, inward);
+    }
+}
+
+/// Puts the tuple of a flow into the next place of a ring. Whether the one that was there has gone.
+///
+/// A subprogram of its own in BPF: it is called from two places.
+#[inline(never)]
+fn turn<A: Addr, T: Tables<A>>(
+    tables: &T,
+    config: &Config<A>,
+    slot: u32,
+    account: Account,
+    inward: &Tuple<A>,
+) -> bool {
+    let ring = slot.wrapping_mul(Account::COUNT) + account as u32;
+    let ring = ring & (UnansweredRing::RINGS - 1);
+    let place = tables.unanswered_turn(ring) & config.ring & (UnansweredRing::PLACES - 1);
+    let Some(mut scratch) = tables.scratch(Whose::Turn) else { return false };
+    let oldest = &mut scratch.inward;
+    tables.unanswered_place(ring * UnansweredRing::PLACES + place, inward, oldest);
+    if tables.flows_of(slot, account, 0) <= limit(tables, config, account) / 2 {
+        return false;
+    }
+    let Some(flow) = tables.flow(oldest) else { return false };
+    flow.slot == slot && flow.account() == account && flow::remove(tables, oldest, &flow, 0, When::Unanswered)
+}
+
+/// Where it is counted how many flows an endpoint has to a destination: to an address, a port and a protocol. Others may share a
+/// place, and then more are counted than there are.
+#[inline(always)]
+pub fn cell<A: Addr>(seed: u32, slot: u32, address: &A, port: Be16, protocol: u8) -> u32 {
+    let hash = mix(mix(seed, slot), address.folded());
+    mix(hash, u32::from(port.raw()) << 8 | u32::from(protocol)) >> (32 - DESTINATIONS.trailing_zeros())
+}
+
+/// That of a flow, given its inbound tuple; none for inward ones, which take no ports.
+#[inline(always)]
+pub fn cell_of<A: Addr, T: Tables<A>>(tables: &T, slot: u32, account: Account, inward: &Tuple<A>) -> u32 {
+    match tables.config() {
+        Some(config) if matches!(account, Account::Outward) => {
+            cell(config.seed, slot, &inward.source, inward.source_port, inward.protocol)
+        }
+        _ => NO_CELL,
+    }
+}
+
+/// No cell.
+pub const NO_CELL: u32 = u32::MAX;
+
+/// How many of the range's ports, the first ones, an endpoint may take towards a destination that it has this many flows to. With
+/// each flow it is a 512th of them less, down to half: the last ones are for who has few flows there. So one endpoint has little more
+/// than half of a destination's ports, and it takes 32 of them to shut another out.
+#[inline(always)]
+pub const fn ports(all: u32, flows: u32) -> u32 {
+    let each = if all < 512 { 1 } else { all / 512 };
+    let (reserved, half) = (flows.saturating_mul(each), all / 2);
+    all - if reserved < half { reserved } else { half }
 }

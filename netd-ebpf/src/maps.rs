@@ -11,9 +11,9 @@ use aya_ebpf::{
 use netd_common::{
     Addr as _, Common, Tables, V4, V6, Way,
     abi::{
-        Config, Counter, Endpoint, EndpointCounters, Flow, Fragment, FragmentKey, FragmentRing, Interface,
-        NodeCounters, PLACES, Peer, PeerKey, Place, Port, PortBits, PortKey, Route, STEPS as STEPS_COUNT,
-        Tuple, place_of,
+        Config, Counter, DESTINATIONS, Endpoint, EndpointCounters, Flow, Fragment, FragmentKey, FragmentRing,
+        Interface, NodeCounters, PLACES, Peer, PeerKey, Place, Port, PortBits, PortKey, Route,
+        STEPS as STEPS_COUNT, Tuple, UnansweredRing, place_of,
     },
     flow::{TICK_SHIFT, Ticks},
     hairpin::Rewrite,
@@ -22,7 +22,7 @@ use netd_common::{
     quota::Account,
     reason,
     shared::Shared,
-    tables::Add,
+    tables::{Add, Scratch, Whose},
     wire::protocol,
 };
 
@@ -45,6 +45,24 @@ static NODE_COUNTERS: PerCpuArray<NodeCounters, SIZED> = PerCpuArray::new();
 /// Flows of endpoints: those of a slot's accounts, one after the other.
 #[btf_map]
 static FLOW_COUNTS: Array<u32, SIZED> = Array::new();
+/// Flows of endpoints to destinations, by [`netd_common::quota::cell`].
+#[btf_map]
+static DESTINATION_COUNTS: Array<u32, { DESTINATIONS as usize }> = Array::new();
+/// Flows of IPv4 that have got no answer yet: rings of their keys, one after the other.
+#[btf_map]
+static UNANSWERED4: Array<Tuple<V4>, { UnansweredRing::ENTRIES as usize }> = Array::new();
+/// The same of IPv6. An endpoint's rings of both families turn together.
+#[btf_map]
+static UNANSWERED6: Array<Tuple<V6>, { UnansweredRing::ENTRIES as usize }> = Array::new();
+/// What programs work on that their stacks have no room for, by [`Whose`].
+#[btf_map]
+static SCRATCH4: PerCpuArray<Scratch<V4>, { Whose::COUNT as usize }> = PerCpuArray::new();
+/// The same of IPv6.
+#[btf_map]
+static SCRATCH6: PerCpuArray<Scratch<V6>, { Whose::COUNT as usize }> = PerCpuArray::new();
+/// How many keys each ring has got.
+#[btf_map]
+static UNANSWERED_TURNS: Array<u32, { UnansweredRing::RINGS as usize }> = Array::new();
 /// Flows of each table: those of IPv4's accounts, then of IPv6's.
 #[btf_map]
 static FLOW_TOTALS: Array<u32, { 2 * Account::COUNT as usize }> = Array::new();
@@ -175,6 +193,16 @@ impl Common for Maps {
     }
 
     #[inline(always)]
+    fn flows_to(&self, cell: u32, change: i32) -> u32 {
+        DESTINATION_COUNTS.get_ptr(cell).map_or(0, |count| add(count, change))
+    }
+
+    #[inline(always)]
+    fn unanswered_turn(&self, ring: u32) -> u32 {
+        UNANSWERED_TURNS.get_ptr(ring).map_or(0, |turn| add(turn, 1))
+    }
+
+    #[inline(always)]
     fn is_published(&self, protocol: u8, port: u16) -> bool {
         is_published(protocol, port)
     }
@@ -251,13 +279,14 @@ impl Common for Maps {
 
 /// One family's tables over its maps.
 macro_rules! tables {
-    ($address:ty, $bits:literal, $config:ident, [$interfaces:ident, $interface_places:ident], [$endpoints:ident, $endpoint_places:ident], $routes:ident, $flows:ident, $ports:ident, $fragments:ident, $places:ident,
+    ($address:ty, $bits:literal, $config:ident, [$interfaces:ident, $interface_places:ident], [$endpoints:ident, $endpoint_places:ident], $routes:ident, $flows:ident, $ports:ident, $fragments:ident, $places:ident, $unanswered:ident, $scratch:ident,
      $create:ident, $open:ident, $hairpin:ident) => {
         // SAFETY (of the `get`s): the kernel keeps the memory of a removed entry readable until the program ends. It may
         // be given to another entry meanwhile; the fields of a flow are read at once after the look-up, so what is read
         // belongs to one entry, for all but a removal and an insertion within those few nanoseconds.
         impl Tables<$address> for Maps {
             type Ref<'a, V: 'a> = &'a V;
+            type Scratch<'a> = &'a mut Scratch<$address>;
 
             #[inline(always)]
             fn config(&self) -> Option<&Config<$address>> {
@@ -294,8 +323,14 @@ macro_rules! tables {
             }
 
             #[inline(always)]
-            fn flow_add(&self, tuple: &Tuple<$address>, flow: Flow<$address>) -> Result<(), Add> {
-                match $flows.insert(tuple, &flow, u64::from(BPF_NOEXIST)) {
+            fn scratch(&self, whose: Whose) -> Option<&mut Scratch<$address>> {
+                // SAFETY: the entry of this CPU, which programs do not interrupt each other on; and of what is being done, once.
+                $scratch.get_ptr_mut(whose as u32).map(|pointer| unsafe { &mut *pointer })
+            }
+
+            #[inline(always)]
+            fn flow_add(&self, tuple: &Tuple<$address>, flow: &Flow<$address>) -> Result<(), Add> {
+                match $flows.insert(tuple, flow, u64::from(BPF_NOEXIST)) {
                     Ok(()) => Ok(()),
                     Err(error) if error == -EEXIST => Err(Add::Exists),
                     Err(_) => Err(Add::Full),
@@ -341,10 +376,16 @@ macro_rules! tables {
                 let Some(pointer) = $places.get_ptr_mut(place) else { return *key };
                 // SAFETY: the entry is there as long as the map. Another CPU comes to the same place only after a whole round of
                 // the ring; should it, what is lost is that an entry is removed.
-                unsafe {
-                    let old = *pointer;
-                    *pointer = *key;
-                    old
+                unsafe { core::mem::replace(&mut *pointer, *key) }
+            }
+
+            #[inline(always)]
+            fn unanswered_place(&self, place: u32, inward: &Tuple<$address>, oldest: &mut Tuple<$address>) {
+                if let Some(pointer) = $unanswered.get_ptr_mut(place) {
+                    // SAFETY: as above.
+                    let place = unsafe { &mut *pointer };
+                    *oldest = *place;
+                    *place = *inward;
                 }
             }
 
@@ -402,6 +443,8 @@ tables!(
     PORTS4,
     FRAGMENTS4,
     FRAGMENT_PLACES4,
+    UNANSWERED4,
+    SCRATCH4,
     create_flow4,
     open_flow4,
     hairpin_flows4
@@ -417,6 +460,8 @@ tables!(
     PORTS6,
     FRAGMENTS6,
     FRAGMENT_PLACES6,
+    UNANSWERED6,
+    SCRATCH6,
     create_flow6,
     open_flow6,
     hairpin_flows6

@@ -130,7 +130,7 @@ fn ip<'t, A: Addr, P: Packet, T: Tables<A>>(
     }
     let mut mapping = Mapping::NONE;
     let tuple = transport.tuple(&ip, Tuple::<A>::OUT);
-    if nat::known(tables, &tuple, transport.tcp_flags, &mut mapping) {
+    if nat::known(tables, &tuple, transport.segment, &mut mapping) {
         if mapping.flags & Flow::<A>::HAIRPIN != 0 {
             return Ok(Then::Hairpin);
         }

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     Addr as _, Drop, Hook, Packet as _, To, V4, V6, Verdict, Way,
-    abi::{Config, Endpoint, Interface, Port, PortKey, Route},
+    abi::{Config, Endpoint, Interface, Port, PortKey, Route, UnansweredRing},
     wire::{Be16, Ethernet, Mac, MacPair, Vxlan, protocol, tcp},
 };
 
@@ -153,7 +153,7 @@ impl World {
                 last_port: PORTS.1,
                 quota: QUOTA,
                 flows: 1 << 20,
-                ring: 0xfff,
+                ring: UnansweredRing::LEAST - 1,
                 seed: 1,
                 mtu: MTU,
                 overlay: OVERLAY,

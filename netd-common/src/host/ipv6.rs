@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     Addr as _, V4, V6,
-    abi::{Config, Endpoint, Interface, Port, PortKey, Route},
+    abi::{Config, Endpoint, Interface, Port, PortKey, Route, UnansweredRing},
     wire::{Be16, Mac, MacPair, Vxlan},
 };
 
@@ -95,7 +95,7 @@ impl World {
             last_port: PORTS.1,
             quota: QUOTA,
             flows: 1 << 20,
-            ring: 0xfff,
+            ring: UnansweredRing::LEAST - 1,
             seed: 1,
             mtu: MTU,
             overlay: OVERLAY,

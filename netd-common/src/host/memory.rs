@@ -10,13 +10,13 @@ use super::sync::{Table, Value};
 use crate::{
     Addr, Common, Drop, Tables, V4, V6, Way,
     abi::{
-        Config, Counter, Denied, Endpoint, EndpointCounters, Flow, Fragment, FragmentKey, Interface,
-        NodeCounters, Port, PortKey, Route, Tuple,
+        Config, Counter, DESTINATIONS, Denied, Endpoint, EndpointCounters, Flow, Fragment, FragmentKey,
+        Interface, NodeCounters, Port, PortKey, Route, Tuple,
     },
     flow::{self, Ticks, When},
     plan::NO_SLOT,
     quota::Account,
-    tables::Add,
+    tables::{Add, Scratch, Whose},
     wire::{Be16, protocol},
     xdp_uplink::DenyList,
 };
@@ -43,6 +43,12 @@ pub struct Memory<A> {
     pub max_flows: usize,
     /// Flows of each slot on each of its accounts.
     pub flow_counts: Table<BTreeMap<(u32, Account), u32>>,
+    /// Flows to each destination.
+    pub destinations: Table<BTreeMap<u32, u32>>,
+    /// How many keys each ring of unanswered flows has got.
+    pub unanswered_turns: Table<BTreeMap<u32, u32>>,
+    /// The keys in the rings' places.
+    pub unanswered_places: Table<BTreeMap<u32, Tuple<A>>>,
     /// Flows of the table on each account.
     pub flow_totals: Table<BTreeMap<Account, u32>>,
     /// Published ports.
@@ -85,6 +91,9 @@ impl<A> Default for Memory<A> {
             max_flows: 1 << 20,
             flow_counts: Table::default(),
             flow_totals: Table::default(),
+            destinations: Table::default(),
+            unanswered_turns: Table::default(),
+            unanswered_places: Table::default(),
             ports: Table::default(),
             fragments: Table::default(),
             fragment_turns: Table::default(),
@@ -183,6 +192,18 @@ impl<A: Addr + Hash> Common for Memory<A> {
         add(self.flow_counts.borrow_mut().entry((slot, account)).or_default(), change)
     }
 
+    fn flows_to(&self, cell: u32, change: i32) -> u32 {
+        if cell >= DESTINATIONS {
+            0
+        } else {
+            add(self.destinations.borrow_mut().entry(cell).or_default(), change)
+        }
+    }
+
+    fn unanswered_turn(&self, ring: u32) -> u32 {
+        add(self.unanswered_turns.borrow_mut().entry(ring).or_default(), 1)
+    }
+
     fn is_published(&self, protocol: u8, port: u16) -> bool {
         let is = |key: &PortKey<A>| (key.protocol, key.port) == (protocol, Be16::new(port));
         let other = self.v6.as_ref().is_some_and(|v6| v6.is_published(protocol, port));
@@ -253,6 +274,10 @@ impl<A: Addr + Hash> Tables<A> for Memory<A> {
         = Arc<V>
     where
         A: 'a;
+    type Scratch<'a>
+        = Box<Scratch<A>>
+    where
+        A: 'a;
 
     fn config(&self) -> Option<Arc<Config<A>>> {
         self.config.clone()
@@ -274,7 +299,11 @@ impl<A: Addr + Hash> Tables<A> for Memory<A> {
         self.flows.borrow().get(tuple).cloned()
     }
 
-    fn flow_add(&self, tuple: &Tuple<A>, flow: Flow<A>) -> Result<(), Add> {
+    fn scratch(&self, _: Whose) -> Option<Box<Scratch<A>>> {
+        Some(Box::default())
+    }
+
+    fn flow_add(&self, tuple: &Tuple<A>, flow: &Flow<A>) -> Result<(), Add> {
         let mut flows = self.flows.borrow_mut();
         if flows.contains_key(tuple) {
             return Err(Add::Exists);
@@ -282,7 +311,7 @@ impl<A: Addr + Hash> Tables<A> for Memory<A> {
         if flows.len() >= self.max_flows {
             return Err(Add::Full);
         }
-        flows.insert(*tuple, Arc::new(flow));
+        flows.insert(*tuple, Arc::new(flow.clone()));
         Ok(())
     }
 
@@ -292,6 +321,10 @@ impl<A: Addr + Hash> Tables<A> for Memory<A> {
 
     fn flows_in_table(&self, account: Account, change: i32) -> u32 {
         add(self.flow_totals.borrow_mut().entry(account).or_default(), change)
+    }
+
+    fn unanswered_place(&self, place: u32, inward: &Tuple<A>, oldest: &mut Tuple<A>) {
+        *oldest = self.unanswered_places.borrow_mut().insert(place, *inward).unwrap_or(Tuple::NONE);
     }
 
     fn port(&self, key: &PortKey<A>) -> Option<Arc<Port<A>>> {
@@ -326,6 +359,7 @@ impl Memory<V4> {
 /// Those of IPv6 that belong to these of IPv4.
 impl Tables<V6> for Memory<V4> {
     type Ref<'a, V: 'a> = Arc<V>;
+    type Scratch<'a> = Box<Scratch<V6>>;
 
     fn config(&self) -> Option<Arc<Config<V6>>> {
         self.v6.as_ref()?.config()
@@ -347,7 +381,11 @@ impl Tables<V6> for Memory<V4> {
         self.v6.as_ref()?.flow(tuple)
     }
 
-    fn flow_add(&self, tuple: &Tuple<V6>, flow: Flow<V6>) -> Result<(), Add> {
+    fn scratch(&self, whose: Whose) -> Option<Box<Scratch<V6>>> {
+        self.v6.as_ref()?.scratch(whose)
+    }
+
+    fn flow_add(&self, tuple: &Tuple<V6>, flow: &Flow<V6>) -> Result<(), Add> {
         self.v6.as_ref().map_or(Err(Add::Full), |v6| v6.flow_add(tuple, flow))
     }
 
@@ -357,6 +395,10 @@ impl Tables<V6> for Memory<V4> {
 
     fn flows_in_table(&self, account: Account, change: i32) -> u32 {
         self.v6.as_ref().map_or(0, |v6| Tables::flows_in_table(&**v6, account, change))
+    }
+
+    fn unanswered_place(&self, place: u32, inward: &Tuple<V6>, oldest: &mut Tuple<V6>) {
+        self.v6.iter().for_each(|v6| v6.unanswered_place(place, inward, oldest));
     }
 
     fn port(&self, key: &PortKey<V6>) -> Option<Arc<Port<V6>>> {

@@ -29,6 +29,7 @@ pub(super) struct Names {
     pub(super) ports: &'static str,
     pub(super) fragments: &'static str,
     pub(super) fragment_places: &'static str,
+    pub(super) unanswered: &'static str,
 }
 
 /// An address family.
@@ -87,6 +88,7 @@ impl Family for V4 {
         ports: "PORTS4",
         fragments: "FRAGMENTS4",
         fragment_places: "FRAGMENT_PLACES4",
+        unanswered: "UNANSWERED4",
     };
     const LIST: u32 = FlowList::IPV4;
     type Tuple = [u32; size_of::<Tuple<V4>>() / 4];
@@ -132,6 +134,7 @@ impl Family for V6 {
         ports: "PORTS6",
         fragments: "FRAGMENTS6",
         fragment_places: "FRAGMENT_PLACES6",
+        unanswered: "UNANSWERED6",
     };
     const LIST: u32 = FlowList::IPV6;
     type Tuple = [u32; size_of::<Tuple<V6>>() / 4];

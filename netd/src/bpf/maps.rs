@@ -45,6 +45,8 @@ fn shapes(options: &Options) -> Vec<Shape> {
         shape::<u32, NodeCounters>("NODE_COUNTERS", MapType::PerCpuArray, Some(MAX_NODES)),
         shape::<u32, u32>("FLOW_COUNTS", MapType::Array, Some(options.max_endpoints * Account::COUNT)),
         shape::<u32, u32>("FLOW_TOTALS", MapType::Array, None),
+        shape::<u32, u32>("DESTINATION_COUNTS", MapType::Array, None),
+        shape::<u32, u32>("UNANSWERED_TURNS", MapType::Array, None),
         shape::<u32, u64>("PORT_BITS", MapType::Array, None),
         shape::<u32, u64>("HOST", MapType::Array, None),
         shape::<PeerKey, Peer>("HOST_PEERS", MapType::LruHash, None),
@@ -60,7 +62,7 @@ fn shapes(options: &Options) -> Vec<Shape> {
 }
 
 /// The maps of a family.
-fn shapes_of<A: Family>(options: &Options) -> [Shape; 10] {
+fn shapes_of<A: Family>(options: &Options) -> [Shape; 11] {
     let endpoints = Some(options.max_endpoints);
     let names = A::NAMES;
     [
@@ -76,6 +78,7 @@ fn shapes_of<A: Family>(options: &Options) -> [Shape; 10] {
         shape::<PortKey<A>, Port<A>>(names.ports, MapType::Hash, Some(MAX_PORTS)),
         shape::<FragmentKey<A>, Fragment<A>>(names.fragments, MapType::Hash, None),
         shape::<u32, FragmentKey<A>>(names.fragment_places, MapType::Array, None),
+        shape::<u32, Tuple<A>>(names.unanswered, MapType::Array, None),
     ]
 }
 
@@ -131,6 +134,7 @@ pub(super) struct Maps {
     pub(super) endpoint_counters: PerCpuArray<MapData, EndpointCounters>,
     pub(super) node_counters: PerCpuArray<MapData, NodeCounters>,
     pub(super) flow_counts: Array<MapData, u32>,
+    pub(super) flow_totals: Array<MapData, u32>,
     pub(super) port_bits: Array<MapData, u64>,
     pub(super) host: Array<MapData, u64>,
     pub(super) v4: Tables<V4>,
@@ -273,6 +277,7 @@ impl Maps {
             endpoint_counters,
             node_counters: take(programs, "NODE_COUNTERS")?.try_into()?,
             flow_counts: take(programs, "FLOW_COUNTS")?.try_into()?,
+            flow_totals: take(programs, "FLOW_TOTALS")?.try_into()?,
             port_bits: take(programs, "PORT_BITS")?.try_into()?,
             host: take(programs, "HOST")?.try_into()?,
             v4: Tables::take(programs)?,

@@ -12,6 +12,7 @@ mod next_hops;
 mod pins;
 mod places;
 mod ports;
+mod pressure;
 mod routes;
 mod sockets;
 mod syscall;
@@ -38,6 +39,7 @@ pub use self::flow_list::{FlowEntry, FlowFilter, FlowReader, Phase, Protocol};
 pub use self::links::Attachment;
 pub use self::next_hops::NextHopsTurn;
 pub use self::ports::{MAX_PORTS, PublishedPort};
+pub use self::pressure::Pressure;
 pub use self::routes::node_behind;
 pub use self::types::{
     Counter, Endpoint, EndpointCounters, EndpointV6, Expired, MAX_NODES, Mac, MapFill, NodeConfig,
@@ -490,7 +492,7 @@ fn refusal(error: &ProgramError) -> String {
 
 /// Places of a ring of unanswered flows, less one: a quarter of what an endpoint may have, in a power of two.
 fn ring(quota: u32) -> u32 {
-    (quota / 4 + 1).next_power_of_two().min(UnansweredRing::PLACES) - 1
+    (quota / 4 + 1).next_power_of_two().clamp(UnansweredRing::LEAST, UnansweredRing::PLACES) - 1
 }
 
 /// What is wrong with an option, said before anything is changed.
