@@ -4,7 +4,7 @@ use crate::{
     abi::Tuple,
     addr::{Addr, V4, V6},
     extension::{self, Walk},
-    packet::Packet,
+    packet::{MAX_OFFSET, Packet},
     reason::Drop,
     segment::Segment,
     wire::{Be16, Be32, Ethernet, Ipv4, Ipv6, icmp, protocol, tcp, udp},
@@ -179,7 +179,8 @@ fn follow<P: Packet>(packet: &P, headers: &mut Headers<V6>) -> u32 {
     headers.l4 = walk.offset;
     headers.protocol = walk.next as u8;
     headers.id = walk.id;
-    headers.id_at = walk.id_at;
+    // Verifiers before Linux 6.9 forget that an offset is bounded when it has been on the stack.
+    headers.id_at = walk.id_at & MAX_OFFSET;
     headers.fragment = Be16::new(walk.fragment as u16);
     refused
 }

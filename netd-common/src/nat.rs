@@ -156,7 +156,7 @@ fn record<A: Addr, T: Tables<A>>(
 ) -> u32 {
     let Scratch { inward, flow, .. } = scratch;
     let slot = flow.slot;
-    flow.state.set(State::new(tuple));
+    flow.state = Shared::new(State::new(tuple));
     (flow.address, flow.port) = (mapping.address, mapping.port);
     let added = tables.flow_add(tuple, flow);
     if added.is_ok() {
@@ -254,7 +254,7 @@ extern "C" fn claim<A: Addr, T: Tables<A>>(round: u32, search: &mut Search<'_, A
         }
     };
     if is_free {
-        flow.state.set(State::new(inward) | State::SENT);
+        flow.state = Shared::new(State::new(inward) | State::SENT);
         match tables.flow_add(inward, flow) {
             Ok(()) => {
                 search.outcome = 0;

@@ -17,6 +17,9 @@ pub struct Hook {
     pub forwarded: bool,
 }
 
+/// Highest offset that a header is read at, a mask: lets the verifier bound pointer arithmetic with variable offsets.
+pub const MAX_OFFSET: u32 = 0x3fff;
+
 /// A packet's bytes, from the Ethernet header on.
 pub trait Packet {
     /// Length in bytes; of a segmentation-offloaded packet, of all of it.

@@ -121,7 +121,7 @@ pub fn open<A: Addr, T: Tables<A>>(
     }
     // Its answer is to be noted.
     let Scratch { outward, flow, .. } = &mut *scratch;
-    flow.state.set(State::new(outward) | State::WATCHED);
+    flow.state = Shared::new(State::new(outward) | State::WATCHED);
     (flow.address, flow.port) = (inward.destination, inward.destination_port);
     if let Err(full) = tables.flow_add(outward, flow) {
         flow::abandon(tables, inward, slot);

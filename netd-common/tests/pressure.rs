@@ -73,7 +73,7 @@ fn answer(tables: &Memory<V4>, at: u16, from: u16, protocol: u8) {
         reserved: 0,
     };
     let flags = if protocol == protocol::TCP { tcp::SYN | tcp::ACK } else { 0 };
-    assert!(nat::reply(tables, &inward, flags, &mut Mapping::NONE), "no flow for the answer");
+    assert!(nat::reply(tables, &inward, flags, &mut { Mapping::NONE }), "no flow for the answer");
 }
 
 /// One container asks for every port of a destination; others get theirs at once, whatever the protocol.
@@ -118,9 +118,9 @@ fn counts_are_given_back() {
     let before = fill();
     tables.time.set(flow::DNS + 1);
     assert_eq!(tables.collect(When::TimedOut), before);
-    assert!(tables.destinations.borrow().values().all(|count| *count == 0));
+    assert!(tables.destinations.all().values().all(|count| *count == 0));
     assert!(tables.flow_counts.borrow().values().all(|count| *count == 0));
-    assert!(tables.flow_totals.borrow().values().all(|count| *count == 0));
+    assert!(tables.flow_totals.all().values().all(|count| *count == 0));
     let after = fill();
     assert!(after.abs_diff(before) < 600, "{before} flows, then {after}");
 }
@@ -201,7 +201,7 @@ fn come(tables: &Memory<V4>, number: u32, port: u16, flags: u8) -> u32 {
 fn connect(tables: &Memory<V4>, port: u16, whole: bool) {
     assert_eq!(come(tables, 1, port, tcp::SYN), 0, "SYN of {port}");
     let answer = client(1, port).opposite(container(0), Be16::new(8080));
-    assert!(nat::known(tables, &answer, tcp::SYN | tcp::ACK, &mut Mapping::NONE), "its answer");
+    assert!(nat::known(tables, &answer, tcp::SYN | tcp::ACK, &mut { Mapping::NONE }), "its answer");
     if whole {
         assert_eq!(come(tables, 1, port, tcp::ACK), 0, "the last step of {port}");
     }
@@ -247,7 +247,7 @@ fn a_free_port_is_taken_before_a_closed_ones() {
     assert_eq!(at, FIRST + 5);
     answer(&tables, at, 443, protocol::TCP);
     let own = outward(0, FIRST + 5, 443, protocol::TCP);
-    assert!(nat::known(&tables, &own, tcp::RST, &mut Mapping::NONE));
+    assert!(nat::known(&tables, &own, tcp::RST, &mut { Mapping::NONE }));
     tables.time.set(flow::TCP_TRANSITORY);
     let other = open(&tables, 1, FIRST + 5, 443, protocol::TCP).expect("another's connection");
     assert_ne!(other, at, "another container got the port though others were free");

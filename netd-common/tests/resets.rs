@@ -75,7 +75,7 @@ fn inward(port: u16) -> Tuple<V4> {
 }
 
 fn leave(tables: &Memory<V4>, tuple: &Tuple<V4>, segment: Segment) {
-    assert!(nat::known(tables, tuple, segment, &mut Mapping::NONE), "no flow for {segment:?}");
+    assert!(nat::known(tables, tuple, segment, &mut { Mapping::NONE }), "no flow for {segment:?}");
 }
 
 fn come(tables: &Memory<V4>, port: u16, segment: Segment) -> V4 {
@@ -95,7 +95,7 @@ fn timeout(tables: &Memory<V4>, port: u16) -> Ticks {
 /// Container 0's connection, open and then quiet.
 fn open(tables: &Memory<V4>, port: u16) {
     let tuple = outward(0, port);
-    assert_eq!(nat::create(tables, &tuple, 0, &mut Mapping::NONE), 0);
+    assert_eq!(nat::create(tables, &tuple, 0, &mut { Mapping::NONE }), 0);
     leave(tables, &tuple, segment(tcp::SYN, OURS, 0));
     come(tables, port, segment(tcp::SYN | tcp::ACK, THEIRS, OURS.wrapping_add(1)));
     leave(tables, &tuple, segment(tcp::ACK, OURS.wrapping_add(1), THEIRS + 1));
@@ -137,7 +137,7 @@ fn a_reset_that_hits_is_undone_by_either_side() {
         assert_eq!(timeout(&tables, FIRST), TCP_TRANSITORY);
         // Not at once: what lives on has time to say so.
         wait(&tables, TCP_RESET_REUSE);
-        assert_ne!(nat::create(&tables, &outward(1, 5), 1, &mut Mapping::NONE), 0);
+        assert_ne!(nat::create(&tables, &outward(1, 5), 1, &mut { Mapping::NONE }), 0);
         if by_the_container {
             // As a kernel answers a reset that is near (RFC 5961).
             leave(&tables, &outward(0, FIRST), segment(tcp::ACK, OURS.wrapping_add(1), SO_FAR));
@@ -179,7 +179,7 @@ fn an_end_that_was_forged_is_undone_by_data() {
 fn a_syn_is_refused_by_its_number() {
     let tables = tables(1);
     let tuple = outward(0, FIRST);
-    assert_eq!(nat::create(&tables, &tuple, 0, &mut Mapping::NONE), 0);
+    assert_eq!(nat::create(&tables, &tuple, 0, &mut { Mapping::NONE }), 0);
     leave(&tables, &tuple, segment(tcp::SYN, OURS, 0));
     let half_open = state(&tables, FIRST);
     for guess in [0, 1, OURS.wrapping_sub(5), OURS.wrapping_add(1 << 20)] {
@@ -208,7 +208,7 @@ fn a_client_that_is_not_there_stays_half_open() {
     let answer = client.opposite(mapping.address, mapping.port);
     let state = || tables.flow(&client).expect("a flow").state.get();
     let timeout = || State::timeout(state(), protocol::TCP, Be16::new(80));
-    let come = |segment| assert!(nat::reply(&tables, &client, segment, &mut Mapping::NONE));
+    let come = |segment| assert!(nat::reply(&tables, &client, segment, &mut { Mapping::NONE }));
     // Before and after the container's answer.
     for _ in 0..2 {
         for guess in [0, 1, 77, OURS.wrapping_sub(3), 0x7fff_ffff] {

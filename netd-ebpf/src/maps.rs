@@ -146,6 +146,13 @@ static FRAGMENT_PLACES6: Array<FragmentKey<V6>, { FragmentRing::ENTRIES as usize
 #[btf_map]
 static FRAGMENT_TURNS: Array<u32, { FragmentRing::RINGS as usize }> = Array::new();
 
+/// Where functions keep the tuple that they were given, one entry each (`functions.rs`).
+#[btf_map]
+pub(crate) static KEYS4: PerCpuArray<Tuple<V4>, 3> = PerCpuArray::new();
+/// The same for IPv6.
+#[btf_map]
+pub(crate) static KEYS6: PerCpuArray<Tuple<V6>, 3> = PerCpuArray::new();
+
 /// Programs that go on where others end, by the numbers in [`netd_common::abi`].
 #[btf_map]
 pub(crate) static STEPS: ProgramArray<{ STEPS_COUNT as usize }> = ProgramArray::new();

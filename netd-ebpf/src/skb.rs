@@ -16,6 +16,7 @@ use aya_ebpf::{
 use netd_common::{
     Addr as _, Hook, Packet, V4, V6,
     from_container::Told,
+    packet::MAX_OFFSET,
     wire::{Be16, Ethernet, Ipv4, Vxlan, Wire, tcp},
 };
 
@@ -26,9 +27,6 @@ const BPF_F_IPV6: u64 = 1 << 7;
 /// `BPF_F_ADJ_ROOM_DECAP_L3_IPV4` and `..._IPV6` (kernel 6.3): what is left is of that family.
 const ADJ_ROOM_DECAP_L3_IPV4: u64 = 1 << 7;
 const ADJ_ROOM_DECAP_L3_IPV6: u64 = 1 << 8;
-
-/// Highest offset that a header is read at: lets the verifier bound pointer arithmetic with variable offsets.
-pub(crate) const MAX_OFFSET: u32 = 0x3fff;
 
 /// A socket buffer.
 pub(crate) struct Skb {

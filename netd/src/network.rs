@@ -298,6 +298,33 @@ pub fn check_mtu(mtu: i64) -> Result<Option<u32>> {
     }
 }
 
+/// The smallest MTU of a link that can have IPv6 addresses (RFC 8200 section 5): the kernel takes IPv6 away below.
+pub const MTU6: u32 = 1280;
+
+/// Checks that an MTU is large enough for the IPv6 subnet beside it, if there is one.
+///
+/// # Errors
+/// It is not.
+pub fn check_mtu6(mtu: Option<u32>, subnet6: Option<Ipv6Net>) -> Result<()> {
+    match mtu.zip(subnet6) {
+        Some((mtu, _)) if mtu < MTU6 => {
+            bail!("{mtu} is less than the {MTU6} that IPv6 needs: raise it, or leave out the IPv6 subnet")
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Reads a subnet as people write it. Not so numbers that begin with 0, which are octal to some (`inet_aton`) and decimal to
+/// others.
+#[must_use]
+pub fn parse_subnet(text: &str) -> Option<IpNet> {
+    let (address, length) = text.split_once('/')?;
+    let is_number = length == "0" || !length.starts_with(['0', '+']);
+    // The standard library's addresses have no such zeros.
+    let address: IpAddr = address.parse().ok()?;
+    IpNet::new(address, length.parse().ok().filter(|_| is_number)?).ok()
+}
+
 /// Checks that nodes' slices of a subnet can have a prefix length.
 ///
 /// # Errors
@@ -324,6 +351,32 @@ mod tests {
             ("10.1.0.0/24", "10.1.1.0/24", false),
         ] {
             assert_eq!(overlap(a.parse().unwrap(), b.parse().unwrap()), expected, "{a} {b}");
+        }
+    }
+
+    #[test]
+    fn subnets_are_read_in_one_way() {
+        for good in ["10.88.0.0/16", "10.88.0.1/32", "0.0.0.0/0", "fd88::/48", "::/0", "10.0.0.0/8"] {
+            assert_eq!(parse_subnet(good).unwrap().to_string(), good);
+        }
+        for bad in [
+            "010.88.0.0/16",
+            "10.088.0.0/16",
+            "10.88.0.0/016",
+            "10.88.0.0/+16",
+            "10.88.0.0/00",
+            "10.88.0.0",
+            "10.88/16",
+            "10.88.0.0/33",
+            "0x0a.0.0.0/8",
+            "fd88::/129",
+            "/8",
+            "10.88.0.0/",
+            "fd88::%1/64",
+            " 10.88.0.0/16",
+            "",
+        ] {
+            assert_eq!(parse_subnet(bad), None, "{bad}");
         }
     }
 

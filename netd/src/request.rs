@@ -11,7 +11,8 @@ use crate::{
     bpf::{Counter, EndpointCounters, MapFill, NodeCounters, ProgramStatus},
     cluster::{Presence, Transport},
     endpoint::LinkKind,
-    network::{LinkChoice, Origin},
+    names::Shown,
+    network::{LinkChoice, Origin, parse_subnet},
     publish::Publish,
 };
 
@@ -334,10 +335,10 @@ pub struct DeniedView {
 /// # Errors
 /// It is none, or one that nobody means.
 pub fn parse_source(text: &str) -> Result<IpNet, String> {
-    let no_prefix = |_| format!("`{text}` is no address and no prefix such as 203.0.113.0/24");
+    let no_prefix = || format!("`{}` is no address and no prefix such as 203.0.113.0/24", Shown(text));
     let net = match text.parse::<IpAddr>() {
         Ok(address) => IpNet::from(address),
-        Err(_) => text.parse::<IpNet>().map_err(no_prefix)?,
+        Err(_) => parse_subnet(text).ok_or_else(no_prefix)?,
     };
     if net != net.trunc() {
         return Err(format!("{net} has host bits set: did you mean {}?", net.trunc()));

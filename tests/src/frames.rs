@@ -94,6 +94,18 @@ pub fn arp_request(
 /// # Errors
 /// The interface is not there, or the kernel does not take the frame.
 pub fn send(namespace: &Namespace, interface: &str, frame: &[u8], times: usize) -> Result<()> {
+    send_all(namespace, interface, std::iter::repeat_n(frame, times))
+}
+
+/// Sends frames out of an interface of a namespace.
+///
+/// # Errors
+/// The interface is not there, or the kernel does not take a frame.
+pub fn send_all(
+    namespace: &Namespace,
+    interface: &str,
+    frames: impl Iterator<Item = impl AsRef<[u8]>> + Send,
+) -> Result<()> {
     let name = CString::new(interface).context("an interface's name")?;
     namespace.run(|| {
         let socket =
@@ -105,7 +117,8 @@ pub fn send(namespace: &Namespace, interface: &str, frame: &[u8], times: usize) 
         let mut to: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
         to.sll_family = libc::AF_PACKET as u16;
         to.sll_ifindex = index.cast_signed();
-        for _ in 0..times {
+        for frame in frames {
+            let frame = frame.as_ref();
             // SAFETY: `frame` and `to` live until the call returns, with the lengths that are given.
             let sent = unsafe {
                 libc::sendto(

@@ -82,6 +82,27 @@ fn a_bad_configuration_is_refused() {
         ("an uplink that is not there", "[node]\nuplink = \"nope0\"\n", &["nope0"]),
         ("an address that the uplink has not", "[node]\naddress = \"192.0.2.77\"\n", &["192.0.2.77"]),
         ("a name that is none", "[node]\nname = \"a b\"\n", &["node.name", "a b"]),
+        ("a name with a line in it", "[node]\nname = \"a\\nb\"\n", &["node.name", "a\\nb"]),
+        (
+            "an MTU too small for IPv6",
+            "[networks.default]\nmtu = 1279\n",
+            &["networks.default.mtu", "1279", "1280"],
+        ),
+        (
+            "an octal subnet",
+            "[networks.x]\nsubnets = [\"010.9.0.0/16\"]\n",
+            &["networks.x.subnets", "010.9.0.0/16"],
+        ),
+        (
+            "a peer with this host's address",
+            "[[cluster.peers]]\nname = \"b\"\naddress = \"198.18.1.2\"\nsubnets = [\"10.88.2.0/24\"]\n",
+            &["cluster.peers.b.address", "198.18.1.2", "this host's own"],
+        ),
+        (
+            "a peer with a slice of no network",
+            "[[cluster.peers]]\nname = \"b\"\naddress = \"198.18.1.9\"\nsubnets = [\"198.18.1.0/24\"]\n",
+            &["cluster.peers.b.subnets", "198.18.1.0/24", "no network"],
+        ),
     ];
     with_stopped_site("a_bad_configuration_is_refused", "", |site| {
         let before = Snapshot::of(&site.host)?;
@@ -226,6 +247,30 @@ fn a_bad_request_is_refused() {
                 &["198.18.0.0/15", "eth0"],
             ),
             ("a subnet that is none", vec!["network", "create", "n", "--subnet", "ten"], &["ten"]),
+            (
+                "an octal subnet",
+                vec!["network", "create", "n", "--subnet", "010.91.0.0/24"],
+                &["010.91.0.0/24"],
+            ),
+            (
+                "an MTU too small for IPv6",
+                vec![
+                    "network",
+                    "create",
+                    "n",
+                    "--subnet",
+                    "10.91.0.0/24",
+                    "--subnet",
+                    "fd91::/64",
+                    "--mtu",
+                    "1200",
+                ],
+                &["1200", "1280"],
+            ),
+            ("a name with a line in it", vec!["attach", "x\nnetd: y", "--netns", netns], &["x\\nnetd: y"]),
+            ("a network name with a line in it", vec!["network", "rm", "x\ny"], &["x\\ny"]),
+            ("a source with a line in it", vec!["deny", "add", "x\ny"], &["x\\ny"]),
+            ("a namespace with a line in it", vec!["attach", "x", "--netns", "x\ny"], &["x\\ny"]),
             ("no such network to remove", vec!["network", "rm", "nope"], &["nope"]),
             ("a network of the file", vec!["network", "rm", "other"], &["other"]),
             ("a network in use", vec!["network", "rm", "default"], &["default"]),

@@ -3,10 +3,13 @@
 use std::{
     collections::{BTreeMap, HashMap},
     hash::{BuildHasherDefault, DefaultHasher, Hash},
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
 };
 
-use super::sync::{Table, Value};
+use super::{
+    schedule,
+    sync::{Table, Value},
+};
 use crate::{
     Addr, Common, Drop, Tables, V4, V6, Way,
     abi::{
@@ -20,6 +23,12 @@ use crate::{
     wire::{Be16, protocol},
     xdp_uplink::DenyList,
 };
+
+/// Entries whose memory is kept for others.
+const SPARE: usize = 8;
+
+/// Rounds of a loop while orders are explored.
+const ROUNDS: u32 = 3;
 
 /// A hash map that has the same order in each run.
 pub type Repeatable<K, V> = HashMap<K, V, BuildHasherDefault<DefaultHasher>>;
@@ -39,18 +48,21 @@ pub struct Memory<A> {
     pub routes: Vec<(A, A, Arc<Route>)>,
     /// The flow table.
     pub flows: Table<Repeatable<Tuple<A>, Arc<Flow<A>>>>,
+    /// The memory of the entries that were removed last: as in the kernel, the next one to be added gets it at once, while others may
+    /// still look at what was there. Here, where all that does not change in an entry is the same.
+    pub spare: Mutex<Vec<Arc<Flow<A>>>>,
     /// Entries that it has room for.
     pub max_flows: usize,
     /// Flows of each slot on each of its accounts.
     pub flow_counts: Table<BTreeMap<(u32, Account), u32>>,
     /// Flows to each destination.
-    pub destinations: Table<BTreeMap<u32, u32>>,
+    pub destinations: Counts<u32>,
     /// How many keys each ring of unanswered flows has got.
-    pub unanswered_turns: Table<BTreeMap<u32, u32>>,
+    pub unanswered_turns: Counts<u32>,
     /// The keys in the rings' places.
     pub unanswered_places: Table<BTreeMap<u32, Tuple<A>>>,
     /// Flows of the table on each account.
-    pub flow_totals: Table<BTreeMap<Account, u32>>,
+    pub flow_totals: Counts<Account>,
     /// Published ports.
     pub ports: Table<HashMap<PortKey<A>, Arc<Port<A>>>>,
     /// Packets that come in fragments.
@@ -88,11 +100,12 @@ impl<A> Default for Memory<A> {
             endpoints: HashMap::new(),
             routes: Vec::new(),
             flows: Table::default(),
+            spare: Mutex::default(),
             max_flows: 1 << 20,
             flow_counts: Table::default(),
-            flow_totals: Table::default(),
-            destinations: Table::default(),
-            unanswered_turns: Table::default(),
+            flow_totals: Counts::default(),
+            destinations: Counts::default(),
+            unanswered_turns: Counts::default(),
             unanswered_places: Table::default(),
             ports: Table::default(),
             fragments: Table::default(),
@@ -145,6 +158,22 @@ impl<A: Addr + Hash> Memory<A> {
         tuples.iter().filter(remove).count()
     }
 
+    /// An entry in the memory of another that is gone.
+    fn in_spare(&self, flow: &Flow<A>) -> Arc<Flow<A>> {
+        let fixed = |flow: &Flow<A>| (flow.slot, flow.address, flow.port, flow.flags);
+        let mut spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(index) = spare.iter().rposition(|old| fixed(old) == fixed(flow)) else {
+            return Arc::new(flow.clone());
+        };
+        let memory = spare.remove(index);
+        schedule::in_one_step(|| {
+            memory.state.set(flow.state.get());
+            memory.seen.set(flow.seen.get());
+            memory.mark.set(flow.mark.get());
+        });
+        memory
+    }
+
     /// What the daemon does where a port is no longer published: takes out the port first, then its flows.
     pub fn unpublish(&self, key: &PortKey<A>) {
         let Some(port) = self.ports.borrow_mut().remove(key) else { return };
@@ -193,15 +222,11 @@ impl<A: Addr + Hash> Common for Memory<A> {
     }
 
     fn flows_to(&self, cell: u32, change: i32) -> u32 {
-        if cell >= DESTINATIONS {
-            0
-        } else {
-            add(self.destinations.borrow_mut().entry(cell).or_default(), change)
-        }
+        if cell >= DESTINATIONS { 0 } else { self.destinations.add(cell, change) }
     }
 
     fn unanswered_turn(&self, ring: u32) -> u32 {
-        add(self.unanswered_turns.borrow_mut().entry(ring).or_default(), 1)
+        self.unanswered_turns.add(ring, 1)
     }
 
     fn is_published(&self, protocol: u8, port: u16) -> bool {
@@ -218,6 +243,8 @@ impl<A: Addr + Hash> Common for Memory<A> {
     }
 
     fn repeat<S>(times: u32, step: extern "C" fn(u32, &mut S) -> i64, state: &mut S) {
+        // Of hundreds of rounds there are too many orders.
+        let times = if schedule::is_running() { times.min(ROUNDS) } else { times };
         let _ = (0..times).any(|round| step(round, state) != 0);
     }
 
@@ -311,16 +338,22 @@ impl<A: Addr + Hash> Tables<A> for Memory<A> {
         if flows.len() >= self.max_flows {
             return Err(Add::Full);
         }
-        flows.insert(*tuple, Arc::new(flow.clone()));
+        flows.insert(*tuple, schedule::in_one_step(|| self.in_spare(flow)));
         Ok(())
     }
 
     fn flow_remove(&self, tuple: &Tuple<A>) {
-        self.flows.borrow_mut().remove(tuple);
+        if let Some(flow) = self.flows.borrow_mut().remove(tuple) {
+            let mut spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner);
+            if spare.len() == SPARE {
+                spare.remove(0);
+            }
+            spare.push(flow);
+        }
     }
 
     fn flows_in_table(&self, account: Account, change: i32) -> u32 {
-        add(self.flow_totals.borrow_mut().entry(account).or_default(), change)
+        self.flow_totals.add(account, change)
     }
 
     fn unanswered_place(&self, place: u32, inward: &Tuple<A>, oldest: &mut Tuple<A>) {
@@ -419,6 +452,28 @@ impl Tables<V6> for Memory<V4> {
 
     fn fragment_place(&self, place: u32, key: &FragmentKey<V6>) -> FragmentKey<V6> {
         self.v6.as_ref().map_or(*key, |v6| v6.fragment_place(place, key))
+    }
+}
+
+/// Counts that are only added to, each in one step: in which order makes no difference, so it is no point of a schedule's.
+#[derive(Debug)]
+pub struct Counts<K>(Mutex<BTreeMap<K, u32>>);
+
+impl<K> Default for Counts<K> {
+    fn default() -> Self {
+        Self(Mutex::new(BTreeMap::new()))
+    }
+}
+
+impl<K: Ord + Copy> Counts<K> {
+    /// All of them.
+    pub fn all(&self) -> BTreeMap<K, u32> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Adds to one; what it was.
+    fn add(&self, key: K, change: i32) -> u32 {
+        add(self.0.lock().unwrap_or_else(PoisonError::into_inner).entry(key).or_default(), change)
     }
 }
 

@@ -3,6 +3,7 @@
 
 pub mod build;
 pub mod cases;
+mod consistent;
 mod fragment_cases;
 mod frame;
 mod hairpin_error_cases;

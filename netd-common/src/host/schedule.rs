@@ -7,23 +7,58 @@
 //! with each.
 
 use std::{
-    cell::RefCell,
+    cell::{Cell, RefCell},
     panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
     thread,
+    time::{SystemTime, UNIX_EPOCH},
 };
 
 thread_local! {
     /// The run that this thread takes part in, and its number there.
     static RUN: RefCell<Option<(Arc<Run>, usize)>> = const { RefCell::new(None) };
+    /// How many more points a thread passes before it gives way; 0: it never does.
+    static UNTIL_PAUSE: Cell<u32> = const { Cell::new(0) };
 }
 
-/// Something shared is about to be used. Without an [`Explorer`] this does nothing.
+/// Something shared is about to be used. Without an [`Explorer`] or [`with_pauses`] this does nothing.
 pub fn point() {
     let run = RUN.with_borrow(Clone::clone);
     if let Some((run, own)) = run {
         run.yield_turn(own);
     }
+    match UNTIL_PAUSE.get() {
+        0 => {}
+        1 => {
+            // Sometimes soon again, sometimes not: by a clock that nobody can foresee.
+            let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+            UNTIL_PAUSE.set(1 + now.subsec_nanos() / 64 % 32);
+            thread::yield_now();
+        }
+        more => UNTIL_PAUSE.set(more - 1),
+    }
+}
+
+/// Does something with the thread giving way to others now and then between two steps: on few CPUs, many threads do more to each
+/// other than they would by themselves.
+pub fn with_pauses<R>(work: impl FnOnce() -> R) -> R {
+    UNTIL_PAUSE.set(1);
+    let result = work();
+    UNTIL_PAUSE.set(0);
+    result
+}
+
+/// Whether an [`Explorer`] runs this thread.
+pub(super) fn is_running() -> bool {
+    RUN.with_borrow(Option::is_some)
+}
+
+/// Does something during which it is nobody else's turn.
+pub(super) fn in_one_step<R>(work: impl FnOnce() -> R) -> R {
+    let run = RUN.take();
+    let result = work();
+    RUN.set(run);
+    result
 }
 
 /// Whose turn it was, where there was a choice.

@@ -13,7 +13,7 @@ use ipnet::Ipv4Net;
 use netd_common::wire::Vxlan;
 use serde::{Deserialize, Serialize};
 
-pub use self::etcd::{Directory, EtcdConfig, TlsFiles};
+pub use self::etcd::{Directory, EtcdConfig, Identity, TlsFiles};
 pub use self::model::{Announcement, Cluster, Registration, SharedNetwork, Slice, View};
 pub use self::remotes::{
     Presence, Remote, Remotes, Said, There, Update, said_by_cluster, said_by_configuration, slices_of,

@@ -14,8 +14,8 @@ use tracing::{info, warn};
 use super::{handle::Reply, owner::Owner};
 use crate::{
     cluster::{
-        Announcement, Cluster, Directory, EtcdConfig, Presence, Registration, SharedNetwork, View,
-        said_by_cluster, slices_of,
+        Announcement, Cluster, Directory, EtcdConfig, Identity, Presence, Registration, Remotes,
+        SharedNetwork, Slice, View, said_by_cluster, slices_of,
     },
     config::Config,
     network::{Definition, Origin},
@@ -70,14 +70,19 @@ impl Membership {
         etcd: &EtcdConfig,
         config: &Config,
         state: &State,
+        remotes: &Remotes,
         view: &HostView,
     ) -> Result<Self> {
         let announced = announcement(config, state, view, None);
-        let (node, id) = (&config.node.name, &state.facts().id);
-        let (directory, mut views) = Directory::open(etcd, node, id, announced.clone())?;
-        let settled = views.wait_for(|view| view.settled);
-        if let Ok(Err(_)) = timeout(JOIN, settled).await {
-            bail!("the connection to etcd has ended");
+        let known = remembered(&config.node.name, state, remotes);
+        let me =
+            Identity { node: config.node.name.clone(), id: state.facts().id.clone(), place: super::place()? };
+        let (directory, mut views) = Directory::open(etcd, me, &known, announced.clone())?;
+        settle(&mut views, JOIN).await?;
+        if views.borrow().may_return {
+            // From before a restart of the machine, perhaps: that ends.
+            info!("waiting until the lease of this node's name ends: {}", views.borrow().refused.join("; "));
+            settle(&mut views, etcd.lease + RETURN).await?;
         }
         views.mark_changed();
         let (outcomes, arriving) = mpsc::channel(16);
@@ -104,7 +109,7 @@ impl Membership {
             Some(cluster) => {
                 let own = cluster.nodes.get(&config.node.name);
                 if let (Some(announced), Some(why)) = (&self.announced.registration, why())
-                    && own.is_none_or(|own| own.address != announced.address)
+                    && (view.taken || own.is_none_or(|own| own.address != announced.address))
                 {
                     bail!("{why}");
                 }
@@ -128,6 +133,38 @@ impl Membership {
         }
         Ok(view)
     }
+}
+
+/// Waits, not longer than that, until all is there or refused.
+async fn settle(views: &mut watch::Receiver<Arc<View>>, patience: Duration) -> Result<()> {
+    match timeout(patience, views.wait_for(|view| view.settled)).await {
+        Ok(Err(_)) => bail!("the connection to etcd has ended"),
+        _ => Ok(()),
+    }
+}
+
+/// The networks and slices that the node knows, for when the store has nonsense about them.
+fn remembered(node: &str, state: &State, remotes: &Remotes) -> Cluster {
+    let mut cluster = Cluster::default();
+    let own = state.networks().filter_map(|state| Some((node, state.slice()?)));
+    let others =
+        remotes.iter().flat_map(|(name, remote)| remote.slices.iter().map(move |slice| (name, *slice)));
+    for (node, slice) in own.chain(others) {
+        let Some(network) = state.network_around(slice) else { continue };
+        let shared = SharedNetwork {
+            number: network.number,
+            subnet: network.subnet,
+            subnet6: network.subnet6,
+            slice: slice.prefix_len(),
+            masquerade: network.masquerade,
+            link: network.link,
+            mtu: network.mtu,
+            big_tcp: network.big_tcp,
+        };
+        cluster.networks.insert(network.name.clone(), shared);
+        cluster.slices.insert(slice, Slice { network: network.name.clone(), node: node.to_owned() });
+    }
+    cluster
 }
 
 /// Something of the cluster; never, where there is none.
@@ -189,6 +226,7 @@ impl Owner {
         let view = Arc::clone(&membership.views.borrow_and_update());
         let mut problems = view.refused.clone();
         problems.extend(view.unreachable.clone());
+        problems.extend(view.ignored.iter().cloned());
         if let Some(cluster) = &view.cluster {
             match self.adopt(cluster).await {
                 Ok(found) => problems.extend(found),
@@ -196,7 +234,10 @@ impl Owner {
             }
         }
         if let Some(membership) = &mut self.membership {
-            for problem in problems.iter().filter(|problem| !membership.problems.contains(*problem)) {
+            // What the store has of nonsense is in the log already, record by record.
+            let new =
+                |problem: &&String| !membership.problems.contains(problem) && !view.ignored.contains(problem);
+            for problem in problems.iter().filter(new) {
                 warn!("{problem}");
             }
             if problems.is_empty() && !membership.problems.is_empty() {

@@ -10,10 +10,10 @@ use std::{
 use anyhow::{Context, Error, Result, anyhow, bail};
 use tracing::{info, warn};
 
-use super::{Options, bpffs, identity, lock, privileges, socket};
+use super::{Options, bpffs, identity, lock, place, privileges, socket};
 use crate::{
     bpf::{Datapath, Mac},
-    cluster::Directory,
+    cluster::{Directory, Identity},
     config::Config,
     mac,
     netlink::{Link, Netlink, forward_from_loopback, release_ports},
@@ -48,8 +48,9 @@ pub async fn purge(options: &Options) -> Result<()> {
     if let Some(config) = &config
         && let Some(etcd) = &config.cluster.etcd
     {
-        let id = facts.as_ref().map_or("", |facts| facts.id.as_str());
-        let left = match Directory::visit(etcd, &config.node.name, id) {
+        let id = facts.as_ref().map(|facts| facts.id.clone()).unwrap_or_default();
+        let me = Identity { node: config.node.name.clone(), id, place: place()? };
+        let left = match Directory::visit(etcd, me) {
             Ok((directory, _views)) => directory.leave().await,
             Err(error) => Err(error),
         };

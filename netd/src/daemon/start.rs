@@ -10,11 +10,11 @@ use anyhow::{Context, Result, bail};
 use tokio::sync::mpsc;
 use tracing::{debug, info, warn};
 
-use super::{Options, bpffs, identity, lock, membership::Membership, owner::Owner, privileges, socket};
+use super::{Options, boot, bpffs, identity, lock, membership::Membership, owner::Owner, privileges, socket};
 use crate::{
     bpf::{self, Datapath},
     cluster::{Remotes, Update, View, said_by_cluster, said_by_configuration, slices_of},
-    config::Config,
+    config::{Config, check_beside},
     endpoint::Endpoint,
     held::{Held, raise_limit},
     netlink::{
@@ -84,10 +84,11 @@ pub(super) async fn start(options: &Options) -> Result<Started> {
     // Here an uplink that is not as it is configured is an error, unlike later.
     find_uplink(&nl, config.node.uplink.as_deref(), wanted(&config.node)).await?;
     let mut view = HostView::observe(&nl, &config.node, &config.cluster).await?;
+    check_beside(&config.cluster.peers, &view.addresses)?;
     let occupied = Occupied::observe(&nl, &state.facts().identity).await?;
     let mut remotes = Remotes::load(&records)?;
     let membership = match &config.cluster.etcd {
-        Some(etcd) => Some(Membership::join(etcd, &config, &state, &view).await?),
+        Some(etcd) => Some(Membership::join(etcd, &config, &state, &remotes, &view).await?),
         None => None,
     };
     let (removed, nodes) = match &membership {
@@ -196,8 +197,7 @@ fn random_id() -> Result<String> {
 
 /// The node's facts as they are from now on, and whether the stored ones are of this boot.
 fn facts(stored: Option<Facts>, state_dir: &Path, config: &Config) -> Result<(Facts, bool)> {
-    const PATH: &str = "/proc/sys/kernel/random/boot_id";
-    let boot = fs::read_to_string(PATH).with_context(|| format!("cannot read {PATH}"))?.trim().to_owned();
+    let boot = boot()?;
     let ports = config.nat.ports;
     Ok(match stored {
         Some(facts) => {

@@ -129,6 +129,8 @@ impl Owner {
         problems.extend(self.view.problem.clone());
         problems.extend(self.membership.iter().flat_map(|membership| membership.problems.clone()));
         problems.extend(datapath.pressure()?.iter().map(|pressure| self.describe_pressure(pressure)));
+        let remotes = self.kernel.remotes();
+        problems.extend(self.view.uplink.iter().flat_map(|uplink| remotes.misplaced(&self.state, uplink)));
         problems.extend(self.troubles.iter().map(|(task, error)| format!("{task}: {error}")));
         Ok(Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),

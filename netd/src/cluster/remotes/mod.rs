@@ -136,6 +136,18 @@ impl Remote {
         self.address.into_iter().chain(self.address6.map(IpAddr::from))
     }
 
+    /// Its address that belongs to a network, or to this node, and to whom, in words. One with such an address would take packets
+    /// from those that it belongs to: there are no routes to it.
+    fn misplaced(&self, state: &State, uplink: &UplinkInfo) -> Option<(IpAddr, String)> {
+        self.addresses().find_map(|address| {
+            let subnet = || state.subnets().find(|(subnet, _)| subnet.contains(&address));
+            match uplink.is_own(address) {
+                true => Some((address, "this node's own".to_owned())),
+                false => subnet().map(|(subnet, _)| (address, format!("of the network with {subnet}"))),
+            }
+        })
+    }
+
     /// What the store keeps of it.
     fn kept(&self) -> impl PartialEq + '_ {
         (self.address, self.address6, self.transport, self.mtu, &self.slices, self.slot)
@@ -333,6 +345,19 @@ impl Remotes {
         })
     }
 
+    /// The nodes that no packet goes to because of their address, in words.
+    pub fn misplaced<'a>(
+        &'a self,
+        state: &'a State,
+        uplink: &'a UplinkInfo,
+    ) -> impl Iterator<Item = String> + 'a {
+        let there = self.nodes.iter().filter(|(_, remote)| remote.is_routed());
+        there.filter_map(|(name, remote)| {
+            let (address, whose) = remote.misplaced(state, uplink)?;
+            Some(format!("node `{name}` is not reached: its address {address} is {whose}"))
+        })
+    }
+
     /// The routes to the nodes that are there, and to their slices of the networks that this node has.
     pub fn routes<'a>(
         &'a self,
@@ -345,11 +370,7 @@ impl Remotes {
         let reached = there.filter(|remote| {
             remote.address.is_some_and(|address| address.is_ipv4() || uplink.address6.is_some())
         });
-        // One with an address of a network's, or of this node, would take packets from those that it belongs to.
-        let foreign = move |address: IpAddr| {
-            !uplink.is_own(address) && !state.subnets().any(|(subnet, _)| subnet.contains(&address))
-        };
-        reached.filter(move |remote| remote.addresses().all(foreign)).flat_map(move |remote| {
+        reached.filter(move |remote| remote.misplaced(state, uplink).is_none()).flat_map(move |remote| {
             let node = |network, address: IpAddr, transport| bpf::Route::Node {
                 network,
                 address,
