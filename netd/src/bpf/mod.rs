@@ -18,7 +18,11 @@ mod sockets;
 mod syscall;
 mod types;
 
-use std::{collections::HashSet, net::Ipv4Addr, path::Path};
+use std::{
+    collections::HashSet,
+    net::{IpAddr, Ipv4Addr},
+    path::Path,
+};
 
 use anyhow::{Context as _, Result, anyhow, bail};
 use aya::{
@@ -47,7 +51,7 @@ pub use self::types::{
 };
 use self::{
     deny::DenyMaps,
-    family::v6,
+    family::{Family as _, v6},
     flows::Expiry,
     links::{Hook, XDP_UPLINK},
     maps::Maps,
@@ -158,11 +162,12 @@ impl Datapath {
     /// Tells the programs about the node.
     pub fn configure(&mut self, config: &NodeConfig) -> Result<()> {
         let uplink = config.uplink;
+        let [away, away6] = config.away;
         let address = uplink.map_or(V4(0), |uplink| v4(uplink.address));
         let address6 = uplink.and_then(|uplink| uplink.address6).map_or(V6([0; 4]), v6);
         let seed = self.seed()?;
         let value = abi::Config {
-            uplink: uplink.map_or(0, |uplink| uplink.ifindex),
+            uplink: uplink.filter(|_| !away).map_or(0, |uplink| uplink.ifindex),
             address,
             underlay4: address,
             underlay6: address6,
@@ -176,10 +181,22 @@ impl Datapath {
             overlay: self.overlay,
         };
         // The same, but for the type.
-        let abi::Config { uplink, underlay4, underlay6, first_port, last_port, quota, ring, mtu, .. } = value;
+        let abi::Config {
+            uplink,
+            underlay4,
+            underlay6,
+            first_port,
+            last_port,
+            quota,
+            ring,
+            mtu,
+            overlay,
+            ..
+        } = value;
         let value6 = abi::Config {
             address: address6,
-            uplink,
+            // What other nodes get in VXLAN needs no IPv6 address here.
+            uplink: if away6 && overlay == 0 { 0 } else { uplink },
             underlay4,
             underlay6,
             first_port,
@@ -189,7 +206,7 @@ impl Datapath {
             ring,
             seed,
             mtu,
-            overlay: self.overlay,
+            overlay,
         };
         self.maps.v4.config.set(0, value, 0).context("writing the node's entry to map CONFIG4")?;
         self.maps.v6.config.set(0, value6, 0).context("writing the node's entry to map CONFIG6")?;
@@ -208,6 +225,22 @@ impl Datapath {
             .and_then(|mut file| std::io::Read::read_exact(&mut file, &mut bytes))
             .context("reading /dev/urandom")?;
         Ok(u32::from_ne_bytes(bytes) | 1)
+    }
+
+    /// The uplink and its MTU as the programs know them from a daemon before this one; none: they know of no address, or are attached
+    /// to no uplink.
+    pub fn pinned_uplink(&self) -> Result<Option<(Uplink, u32)>> {
+        let v4 = self.maps.v4.config.get(&0, 0).context("reading map CONFIG4")?;
+        let v6 = self.maps.v6.config.get(&0, 0).context("reading map CONFIG6")?;
+        let links = self.pins.links()?;
+        let link = links.iter().find(|(_, hook)| *hook == Hook::Uplink).map(|(ifindex, _)| *ifindex);
+        let (Some(ifindex), IpAddr::V4(address)) = (link, v4.address.ip()) else { return Ok(None) };
+        let address6 = match v6.address.ip() {
+            IpAddr::V6(address) if !address.is_unspecified() => Some(address),
+            _ => None,
+        };
+        let known = !address.is_unspecified();
+        Ok(known.then_some((Uplink { ifindex, address, address6 }, v4.mtu)))
     }
 
     /// Attaches the uplink's program, or replaces what is attached. Idempotent. Detaches from any other uplink.
@@ -273,15 +306,29 @@ impl Datapath {
         Ok(())
     }
 
-    /// Moves what an endpoint sends to a faster hook, if this kernel has it and that has not been done yet (`links.rs`). Takes some
-    /// 10 ms; whether there was anything to do.
+    /// Moves an endpoint's programs to hooks that are faster, and that nobody takes away with a qdisc, if this kernel has them and
+    /// that has not been done yet (`links.rs`). Takes some 10 ms for each; whether there was anything to do.
     pub fn promote_endpoint(&mut self, ifindex: u32) -> Result<bool> {
-        let hook = Hook::Ingress;
-        if Attachment::of_this_kernel() != Attachment::Tcx || self.pins.is_link(ifindex, hook) {
-            return Ok(false);
+        let mut moved = false;
+        for hook in [Hook::Ingress, Hook::Egress] {
+            if Attachment::of_this_kernel() == Attachment::Tcx && !self.pins.is_link(ifindex, hook) {
+                links::promote(&mut self.programs, &self.pins, ifindex, hook)?;
+                moved = true;
+            }
         }
-        links::promote(&mut self.programs, &self.pins, ifindex, hook)?;
-        Ok(true)
+        Ok(moved)
+    }
+
+    /// Puts those filters of an interface back that should be there. Whether any should: links are nobody's to take away.
+    pub fn put_back(&mut self, ifindex: u32) -> Result<bool> {
+        let mut filters = false;
+        for (_, hook) in self.pins.links()?.into_iter().filter(|(at, _)| *at == ifindex) {
+            if !self.pins.is_link(ifindex, hook) {
+                links::attach(&mut self.programs, &self.pins, ifindex, hook)?;
+                filters = true;
+            }
+        }
+        Ok(filters)
     }
 
     /// Writes what the programs know of who sends from an endpoint's link.
@@ -376,6 +423,13 @@ impl Datapath {
         v6.change(&mut self.maps.v6.routes, routes)
     }
 
+    /// The subnets of the networks that the programs know of.
+    pub fn pinned_networks(&self) -> Result<Vec<IpNet>> {
+        let mut found = routes::networks(&self.maps.v4.routes)?;
+        found.extend(routes::networks(&self.maps.v6.routes)?);
+        Ok(found)
+    }
+
     /// The loaded programs.
     pub fn programs(&self) -> Result<Vec<ProgramStatus>> {
         let links = self.pins.links()?;
@@ -403,7 +457,7 @@ impl Datapath {
     /// The names of what holds a program on its interfaces.
     fn hooks(&self, hook: Hook, links: &[(u32, Hook)]) -> &'static str {
         let usual = self.pins.attachment(hook).label();
-        if hook != Hook::Ingress || usual == Attachment::Tcx.label() {
+        if !hook.is_endpoints() || usual == Attachment::Tcx.label() {
             return usual;
         }
         let own = || links.iter().filter(|(_, at)| *at == hook);

@@ -91,6 +91,12 @@ fn node_behind_in<A: Family>(directory: &Path, address: IpAddr) -> Result<Option
     }
 }
 
+/// The subnets of networks in a map.
+pub(super) fn networks<A: Family>(map: &LpmTrie<MapData, A, abi::Route>) -> Result<Vec<IpNet>> {
+    let all = read(map)?.into_iter();
+    Ok(all.filter(|(_, route)| route.kind == abi::Route::NETWORK).map(|(prefix, _)| prefix).collect())
+}
+
 /// What a daemon before this one left in the map.
 fn read<A: Family>(map: &LpmTrie<MapData, A, abi::Route>) -> Result<RouteTable> {
     let what = || reading(A::NAMES.routes);

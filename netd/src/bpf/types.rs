@@ -29,6 +29,8 @@ pub struct Options {
 pub struct NodeConfig {
     /// The interface that leads to the world, if there is one.
     pub uplink: Option<Uplink>,
+    /// Families, IPv4 first, whose address the host does not have for now: nothing is sent with it, and its flows stay.
+    pub away: [bool; 2],
     /// The uplink's MTU, bytes.
     pub mtu: u32,
     /// The ports that masqueraded flows take, inclusive (`nat.ports`).

@@ -18,6 +18,7 @@ use crate::{
     reconcile::{add_gateways, delete_link, free_interface, network_of, remove_gateways},
     request::{AttachRequest, EndpointView, NetworkRequest, NetworkView, Refusal},
     state::Place,
+    store::{Change, Kind},
 };
 
 impl Owner {
@@ -149,12 +150,14 @@ impl Owner {
     }
 
     async fn detach(&mut self, name: &str, reply: Reply<()>) {
-        let Some((endpoint, changes)) = self.state.remove(name) else {
+        let Some((endpoint, mut changes)) = self.state.remove(name) else {
             return answer(
                 reply,
                 Err(Refusal::NotFound(format!("no endpoint `{name}`: `netd ls` shows all"))),
             );
         };
+        // Should the daemon end before the link is gone, the next one knows that it is to go.
+        changes.extend(Change::put(Kind::Leaving, name, &endpoint.host_interface));
         if let Err(error) = self.commit(changes).await {
             if let Err(lost) = self.state.restore(endpoint) {
                 warn!("{lost:#}");
@@ -163,6 +166,10 @@ impl Owner {
         }
         self.broken.remove(name);
         let torn = self.kernel.tear_down(&endpoint).await;
+        match torn.link {
+            Some(link) => drop(self.leaving.insert(link, name.to_owned())),
+            None => self.pending.push(Change::delete(Kind::Leaving, name)),
+        }
         self.held.free(&endpoint.publish);
         info!("endpoint {name} detached");
         // The datapath no longer knows it, so from here on nobody else need wait.

@@ -201,6 +201,15 @@ impl State {
         Some((endpoint, changes))
     }
 
+    /// Takes in that the host's side of an endpoint's link has another name. None: it has not, or there is no such endpoint.
+    pub fn rename_link(&mut self, name: &str, link: &str) -> Option<Change> {
+        let endpoint = self.endpoints.get_mut(name).filter(|endpoint| endpoint.host_interface != link)?;
+        self.host_interfaces.remove(&endpoint.host_interface);
+        self.host_interfaces.insert(link.to_owned());
+        link.clone_into(&mut endpoint.host_interface);
+        Change::put(Kind::Endpoint, name, endpoint).ok()
+    }
+
     /// Takes an endpoint back whose removal could not be committed.
     ///
     /// # Errors

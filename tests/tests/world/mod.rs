@@ -126,6 +126,7 @@ fn load(world: World, directory: &Path) -> Loaded {
     let mut datapath = Datapath::open(&options).expect("the programs load");
     let config = NodeConfig {
         uplink: Some(Uplink { ifindex: world.uplink, address: NODE.into(), address6: Some(NODE6.into()) }),
+        away: [false; 2],
         mtu: MTU,
         ports: PORTS,
         max_flows_per_endpoint: QUOTA,
