@@ -36,8 +36,8 @@ impl<A> Flow<A> {
 }
 
 /// Flows of an account that one endpoint may have where the table has these: half as many as there is room for (a dynamic
-/// threshold, as Choudhury and Hahne have it for shared memory). So k endpoints that take all they get leave 2 / (2 + k) of the
-/// table free, and an endpoint that has few never finds it full. Inward flows of all endpoints together have half of the table.
+/// threshold, as Choudhury and Hahne have it for shared memory). So who takes all that it gets leaves two thirds of what was free
+/// before, and an endpoint that has few never finds the table full. Inward flows of all endpoints together have half of it.
 #[inline(always)]
 pub const fn share(room: u32, outward: u32, inward: u32, account: Account) -> u32 {
     let free = room.saturating_sub(outward.saturating_add(inward));

@@ -87,7 +87,7 @@ fn one_container_does_not_get_all_ports_of_a_destination() {
         assert!(got >= PORTS / 2 - 512, "one container has {got} of {PORTS} ports only");
         assert_eq!(open(&tables, 0, 9_999, 53, protocol), Err(Drop::PortsExhausted as u32));
         for slot in 1..30 {
-            for port in 0..200 {
+            for port in 0..100 {
                 let at = open(&tables, slot, 20_000 + port, 53, protocol);
                 assert!(at.is_ok(), "container {slot}, connection {port}: {at:?}");
             }
@@ -140,7 +140,8 @@ fn who_has_few_flows_never_finds_the_table_full() {
     }
     let own = |slot| tables.flow_counts.borrow().get(&(slot, Account::Outward)).copied().unwrap_or(0);
     let all: u32 = (0..4).map(own).sum();
-    assert!(all <= (1 << 12) * 2 / 3 + 8, "{all} flows, a third of the table is to stay free");
+    // Each leaves two thirds of what was free.
+    assert!(all <= (1 << 12) * 65 / 81 + 8, "{all} flows: 16/81 of the table are to stay free");
     for n in 0..200 {
         assert!(open(&tables, 5, n, 53, protocol::UDP).is_ok(), "flow {n} of who has few");
     }

@@ -150,7 +150,7 @@ fn a_reset_that_hits_is_undone_by_either_side() {
 
 #[test]
 fn a_true_reset_and_a_true_end_count() {
-    let tables = tables(4);
+    let tables = tables(16);
     for (port, flags) in [(FIRST, tcp::RST), (FIRST + 1, tcp::FIN | tcp::ACK)] {
         open(&tables, port);
         come(&tables, port, segment(flags, SO_FAR, OURS.wrapping_add(1)));
@@ -182,7 +182,7 @@ fn a_syn_is_refused_by_its_number() {
     assert_eq!(nat::create(&tables, &tuple, 0, &mut { Mapping::NONE }), 0);
     leave(&tables, &tuple, segment(tcp::SYN, OURS, 0));
     let half_open = state(&tables, FIRST);
-    for guess in [0, 1, OURS.wrapping_sub(5), OURS.wrapping_add(1 << 20)] {
+    for guess in [1 << 20, 0x8000_0000, OURS.wrapping_sub(5), OURS.wrapping_add(1 << 20)] {
         come(&tables, FIRST, segment(tcp::RST | tcp::ACK, 0, guess));
         come(&tables, FIRST, segment(tcp::SYN | tcp::ACK, guess, guess));
         come(&tables, FIRST, segment(tcp::ACK, guess, guess));
@@ -211,7 +211,7 @@ fn a_client_that_is_not_there_stays_half_open() {
     let come = |segment| assert!(nat::reply(&tables, &client, segment, &mut { Mapping::NONE }));
     // Before and after the container's answer.
     for _ in 0..2 {
-        for guess in [0, 1, 77, OURS.wrapping_sub(3), 0x7fff_ffff] {
+        for guess in [1 << 20, 0x4000_0000, OURS.wrapping_sub(3), 0x7fff_ffff] {
             come(segment(tcp::ACK, THEIRS + 1, guess));
         }
         assert_eq!(timeout(), TCP_OPENING);
