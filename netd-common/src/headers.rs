@@ -206,9 +206,10 @@ pub fn transport<P: Packet, A: Addr>(packet: &P, ip: &Headers<A>, inward: bool) 
     if ip.is_later_fragment() {
         return Err(Drop::Fragment);
     }
-    // A TCP header that is spread over fragments (RFC 1858), or a packet that ends before its header does: what follows it in
-    // the frame is padding. The others' eight bytes are what a fragment has at least.
-    if ip.protocol == protocol::TCP && ip.end < ip.l4 + tcp::LEN {
+    // A header that is spread over fragments (RFC 1858), or a packet that ends before its header does: what follows it in the frame is
+    // padding.
+    let length = if ip.protocol == protocol::TCP { tcp::LEN } else { udp::LEN };
+    if ip.end < ip.l4 + length && is_translated::<A>(ip.protocol) {
         return Err(if ip.is_fragment() { Drop::FragmentTiny } else { Drop::Malformed });
     }
     let segment = Segment::default();
@@ -248,6 +249,14 @@ pub fn transport<P: Packet, A: Addr>(packet: &P, ip: &Headers<A>, inward: bool) 
         _ => Err(Drop::Protocol),
     }
 }
+
+/// Whether a protocol has flows.
+#[inline(always)]
+const fn is_translated<A: Addr>(protocol: u8) -> bool {
+    protocol == protocol::TCP || protocol == protocol::UDP || protocol == A::ICMP.protocol
+}
+
+const _: () = assert!(udp::LEN == icmp::LEN, "the shortest header that a flow has");
 
 impl Transport {
     /// The flow that the packet belongs to.

@@ -126,7 +126,7 @@ fn the_kernels_device_is_told_where_to() {
     ] {
         let verdict = goes(&WORLD.tables(), FROM_A, &mut packet, Way::ToNodeVxlan);
         assert_eq!(verdict, Verdict { to: To::Out, ifindex: OVERLAY, via: V6::ZERO });
-        assert_eq!(packet.tunnel, Some((node, own, vni(1))));
+        assert_eq!(packet.tunnel, Some((node, own, vni(1), 0)));
         // The inner Ethernet header, as netd itself would write it.
         let macs = [&Mac::of(V4::new(last)).bytes()[..], &a.host_mac].concat();
         assert_eq!(packet.bytes[..12], macs);

@@ -51,6 +51,8 @@ fn tables(ports: u16, quota: u32) -> Memory<V4> {
             seed: 1,
             mtu: 1500,
             overlay: 0,
+            overlay_port: Be16::ZERO,
+            reserved: 0,
         })),
         ..Memory::default()
     };

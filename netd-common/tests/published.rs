@@ -107,6 +107,8 @@ fn run<A: Family>(events: &[Event]) -> Result<(), TestCaseError> {
             seed: 1,
             mtu: 1500,
             overlay: 0,
+            overlay_port: Be16::ZERO,
+            reserved: 0,
             underlay4: V4::ZERO,
             underlay6: V6::ZERO,
         })),

@@ -63,7 +63,7 @@ impl Packet for Frame {
     }
 
     #[inline(always)]
-    fn tunnel(&mut self, _: &V6, _: &V6, _: u32) -> Option<()> {
+    fn tunnel(&mut self, _: &V6, _: &V6, _: u32, _: u8) -> Option<()> {
         None
     }
 

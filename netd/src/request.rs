@@ -221,6 +221,9 @@ pub struct NodeView {
     pub transport6: Option<Transport>,
     /// Its uplink's MTU, in bytes, if it tells.
     pub mtu: Option<u32>,
+    /// What the way there takes, in bytes, if a router says that it is less than the uplinks do.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path_mtu: Option<u32>,
     /// Its slices of the networks, of both families.
     pub subnets: Vec<IpNet>,
     /// What is known of its being there.
@@ -345,6 +348,14 @@ pub fn parse_source(text: &str) -> Result<IpNet, String> {
     }
     if net.prefix_len() == 0 {
         return Err(format!("{net} is everybody: that would cut this host off"));
+    }
+    if let IpNet::V6(mapped) = net
+        && let Some(address) = mapped.network().to_ipv4_mapped()
+        && let Some(length) = mapped.prefix_len().checked_sub(96)
+        && let Ok(ipv4) = Ipv4Net::new(address, length)
+    {
+        // No packet has such a source. What is meant comes over IPv4.
+        return Err(format!("{net} is an IPv4 source in IPv6's notation: did you mean {ipv4}?"));
     }
     Ok(net)
 }

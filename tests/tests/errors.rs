@@ -1,55 +1,16 @@
 //! What bad input gets: one line that names the thing, a status that is not zero, and nothing changed.
 
-use std::{
-    fs,
-    path::Path,
-    process::{Command, Output},
-};
+use std::{fs, path::Path, process::Output};
 
 use anyhow::{Context, Result, ensure};
 use netd::lab::{Namespace, host::binary};
 use netd_tests::{
     Site,
+    refusals::{each, refused, run, unchanged},
     site::{reach, with_stopped_site},
     snapshot::Snapshot,
     with_site,
 };
-
-/// Checks that it failed with that status and one line on standard error, which begins with `netd: ` and has all of these
-/// words in it.
-fn refused(what: &str, output: &Output, code: i32, words: &[&str]) -> Result<()> {
-    let said = String::from_utf8_lossy(&output.stderr);
-    ensure!(output.status.code() == Some(code), "{what}: {}: {said}", output.status);
-    ensure!(said.starts_with("netd: ") && said.lines().count() == 1, "{what}: not one line: {said}");
-    for word in words {
-        ensure!(said.contains(word), "{what}: {word:?} is not named: {said}");
-    }
-    ensure!(output.stdout.is_empty(), "{what}: printed {}", String::from_utf8_lossy(&output.stdout));
-    Ok(())
-}
-
-/// Runs each row of a table, and fails with all that failed.
-fn each<T>(table: &[T], mut check: impl FnMut(&T) -> Result<()>) -> Result<()> {
-    let failures: Vec<String> =
-        table.iter().filter_map(|row| check(row).err()).map(|error| format!("{error:#}")).collect();
-    ensure!(failures.is_empty(), "{} of {}:\n{}", failures.len(), table.len(), failures.join("\n"));
-    Ok(())
-}
-
-/// Fails if something on the host is not as it was.
-fn unchanged(what: &str, site: &Site, before: &Snapshot) -> Result<()> {
-    let after = Snapshot::of(&site.host)?;
-    ensure!(after == *before, "{what}: something was changed: {}", before.difference(&after));
-    Ok(())
-}
-
-/// `netd run` on the site's host, not longer than it may take to fail. `before` are words in front of the command.
-fn run(site: &Site, before: &[&str], netd: &Path) -> Result<Output> {
-    let words: Vec<&str> = ["timeout", "20"].iter().chain(before).copied().collect();
-    let mut command: Command = site.host.namespace.command(words[0])?;
-    command.args(&words[1..]).arg(netd).args(site.host.run_arguments());
-    command.output().context("cannot run netd")
-}
 
 #[test]
 fn a_bad_configuration_is_refused() {

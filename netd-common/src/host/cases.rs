@@ -157,6 +157,8 @@ impl World {
                 seed: 1,
                 mtu: MTU,
                 overlay: OVERLAY,
+                overlay_port: Vxlan::PORT,
+                reserved: 0,
             })),
             ..Memory::default()
         };
@@ -231,10 +233,11 @@ impl World {
     /// The routes, longest first: prefix, bits, route.
     pub fn routes(&self) -> [([u8; 4], u8, Route); 9] {
         let (one, two) = (self.a.network, self.c.network);
-        let route = |kind, network: u32| Route { kind, mtu: 0, network, node: V6::ZERO, slot: 0 };
+        let route = |kind, network: u32| Route { kind, flags: 0, mtu: 0, network, node: V6::ZERO, slot: 0 };
         let node = |kind, network: u32, node, slot| {
             let overhead = if kind == Route::VXLAN { Vxlan::OVERHEAD } else { 0 };
-            Route { kind, mtu: (MTU - overhead) as u16, network, node: V4::new(node).mapped(), slot }
+            let flags = if network == two.number { Route::ROUTED } else { 0 };
+            Route { kind, flags, mtu: (MTU - overhead) as u16, network, node: V4::new(node).mapped(), slot }
         };
         [
             (NODE, 32, route(Route::HOST, 0)),
@@ -263,7 +266,7 @@ pub enum At {
     FromUplink,
     /// `to_container` of an interface; forwarded from another one, or not (0).
     ToContainer(u32, u32),
-    /// `from_overlay`, decapsulated from a node's packet with a VNI. TEST_RUN cannot say that of a packet.
+    /// `from_overlay`, decapsulated from a node's packet to this node's address, with a VNI. TEST_RUN cannot say that of a packet.
     FromOverlay([u8; 4], u32),
 }
 
@@ -325,11 +328,16 @@ pub fn run(world: &World, tables: &Memory<V4>, at: At, frame: &mut Frame) -> Ver
     match at {
         At::FromContainer(ifindex) if v6 => crate::from_container6(frame, tables, hook(ifindex, false)),
         At::FromContainer(ifindex) => crate::from_container(frame, tables, hook(ifindex, false)),
-        At::FromUplink => crate::from_uplink(frame, tables, hook(world.uplink, false))
-            .unwrap_or_else(|| crate::from_uplink6(frame, tables, hook(world.uplink, false))),
+        At::FromUplink => {
+            let foreign = frame.get(0) != Some(Mac::new(UPLINK_MACS.0));
+            let hook = Hook { foreign, ..hook(world.uplink, false) };
+            crate::from_uplink(frame, tables, hook)
+                .unwrap_or_else(|| crate::from_uplink6(frame, tables, hook))
+        }
         At::ToContainer(ifindex, from) => crate::to_container(frame, tables, hook(ifindex, from != 0)),
         At::FromOverlay(node, vni) => {
-            crate::from_overlay(frame, tables, Hook { node: V4::new(node).mapped(), vni, ..hook(0, false) })
+            let (node, own) = (V4::new(node).mapped(), V4::new(NODE).mapped());
+            crate::from_overlay(frame, tables, Hook { node, own, vni, ..hook(0, false) })
         }
     }
 }
@@ -349,6 +357,13 @@ pub fn cases(world: &World) -> Vec<Case> {
         super::hairpin_error_cases::cases(world),
         super::ipv6_cases::cases(world),
         super::ipv6_node_cases::cases(world),
+        super::attack_cases::cases(world),
+        super::attack6_cases::cases(world),
+        super::attack_uplink_cases::cases(world),
+        super::attack_overlay_cases::cases(world),
+        super::own_overlay_cases::cases(world),
+        super::uplink_cases::cases(world),
+        super::class_cases::cases(world),
     ]
     .concat()
 }

@@ -16,8 +16,8 @@ pub struct Frame {
     pub partial: bool,
     /// Payload bytes of each segment; 0: it is one packet.
     pub segment_size: u32,
-    /// How the kernel is to encapsulate it: node, own address, VNI.
-    pub tunnel: Option<(V6, V6, u32)>,
+    /// How the kernel is to encapsulate it: node, own address, VNI, traffic class.
+    pub tunnel: Option<(V6, V6, u32, u8)>,
     /// How many of its first bytes are within reach; of the rest, more has to be pulled first.
     pub reach: Cell<u32>,
     /// The device has summed it up, from behind the Ethernet header (CHECKSUM_COMPLETE): that sum. Who changes bytes without a checksum in
@@ -123,8 +123,8 @@ impl Packet for Frame {
         Some(())
     }
 
-    fn tunnel(&mut self, node: &V6, own: &V6, vni: u32) -> Option<()> {
-        self.tunnel = Some((*node, *own, vni));
+    fn tunnel(&mut self, node: &V6, own: &V6, vni: u32, class: u8) -> Option<()> {
+        self.tunnel = Some((*node, *own, vni, class));
         Some(())
     }
 

@@ -99,6 +99,8 @@ impl World {
             seed: 1,
             mtu: MTU,
             overlay: OVERLAY,
+            overlay_port: Vxlan::PORT,
+            reserved: 0,
         }
     }
 
@@ -129,12 +131,13 @@ impl World {
     /// The IPv6 routes, longest first: prefix, bits, route.
     pub fn routes6(&self) -> [(V6, u8, Route); 11] {
         let (one, two) = (self.a.network, self.c.network);
-        let plain = |kind, network: u32| Route { kind, mtu: 0, network, node: V6::ZERO, slot: 0 };
+        let plain = |kind, network: u32| Route { kind, flags: 0, mtu: 0, network, node: V6::ZERO, slot: 0 };
         let slice = |last: u16| V6::new(address([0xfd88, 0, 0, 0, 0, 0, 0, last]));
         let far = V4::new(FAR_NODE).mapped();
         let node = |kind, network: u32, node: V6, slot| {
             let overhead = if kind == Route::VXLAN { Vxlan::overhead(!node.is_mapped()) } else { 0 };
-            Route { kind, mtu: (MTU - overhead) as u16, network, node, slot }
+            let flags = if network == two.number { Route::ROUTED } else { 0 };
+            Route { kind, flags, mtu: (MTU - overhead) as u16, network, node, slot }
         };
         let farther = V6::new(FAR_NODE6);
         [
@@ -171,7 +174,7 @@ impl World {
     pub fn route_over_ipv6(&self) -> ([u8; 4], u8, Route) {
         let node = V6::new(FAR_NODE6);
         let mtu = (MTU - Vxlan::OVERHEAD6) as u16;
-        ([10, 88, 96, 0], 24, Route { kind: Route::VXLAN, mtu, network: 1, node, slot: 2 })
+        ([10, 88, 96, 0], 24, Route { kind: Route::VXLAN, flags: 0, mtu, network: 1, node, slot: 2 })
     }
 
     /// The tables of IPv6.

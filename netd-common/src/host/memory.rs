@@ -83,6 +83,8 @@ pub struct Memory<A> {
     pub slots: Table<BTreeMap<u32, EndpointCounters>>,
     /// Counters of the other nodes.
     pub nodes: Table<BTreeMap<u32, NodeCounters>>,
+    /// Numbers of outer packets that were given out, for each of them.
+    pub ids: Table<BTreeMap<u32, u32>>,
     /// Denied IPv4 sources: prefix, mask, entry; the longest prefix counts.
     pub denied4: Vec<(V4, V4, Denied)>,
     /// The same of IPv6.
@@ -117,6 +119,7 @@ impl<A> Default for Memory<A> {
             drops: Table::default(),
             slots: Table::default(),
             nodes: Table::default(),
+            ids: Table::default(),
             denied4: Vec::new(),
             denied6: Vec::new(),
             denied: Table::default(),
@@ -273,12 +276,15 @@ impl<A: Addr + Hash> Common for Memory<A> {
         counters.tx_bytes += u64::from(bytes);
     }
 
-    fn count_on_wire(&self, slot: u32, packets: u32) -> u16 {
+    fn outer_ids(&self, slot: u32, packets: u32) -> u16 {
+        let mut given = self.ids.borrow_mut();
+        let given = given.entry(slot).or_default();
         let mut nodes = self.nodes.borrow_mut();
-        let counters = nodes.entry(slot).or_default();
-        let first = counters.tx_wire;
-        counters.tx_wire += u64::from(packets);
-        first as u16
+        let before = *given;
+        nodes.entry(slot).or_default().number(packets, before, |more| {
+            *given = before.wrapping_add(more);
+            before
+        })
     }
 
     fn count_from_node(&self, slot: u32, bytes: u32) {

@@ -34,7 +34,7 @@ use ipnet::IpNet;
 use netd_common::{
     V4, V6,
     abi::{self, UnansweredRing},
-    wire::{Mac as WireMac, MacPair},
+    wire::{Be16, Mac as WireMac, MacPair, Vxlan},
 };
 
 pub use self::crowd::add_crowd;
@@ -116,29 +116,14 @@ impl Datapath {
         }
         deny::load(&mut programs)
             .map_err(|error| anyhow!("the kernel refuses program {XDP_UPLINK}: {}", refusal(&error)))?;
-        // Programs that others go on with. Those of a daemon before this one go on with them from here on, too.
-        for (step, name) in (0..).zip(abi::STEP_PROGRAMS) {
-            let program = program(&mut programs, name)?;
-            // One that is attached too is loaded already.
-            if !PROGRAMS.contains(&name) {
-                program
-                    .load()
-                    .map_err(|error| anyhow!("the kernel refuses program {name}: {}", refusal(&error)))?;
-            }
-            let fd = program.fd().and_then(|fd| Ok(fd.try_clone()?));
-            let fd = fd.with_context(|| format!("asking for program {name}"))?;
-            let steps = programs.map_mut("STEPS").context("the eBPF object has no map STEPS")?;
-            ProgramArray::try_from(steps)?
-                .set(step, &fd, 0)
-                .with_context(|| format!("writing program {name} to map STEPS"))?;
-        }
+        set_steps(&mut programs)?;
         let maps = Maps::take(&mut programs)?;
         let deny = DenyMaps::take(&mut programs)?;
         let next_hops = Some(NextHopsTurn::take(&mut programs)?);
         pins.adopt_links()?;
         let (routes, ports) = Default::default();
         // That of the daemon before, until this one has looked.
-        let overlay = maps.v4.config.get(&0, 0).map_or(0, |config| config.overlay);
+        let overlay = maps.v4.config().map_or(0, |config| config.overlay);
         Ok(Self {
             programs,
             maps,
@@ -179,44 +164,25 @@ impl Datapath {
             seed,
             mtu: config.mtu,
             overlay: self.overlay,
+            overlay_port: if config.in_cluster { Vxlan::PORT } else { Be16::ZERO },
+            reserved: 0,
         };
-        // The same, but for the type.
-        let abi::Config {
-            uplink,
-            underlay4,
-            underlay6,
-            first_port,
-            last_port,
-            quota,
-            ring,
-            mtu,
-            overlay,
-            ..
-        } = value;
-        let value6 = abi::Config {
-            address: address6,
-            // What other nodes get in VXLAN needs no IPv6 address here.
-            uplink: if away6 && overlay == 0 { 0 } else { uplink },
-            underlay4,
-            underlay6,
-            first_port,
-            last_port,
-            quota,
-            flows: self.maps.v6.max_flows,
-            ring,
-            seed,
-            mtu,
-            overlay,
-        };
-        self.maps.v4.config.set(0, value, 0).context("writing the node's entry to map CONFIG4")?;
-        self.maps.v6.config.set(0, value6, 0).context("writing the node's entry to map CONFIG6")?;
+        let value6 = with_address(&value, address6);
+        // What other nodes get in VXLAN needs no IPv6 address here.
+        let uplink6 = if away6 && value.overlay == 0 { 0 } else { value.uplink };
+        let value6 = abi::Config { uplink: uplink6, flows: self.maps.v6.max_flows, ..value6 };
         self.config = Some(*config);
-        Ok(())
+        if self.maps.v4.config()? == value && self.maps.v6.config()? == value6 {
+            return Ok(());
+        }
+        syscall::wait_for_programs();
+        self.maps.v4.configure(value)?;
+        self.maps.v6.configure(value6)
     }
 
     /// What the programs' keyed hashes are keyed with: as long as the maps are there, what it was when they were made.
     fn seed(&self) -> Result<u32> {
-        let known = self.maps.v4.config.get(&0, 0).context("reading map CONFIG4")?.seed;
+        let known = self.maps.v4.config()?.seed;
         if known != 0 {
             return Ok(known);
         }
@@ -230,8 +196,8 @@ impl Datapath {
     /// The uplink and its MTU as the programs know them from a daemon before this one; none: they know of no address, or are attached
     /// to no uplink.
     pub fn pinned_uplink(&self) -> Result<Option<(Uplink, u32)>> {
-        let v4 = self.maps.v4.config.get(&0, 0).context("reading map CONFIG4")?;
-        let v6 = self.maps.v6.config.get(&0, 0).context("reading map CONFIG6")?;
+        let v4 = self.maps.v4.config()?;
+        let v6 = self.maps.v6.config()?;
         let links = self.pins.links()?;
         let link = links.iter().find(|(_, hook)| *hook == Hook::Uplink).map(|(ifindex, _)| *ifindex);
         let (Some(ifindex), IpAddr::V4(address)) = (link, v4.address.ip()) else { return Ok(None) };
@@ -396,7 +362,8 @@ impl Datapath {
         first
     }
 
-    /// Makes the pinned state hold exactly these endpoints: removes the entries, flows, link pins of all others.
+    /// Makes the pinned state hold exactly these endpoints: removes the entries, flows, link pins of all others. All that is attached is
+    /// of this version then.
     pub fn retain_endpoints(&mut self, endpoints: &[Endpoint]) -> Result<()> {
         let links: HashSet<u32> = endpoints.iter().map(|endpoint| endpoint.ifindex).collect();
         let addresses: HashSet<V4> = endpoints.iter().map(|endpoint| v4(endpoint.address)).collect();
@@ -410,6 +377,7 @@ impl Datapath {
                 self.pins.remove_link(ifindex, hook)?;
             }
         }
+        self.pins.forget_former()?;
         self.remove_flows::<V4>(|_, flow| !addresses.contains(&flow.address))?;
         self.remove_flows::<V6>(|_, flow| !addresses6.contains(&flow.address))?;
         let slots: HashSet<u32> = endpoints.iter().map(|endpoint| endpoint.slot).collect();
@@ -502,6 +470,48 @@ impl Datapath {
     /// Removes every pin below `directory`: programs detach, maps go. Nothing there is not an error.
     pub fn purge(directory: &Path) -> Result<()> {
         pins::purge(directory)
+    }
+}
+
+/// Loads the programs that others go on with, and then has those of a daemon before this one go on with them, too. All are loaded before
+/// the first is written: one that the kernel refuses leaves what runs as it is.
+fn set_steps(programs: &mut Ebpf) -> Result<()> {
+    // One that is attached too is loaded already.
+    for name in abi::STEP_PROGRAMS.iter().filter(|name| !PROGRAMS.contains(name)) {
+        program(programs, name)?
+            .load()
+            .map_err(|error| anyhow!("the kernel refuses program {name}: {}", refusal(&error)))?;
+    }
+    for (step, name) in (0..).zip(abi::STEP_PROGRAMS) {
+        let fd = program(programs, name)?.fd().and_then(|fd| Ok(fd.try_clone()?));
+        let fd = fd.with_context(|| format!("asking for program {name}"))?;
+        let steps = programs.map_mut("STEPS").context("the eBPF object has no map STEPS")?;
+        ProgramArray::try_from(steps)?
+            .set(step, &fd, 0)
+            .with_context(|| format!("writing program {name} to map STEPS"))?;
+    }
+    Ok(())
+}
+
+/// What the programs of another family know of the node: the same, but for the address.
+const fn with_address<A: Copy, B>(config: &abi::Config<A>, address: B) -> abi::Config<B> {
+    let abi::Config { uplink, underlay4, underlay6, first_port, last_port, quota, flows, .. } = *config;
+    let abi::Config { ring, seed, mtu, overlay, overlay_port, reserved, .. } = *config;
+    abi::Config {
+        address,
+        uplink,
+        underlay4,
+        underlay6,
+        first_port,
+        last_port,
+        quota,
+        flows,
+        ring,
+        seed,
+        mtu,
+        overlay,
+        overlay_port,
+        reserved,
     }
 }
 

@@ -37,6 +37,8 @@ pub struct NodeConfig {
     pub ports: (u16, u16),
     /// `nat.max-flows-per-endpoint`.
     pub max_flows_per_endpoint: u32,
+    /// Whether it is one of several: then containers must not speak VXLAN under its address.
+    pub in_cluster: bool,
 }
 
 /// The node's uplink.
@@ -116,6 +118,8 @@ pub enum Route {
         vxlan: bool,
         /// The largest packet that gets there, as a container sends it, bytes.
         mtu: u16,
+        /// The network is not masqueraded: its containers come to published ports with their own addresses.
+        routed: bool,
     },
     /// Another node itself; like [`Route::Uplink`] for all but what could pass for this node's.
     Peer(IpAddr),

@@ -11,14 +11,18 @@ use tokio::{
 };
 use tracing::{info, warn};
 
-use super::{handle::Reply, owner::Owner};
+use super::{
+    announcement::{announcement, remembered},
+    handle::Reply,
+    owner::Owner,
+};
 use crate::{
     cluster::{
-        Announcement, Cluster, Directory, EtcdConfig, Identity, Presence, Registration, Remotes,
-        SharedNetwork, Slice, View, said_by_cluster, slices_of,
+        Announcement, Cluster, Directory, EtcdConfig, Identity, Presence, Remotes, SharedNetwork, View,
+        said_by_cluster, slices_of,
     },
     config::Config,
-    network::{Definition, Origin},
+    network::Definition,
     node::{HostView, Occupied},
     reconcile::remove_gateways,
     request::{NetworkView, Refusal},
@@ -143,30 +147,6 @@ async fn settle(views: &mut watch::Receiver<Arc<View>>, patience: Duration) -> R
     }
 }
 
-/// The networks and slices that the node knows, for when the store has nonsense about them.
-fn remembered(node: &str, state: &State, remotes: &Remotes) -> Cluster {
-    let mut cluster = Cluster::default();
-    let own = state.networks().filter_map(|state| Some((node, state.slice()?)));
-    let others =
-        remotes.iter().flat_map(|(name, remote)| remote.slices.iter().map(move |slice| (name, *slice)));
-    for (node, slice) in own.chain(others) {
-        let Some(network) = state.network_around(slice) else { continue };
-        let shared = SharedNetwork {
-            number: network.number,
-            subnet: network.subnet,
-            subnet6: network.subnet6,
-            slice: slice.prefix_len(),
-            masquerade: network.masquerade,
-            link: network.link,
-            mtu: network.mtu,
-            big_tcp: network.big_tcp,
-        };
-        cluster.networks.insert(network.name.clone(), shared);
-        cluster.slices.insert(slice, Slice { network: network.name.clone(), node: node.to_owned() });
-    }
-    cluster
-}
-
 /// Something of the cluster; never, where there is none.
 pub(super) async fn news(membership: &mut Option<Membership>) -> News {
     match membership {
@@ -176,38 +156,6 @@ pub(super) async fn news(membership: &mut Option<Membership>) -> News {
             Ok(()) = membership.views.changed() => News::View,
             else => std::future::pending().await,
         },
-    }
-}
-
-/// What the node wants of the cluster. Without an uplink, what it said of itself before stays.
-fn announcement(
-    config: &Config,
-    state: &State,
-    view: &HostView,
-    before: Option<&Registration>,
-) -> Announcement {
-    let used =
-        |state: &&crate::state::NetworkState| state.endpoints() > 0 || state.network.origin == Origin::Config;
-    let uses = state.networks().filter(used).map(|state| state.network.name.clone()).collect();
-    let registration = match &view.uplink {
-        Some(uplink) => Some(Registration {
-            address: uplink.address.addr(),
-            address6: uplink.address6.map(|address| address.addr()),
-            transport: config.cluster.transport,
-            mtu: uplink.mtu,
-            uses,
-        }),
-        None => before.map(|before| Registration { uses, ..before.clone() }),
-    };
-    let number = |definition: &Definition| {
-        let network = state.network(&definition.name).ok()?;
-        (network.subnet == definition.subnet).then_some(network.number)
-    };
-    let slices = state.networks().filter_map(|state| Some((state.network.name.clone(), state.slice()?)));
-    Announcement {
-        registration,
-        networks: config.networks.values().map(|network| (network.clone(), number(network))).collect(),
-        slices: slices.collect(),
     }
 }
 

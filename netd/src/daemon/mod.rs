@@ -1,5 +1,6 @@
 //! The daemon: start-up, serving, and the end.
 
+mod announcement;
 mod bpffs;
 mod deny;
 mod flows;
@@ -9,6 +10,7 @@ mod looks;
 mod membership;
 mod next_hops;
 mod owner;
+mod paths;
 mod private;
 mod privileges;
 mod publish;

@@ -21,6 +21,7 @@ use super::{
 };
 use crate::{
     bpf::Expired,
+    cluster::TooBig,
     config::Config,
     endpoint::Endpoint,
     held::Held,
@@ -56,6 +57,8 @@ pub(super) struct Owner {
     pub(super) held: Held,
     /// Its part in a cluster with a shared store.
     pub(super) membership: Option<Membership>,
+    /// What routers say of packets to other nodes.
+    pub(super) paths: mpsc::Receiver<TooBig>,
     /// Endpoints that do not work, and why.
     pub(super) broken: BTreeMap<String, Error>,
     /// Changes that are made already, but that the store did not take. They are part of the next commit.
@@ -119,6 +122,7 @@ impl Owner {
                     self.announce();
                 }
                 news = news(&mut self.membership) => self.take_in(news).await,
+                Some(told) = self.paths.recv() => self.learn(told).await,
                 () = time::sleep_until(listen_at) => listen_at = self.listen().await,
                 () = time::sleep_until(expire_at) => expire_at = self.expire(),
                 () = sleep_until(self.away.values().min().copied()) => self.forget_addresses(),
@@ -342,7 +346,7 @@ impl Owner {
         match self.kernel.listen_to_nodes(silence) {
             Ok(update) if !update.changed => {}
             Ok(update) => {
-                info!("routes to nodes that are silent go");
+                info!("routes to nodes change: some are silent, or their ways are tried anew");
                 self.pending.extend(update.changes);
                 self.flush_pending().await;
                 let set = self.kernel.set_routes(&self.state, &self.view).await;

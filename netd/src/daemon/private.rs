@@ -10,7 +10,7 @@ use std::{
 use anyhow::{Context, Result};
 
 use super::lock;
-use crate::store::REDB_FILE;
+use crate::store::{REDB_FILE, REDB_FRESH};
 
 /// Makes a state directory, for root alone. One that is there with nothing in it but netd's becomes so; another one may be
 /// shared with others, and stays as it is.
@@ -19,7 +19,9 @@ pub(super) fn directory(path: &Path) -> Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(path).with_context(what)?;
     let mut entries = fs::read_dir(path).with_context(what)?;
     let is_own = |entry: io::Result<fs::DirEntry>| {
-        entry.is_ok_and(|entry| [REDB_FILE, lock::FILE].iter().any(|own| entry.file_name() == *own))
+        entry.is_ok_and(|entry| {
+            [REDB_FILE, REDB_FRESH, lock::FILE].iter().any(|own| entry.file_name() == *own)
+        })
     };
     match entries.all(is_own) {
         true => restrict(path, 0o700),

@@ -11,7 +11,8 @@ use tokio::sync::mpsc;
 use tracing::{debug, info, warn};
 
 use super::{
-    Options, boot, bpffs, identity, lock, membership::Membership, owner::Owner, private, privileges, socket,
+    Options, boot, bpffs, identity, lock, membership::Membership, owner::Owner, paths, private, privileges,
+    socket,
 };
 use crate::{
     bpf::{self, Datapath},
@@ -151,8 +152,8 @@ pub(super) async fn start(options: &Options) -> Result<Started> {
     for slot in nodes.reused {
         datapath.reset_node_counters(slot)?;
     }
-    let (identity, transport) = (&state.facts().identity, config.cluster.transport);
-    let mut kernel = Reconciler::new(nl, datapath, identity, config.nat, transport, remotes);
+    let identity = &state.facts().identity;
+    let mut kernel = Reconciler::new(nl, datapath, identity, config.nat, &config.cluster, remotes);
     let (lo, hi) = config.nat.ports;
     reserve_ports(lo, hi)?;
     kernel.take_over_uplink(&mut view).await?;
@@ -160,6 +161,7 @@ pub(super) async fn start(options: &Options) -> Result<Started> {
     for (name, error) in &broken {
         warn!("endpoint {name}: {error:#}");
     }
+    let paths = paths::listen(&config);
     let mut owner = Owner {
         config,
         state,
@@ -169,6 +171,7 @@ pub(super) async fn start(options: &Options) -> Result<Started> {
         netns: Netns::current()?,
         held: Held::default(),
         membership,
+        paths,
         broken,
         pending: Vec::new(),
         leaving: Default::default(),

@@ -82,6 +82,7 @@ impl Owner {
                 transport: uplink.map(|uplink| remote.transport(own, uplink)),
                 transport6: uplink.filter(|_| ipv6).and_then(|uplink| remote.transport6(own, uplink)),
                 mtu: remote.mtu,
+                path_mtu: remote.path_mtu(),
                 subnets: remote.slices.iter().flat_map(both).collect(),
                 presence: remote.presence,
                 last_seen: remote.last_seen().map(seconds),

@@ -22,11 +22,11 @@ pub use self::host::{add_gateways, remove_gateway, remove_gateways};
 
 use crate::{
     bpf::{self, Datapath, Expired, FlowFilter},
-    cluster::{Remotes, Transport},
+    cluster::{ClusterConfig, Remotes, Transport},
     config::NatConfig,
     endpoint::{Endpoint, alias, socket_cookie},
     netlink::{ContainerSide, Link, Netlink, Netns, Route, VethSpec, is_gone},
-    network::Network,
+    network::{MTU6, Network},
     node::{HostView, LOOPBACK, host_routes, is_own},
     publish::Publish,
     state::State,
@@ -42,6 +42,7 @@ pub struct Reconciler {
     identity: String,
     nat: NatConfig,
     transport: Transport,
+    in_cluster: bool,
     remotes: Remotes,
     /// Whether the host has IPv6: endpoints that have an address of it are brought up without, otherwise.
     ipv6: bool,
@@ -74,7 +75,7 @@ impl Reconciler {
         datapath: Datapath,
         identity: &str,
         nat: NatConfig,
-        transport: Transport,
+        cluster: &ClusterConfig,
         remotes: Remotes,
     ) -> Self {
         let identity = identity.to_owned();
@@ -84,7 +85,8 @@ impl Reconciler {
             datapath,
             identity,
             nat,
-            transport,
+            transport: cluster.transport,
+            in_cluster: cluster.is_one(),
             remotes,
             ipv6: true,
             live,
@@ -176,6 +178,8 @@ impl Reconciler {
     /// A step failed. What was done before stays, for [`Self::tear_down`] or another try.
     #[instrument(level = "debug", skip_all, fields(endpoint = endpoint.name))]
     pub async fn bring_up(&mut self, endpoint: &Endpoint, network: &Network, mtu: u32) -> Result<()> {
+        // One that has got an IPv6 address keeps it where the uplink has become too small for that meanwhile.
+        let mtu = if endpoint.address6.is_some() { mtu.max(MTU6) } else { mtu };
         let netns = endpoint.netns.open()?;
         let ifindex = match &netns {
             Some(netns) => self.ensure_link(endpoint, network, mtu, netns).await?,

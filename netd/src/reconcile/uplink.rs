@@ -116,6 +116,7 @@ impl Reconciler {
             mtu: known.as_ref().map_or(0, |known| known.info.mtu),
             ports: self.nat.ports,
             max_flows_per_endpoint: self.nat.max_flows_per_endpoint,
+            in_cluster: self.in_cluster,
         })?;
         match known.as_ref().and_then(Known::interface) {
             Some(ifindex) => self.datapath.attach_uplink(ifindex)?,

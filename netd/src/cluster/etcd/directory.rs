@@ -57,7 +57,7 @@ impl Directory {
         remembered: &Cluster,
         announcement: Announcement,
     ) -> Result<(Self, watch::Receiver<Arc<View>>)> {
-        let memory = Model::of_memory(remembered);
+        let memory = Model::of_memory(&me.node, remembered);
         Self::start(config, me, memory, Some(announcement))
     }
 
@@ -66,7 +66,8 @@ impl Directory {
     /// # Errors
     /// As [`Self::open`].
     pub fn visit(config: &EtcdConfig, me: Identity) -> Result<(Self, watch::Receiver<Arc<View>>)> {
-        Self::start(config, me, Model::default(), None)
+        let memory = Model::of_memory(&me.node, &Cluster::default());
+        Self::start(config, me, memory, None)
     }
 
     fn start(

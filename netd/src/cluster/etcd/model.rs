@@ -37,6 +37,8 @@ pub(super) struct Model {
     pub(super) slices: BTreeMap<String, BTreeMap<Ipv4Net, Stored<SliceRecord>>>,
     /// How much that is.
     room: Room,
+    /// The node whose own records always find room.
+    me: String,
 }
 
 /// A record that does not count.
@@ -51,7 +53,7 @@ pub(super) struct Problem {
 impl Model {
     /// One to be read anew, of which `before` is what was known.
     pub(super) fn after(before: &Self) -> Self {
-        Self { room: Room::after(&before.room), ..Self::default() }
+        Self { room: Room::after(&before.room), me: before.me.clone(), ..Self::default() }
     }
 
     /// Takes in a record. One that makes no sense leaves what was there before, for as long as it is the same record.
@@ -78,29 +80,32 @@ impl Model {
         let key = Key::parse(text)?;
         let mut read = key.read(value).map_err(|error| Shown(&format!("{error:#}")).to_string());
         let mut size = text.len() + if read.is_ok() { value.len() } else { WHY };
-        let here = self.size_of(&key);
-        let held = here.or_else(|| before.size_of(&key));
-        if !self.room.take(Kind::of(&key), size, held, here.is_some()) {
+        let here = self.held(&key);
+        let known = here.or_else(|| before.held(&key));
+        let kind = known.map_or_else(|| self.kind(&key, read.as_ref().ok()), |(kind, _)| kind);
+        let held = known.map(|(_, size)| size);
+        if !self.room.take(kind, size, held, here.is_some()) {
             let Some(held) = held else { return Ok(()) };
             (size, read) = (held, Err("there is no room for what it has become".to_owned()));
-            self.room.take(Kind::of(&key), size, Some(held), here.is_some());
+            self.room.take(kind, size, Some(held), here.is_some());
         }
+        let place = (kind, size);
         // Records before that are the same one: of this model, or of the one before.
         match key {
             Key::LastNetwork => {
                 let narrow = |record| if let Record::Counter(it) = record { Some(it) } else { None };
                 let old = self.counter.take().or_else(|| before.counter.clone());
-                self.counter = Some(Stored::new(version, size, read, narrow).keeping(old, |_, _| None));
+                self.counter = Some(Stored::new(version, place, read, narrow).keeping(old, |_, _| None));
             }
             Key::Node(name) => {
                 let narrow = |record| if let Record::Node(it) = record { Some(it) } else { None };
                 let old = self.nodes.remove(&name).or_else(|| before.nodes.get(&name).cloned());
-                self.nodes.insert(name, Stored::new(version, size, read, narrow).keeping(old, |_, _| None));
+                self.nodes.insert(name, Stored::new(version, place, read, narrow).keeping(old, |_, _| None));
             }
             Key::Network(name) => {
                 let narrow = |record| if let Record::Network(it) = record { Some(it) } else { None };
                 let old = self.networks.remove(&name).or_else(|| before.networks.get(&name).cloned());
-                let stored = Stored::new(version, size, read, narrow).keeping(old, another_network);
+                let stored = Stored::new(version, place, read, narrow).keeping(old, another_network);
                 self.networks.insert(name, stored);
             }
             Key::Slice(network, slice) => {
@@ -108,7 +113,7 @@ impl Model {
                 let known = || before.slices.get(&network).and_then(|slices| slices.get(&slice)).cloned();
                 let slices = self.slices.entry(network.clone()).or_default();
                 let old = slices.remove(&slice).or_else(known);
-                slices.insert(slice, Stored::new(version, size, read, narrow).keeping(old, |_, _| None));
+                slices.insert(slice, Stored::new(version, place, read, narrow).keeping(old, |_, _| None));
             }
         }
         Ok(())
@@ -117,7 +122,7 @@ impl Model {
     /// Takes in that a key is gone.
     pub(super) fn delete(&mut self, key: &str) {
         let Ok(key) = Key::parse(key) else { return };
-        self.room.give_back(Kind::of(&key), self.size_of(&key));
+        self.room.give_back(self.held(&key));
         match key {
             Key::LastNetwork => self.counter = None,
             Key::Node(name) => drop(self.nodes.remove(&name)),
@@ -133,10 +138,10 @@ impl Model {
         }
     }
 
-    /// What a node remembers of networks and of who has which slice of them: what counts where etcd's records of these make no
+    /// What the node `me` remembers of networks and of who has which slice of them: what counts where etcd's records of these make no
     /// sense.
-    pub(super) fn of_memory(cluster: &Cluster) -> Self {
-        let mut model = Self::default();
+    pub(super) fn of_memory(me: &str, cluster: &Cluster) -> Self {
+        let mut model = Self { me: me.to_owned(), ..Self::default() };
         let mut remember = |key: &Key, value: serde_json::Result<Vec<u8>>| {
             // Records are structs of numbers and texts, which can all be written.
             let _ = model.put(&key.to_string(), &value.unwrap_or_default(), Version::default());
@@ -160,6 +165,12 @@ impl Model {
         slices.for_each(|stored| stored.created = UNKNOWN);
     }
 
+    /// The node whose own records always find room.
+    #[cfg(test)]
+    pub(super) fn me(&self) -> &str {
+        &self.me
+    }
+
     /// All is read.
     pub(super) fn complete(&mut self) {
         self.room.complete();
@@ -175,14 +186,34 @@ impl Model {
         self.room.is_free_again()
     }
 
-    /// The size of the record at a key, bytes; none: there is none.
-    fn size_of(&self, key: &Key) -> Option<usize> {
+    /// What the record at a key takes of the room, if there is one.
+    fn held(&self, key: &Key) -> Option<(Kind, usize)> {
         match key {
-            Key::LastNetwork => self.counter.as_ref().map(|stored| stored.size),
-            Key::Node(name) => self.nodes.get(name).map(|stored| stored.size),
-            Key::Network(name) => self.networks.get(name).map(|stored| stored.size),
+            Key::LastNetwork => self.counter.as_ref().map(|stored| stored.place),
+            Key::Node(name) => self.nodes.get(name).map(|stored| stored.place),
+            Key::Network(name) => self.networks.get(name).map(|stored| stored.place),
             Key::Slice(network, slice) => {
-                self.slices.get(network).and_then(|slices| slices.get(slice)).map(|stored| stored.size)
+                self.slices.get(network).and_then(|slices| slices.get(slice)).map(|stored| stored.place)
+            }
+        }
+    }
+
+    /// Of which kind a record is that comes anew. (All networks come before all slices, where all is read.)
+    fn kind(&self, key: &Key, record: Option<&Record>) -> Kind {
+        match key {
+            Key::LastNetwork => Kind::Counter,
+            Key::Node(name) if *name == self.me => Kind::Own,
+            Key::Node(_) => Kind::Node,
+            Key::Network(_) => Kind::Network,
+            Key::Slice(name, slice) => {
+                let network = self.networks.get(name).and_then(|stored| stored.record.as_ref());
+                let is_one =
+                    network.is_some_and(|it| it.subnet.contains(slice) && it.slice == slice.prefix_len());
+                match record {
+                    _ if !is_one => Kind::Stray,
+                    Some(Record::Slice(record)) if record.node == self.me => Kind::Own,
+                    _ => Kind::Slice,
+                }
             }
         }
     }

@@ -1,7 +1,5 @@
 //! How much of what is in etcd finds room in a daemon's memory: somebody may write there without end.
 
-use super::keys::Key;
-
 /// Kinds of records, each with a room of its own, so that one does not take another's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
@@ -9,17 +7,15 @@ pub(super) enum Kind {
     Node,
     Network,
     Slice,
+    /// A slice of no network that there is.
+    Stray,
+    /// What this node says itself: its registration, and its slices.
+    Own,
 }
 
 impl Kind {
-    pub(super) fn of(key: &Key) -> Self {
-        match key {
-            Key::LastNetwork => Self::Counter,
-            Key::Node(_) => Self::Node,
-            Key::Network(_) => Self::Network,
-            Key::Slice(..) => Self::Slice,
-        }
-    }
+    /// How many there are.
+    const COUNT: usize = 6;
 
     /// Most records of this kind, far above what clusters have; and most bytes of them, keys and values.
     const fn most(self) -> (usize, usize) {
@@ -29,6 +25,10 @@ impl Kind {
             Self::Node => (16_384, 32 << 20),
             Self::Network => (16_384, 16 << 20),
             Self::Slice => (100_000, 32 << 20),
+            // They come before their network only where somebody restores records by hand.
+            Self::Stray => (10_000, 4 << 20),
+            // One of each network.
+            Self::Own => (16_385, 8 << 20),
         }
     }
 }
@@ -45,7 +45,7 @@ struct Taken {
 /// What is taken of all kinds.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Room {
-    taken: [Taken; 4],
+    taken: [Taken; Kind::COUNT],
     /// Records that found no room.
     left_out: usize,
     /// Something has gone since then.
@@ -81,10 +81,10 @@ impl Room {
     }
 
     /// Gives back what a record has had.
-    pub(super) fn give_back(&mut self, kind: Kind, size: Option<usize>) {
+    pub(super) fn give_back(&mut self, held: Option<(Kind, usize)>) {
         // One that had no room may have gone, too.
         self.freed = true;
-        if let Some(size) = size {
+        if let Some((kind, size)) = held {
             let taken = &mut self.taken[kind as usize];
             taken.records = taken.records.saturating_sub(1);
             taken.bytes = taken.bytes.saturating_sub(size);

@@ -21,7 +21,10 @@ use super::{
     stored::Version,
     task::{Ended, Task},
 };
-use crate::cluster::View;
+use crate::{
+    cluster::View,
+    names::{self, Shown},
+};
 
 /// Records that are read at once, if they are not too large for it: netd's own have a few hundred bytes.
 const PAGE: i64 = 1000;
@@ -198,7 +201,7 @@ impl Task {
             let response = response.map_err(|error| line(&error))?;
             let response = response.context("the watch has ended")?;
             if response.canceled() {
-                bail!("the watch was cancelled: {}", response.cancel_reason());
+                bail!("the watch was cancelled: {}", Shown(response.cancel_reason()));
             }
             for event in response.events() {
                 let Some(record) = event.kv() else { continue };
@@ -373,5 +376,5 @@ fn line(error: &Error) -> anyhow::Error {
         }
         source = cause.source();
     }
-    anyhow!("{}", text.replace('\n', " "))
+    anyhow!("{}", names::one_line(&text.replace('\n', " ")))
 }

@@ -3,6 +3,7 @@
 use super::{
     keys::{Key, Record},
     model::Problem,
+    room::Kind,
 };
 
 /// What etcd knows of a key.
@@ -35,14 +36,14 @@ pub(super) struct Stored<T> {
     pub(super) record: Option<T>,
     /// Why what is there now does not count; none: it does.
     pub(super) wrong: Option<String>,
-    /// Bytes of key and value.
-    pub(super) size: usize,
+    /// The room that it takes: of which kind, and how many bytes.
+    pub(super) place: (Kind, usize),
 }
 
 impl<T> Stored<T> {
     pub(super) fn new(
         version: Version,
-        size: usize,
+        place: (Kind, usize),
         read: Result<Record, String>,
         narrow: impl Fn(Record) -> Option<T>,
     ) -> Self {
@@ -51,7 +52,7 @@ impl<T> Stored<T> {
             Ok(record) => (narrow(record), None),
             Err(why) => (None, Some(why)),
         };
-        Self { created, revision, lease, record, wrong, size }
+        Self { created, revision, lease, record, wrong, place }
     }
 
     /// Keeps what was understood of the same record before, where the value makes no sense now, or says something that
@@ -84,7 +85,7 @@ impl<T> Stored<T> {
     pub(super) fn problem(&self, key: impl Fn() -> Key) -> Option<Problem> {
         let why = self.wrong.as_ref()?;
         let what = match self.record {
-            Some(_) => format!("{why}; what was there before still counts"),
+            Some(_) => format!("{why}; what was there before still counts: correct the key in etcd"),
             None => why.clone(),
         };
         Some(Problem { key: key(), revision: self.revision, what })

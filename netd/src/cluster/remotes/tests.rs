@@ -11,7 +11,7 @@ const FAR: IpAddr = IpAddr::V4(Ipv4Addr::new(198, 51, 100, 2));
 const NEAR6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 2);
 const FAR6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 1, 0, 0, 0, 2);
 
-fn uplink(ipv6: bool) -> UplinkInfo {
+pub(super) fn uplink(ipv6: bool) -> UplinkInfo {
     let address6 = Ipv6Net::new_assert(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1), 64);
     UplinkInfo {
         name: "eth0".to_owned(),
@@ -163,7 +163,8 @@ fn the_mtu_of_a_path() {
         (1500, None, NEAR6.into(), Direct, 1500),
         (65536, None, NEAR, Direct, 65535),
     ] {
-        assert_eq!(mtu(own, its, address, transport), expected);
+        let remote = Remote { mtu: its, ..Remote::new(0) };
+        assert_eq!(mtu(own, &remote, address, transport), expected);
     }
 }
 

@@ -110,7 +110,7 @@ fn a_network_is_what_it_was_when_all_is_read_anew() {
     let moved = network(7, "10.77.0.0/16", 24);
     let known =
         model(&[("networks/default", &default, 0), ("slices/default/10.88.1.0-24", r#"{"node":"one"}"#, 0)]);
-    let memory = Model::of_memory(&known.cluster().0);
+    let memory = Model::of_memory("one", &known.cluster().0);
     let forgotten = {
         let mut model = known.clone();
         model.forget_ages();
@@ -146,54 +146,72 @@ fn a_network_is_what_it_was_when_all_is_read_anew() {
     }
 }
 
-/// Somebody who writes without end takes no room from what is known, nor without end.
+/// Somebody who writes without end takes no room from what is known or this node's own, nor without end.
 #[test]
 fn there_is_room_for_so_much() {
-    let there = network(1, "10.0.0.0/8", 24);
-    let slice = |number: u32| {
-        let [_, _, high, low] = number.to_be_bytes();
-        format!("slices/a/10.{high}.{low}.0-24")
+    const EVIL: &[u8] = br#"{"node":"evil"}"#;
+    let there = network(1, "10.0.0.0/8", 28);
+    let slice = |network: &str, number: u32| {
+        let address = Ipv4Addr::from_bits(Ipv4Addr::new(10, 0, 0, 0).to_bits() + (number << 4));
+        format!("slices/{network}/{address}-28")
     };
     let version = Version { created: 1, revision: 1, lease: 0 };
-    let good = model(&[("networks/a", there.as_str(), 0), (&slice(65_535), r#"{"node":"one"}"#, 0)]);
+    let last = slice("b", 120_000);
+    let good = model(&[("networks/b", there.as_str(), 0), (&last, r#"{"node":"one"}"#, 0)]);
     let fill = |model: &mut Model, before: &Model| {
-        for number in 0..120_000_u32 {
-            let key = match number {
-                0..65_535 => slice(number),
-                _ => format!("slices/b/11.{}.{}.0-24", number >> 8 & 0xff, number & 0xff),
-            };
-            model.put_known(&key, br#"{"node":"evil"}"#, version, before).unwrap();
-        }
+        let padded = format!("{}{}", node("x", "192.0.2.1"), " ".repeat(60_000));
         for number in 0..1000 {
-            let padded = format!("{}{}", node("x", "192.0.2.1"), " ".repeat(60_000));
             model.put_known(&format!("nodes/evil-{number}"), padded.as_bytes(), version, before).unwrap();
         }
+        for number in 0..1000 {
+            let small = node("x", "192.0.2.1");
+            model.put_known(&format!("nodes/small-{number}"), small.as_bytes(), version, before).unwrap();
+        }
+        for (network, slices) in [("a", 20_000), ("b", 120_000)] {
+            for number in 0..slices {
+                model.put_known(&slice(network, number), EVIL, version, before).unwrap();
+            }
+        }
     };
-    let counted =
-        |model: &Model| (model.slices.values().map(BTreeMap::len).sum::<usize>(), model.nodes.len());
+    let counted = |model: &Model| {
+        let slices = |network| model.slices.get(network).map_or(0, BTreeMap::len);
+        (slices("a"), slices("b"), model.nodes.len())
+    };
     // While it is watched.
     let mut watched = good.clone();
     fill(&mut watched, &Model::default());
-    let (slices, nodes) = counted(&watched);
-    assert_eq!((slices, nodes * 60_000 <= 32 << 20), (100_000, true), "{nodes}");
-    assert!(watched.left_out() > 19_000 && !watched.has_room_again());
-    // Where all is read anew, with what is good behind all that is not.
-    let mut again = Model::after(&good);
-    fill(&mut again, &good);
-    again.put_known("networks/a", there.as_bytes(), version, &good).unwrap();
-    again.put_known(&slice(65_535), br#"{"node":"one"}"#, version, &good).unwrap();
-    again.complete();
-    assert_eq!(counted(&again).0, 100_000);
-    let owner = again.cluster().0.slices[&"10.255.255.0/24".parse().unwrap()].node.clone();
-    assert_eq!(owner, "one");
-    // What is known may change, though there is no room for more.
-    again.put(&slice(65_535), br#"{"node":"two"}"#, version).unwrap();
-    assert_eq!(again.cluster().0.slices[&"10.255.255.0/24".parse().unwrap()].node, "two");
-    // And there is room again when they are gone.
-    again.delete(&slice(0));
-    assert!(again.has_room_again());
-    let before = again.left_out();
-    again.put(&slice(1), br#"{"node":"one"}"#, version).unwrap();
-    again.put(&slice(0), br#"{"node":"one"}"#, version).unwrap();
-    assert_eq!(again.left_out(), before);
+    let (strays, slices, nodes) = counted(&watched);
+    assert_eq!((strays, slices, nodes < 1000), (10_000, 100_000, true), "{nodes}");
+    assert!(watched.left_out() > 30_000 && !watched.has_room_again());
+    // Where all is read anew, with what is good behind all that is not; and by one who knows nothing.
+    let fresh = Model::of_memory("me", &Default::default());
+    for (before, owner) in [(&good, Some("one")), (&fresh, None)] {
+        let mut again = Model::after(before);
+        again.put_known("networks/b", there.as_bytes(), version, before).unwrap();
+        fill(&mut again, before);
+        again.put_known(&last, br#"{"node":"one"}"#, version, before).unwrap();
+        let own = slice("b", 120_001);
+        let full = again.left_out();
+        again.put_known(&own, br#"{"node":"me"}"#, version, before).unwrap();
+        again.put_known("nodes/me", node("x", "192.0.2.9").as_bytes(), version, before).unwrap();
+        again.complete();
+        let found = |model: &Model, key: &str| {
+            let key = key.rsplit('/').next().unwrap().replace('-', "/");
+            model.slices["b"].get(&key.parse().unwrap()).map(|stored| stored.record.clone().unwrap().node)
+        };
+        assert_eq!(found(&again, &last).as_deref(), owner);
+        let is_own = before.me() == "me";
+        assert_eq!((found(&again, &own).is_some(), again.nodes.contains_key("me")), (is_own, is_own));
+        assert_eq!(again.left_out() - full, if is_own { 0 } else { 2 });
+        assert_eq!(counted(&again).1, if is_own { 100_001 } else { 100_000 });
+        // What is there may change, though there is no room for more.
+        again.put(&slice("b", 0), br#"{"node":"two"}"#, version).unwrap();
+        assert_eq!(found(&again, &slice("b", 0)).as_deref(), Some("two"));
+        // And there is room again when something is gone.
+        again.delete(&slice("b", 0));
+        assert!(again.has_room_again());
+        let before = again.left_out();
+        again.put(&slice("b", 0), EVIL, version).unwrap();
+        assert_eq!(again.left_out(), before);
+    }
 }
