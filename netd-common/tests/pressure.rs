@@ -32,6 +32,8 @@ fn tables(flows: u32, quota: u32, ring: u32) -> Memory<V4> {
         seed: 0x5eed,
         mtu: 1500,
         overlay: 0,
+        overlay_port: Be16::ZERO,
+        reserved: 0,
     };
     Memory { config: Some(Arc::new(config)), max_flows: 2 * flows as usize, ..Memory::default() }
 }

@@ -37,6 +37,8 @@ fn tables(ports: u16) -> Memory<V4> {
         seed: 1,
         mtu: 1500,
         overlay: 0,
+        overlay_port: Be16::ZERO,
+        reserved: 0,
     };
     Memory { config: Some(Arc::new(config)), ..Memory::default() }
 }
