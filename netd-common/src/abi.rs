@@ -10,7 +10,7 @@ use crate::{
 };
 
 /// Version of everything in this module, part of the pins' path.
-pub const ABI_VERSION: u32 = 6;
+pub const ABI_VERSION: u32 = 7;
 
 /// What the programs know of the node, one entry a family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,8 +28,14 @@ pub struct Config<A> {
     pub first_port: u16,
     /// Last port of the range, inclusive, host byte order.
     pub last_port: u16,
-    /// Flows that one endpoint may have.
+    /// Flows that one endpoint may have on each of its accounts: see [`crate::quota::Account`].
     pub quota: u32,
+    /// Flows that the table of the family has room for.
+    pub flows: u32,
+    /// Places of each ring of unanswered flows, less one: see [`UnansweredRing`].
+    pub ring: u32,
+    /// Random, and the same as long as the maps are: nobody is to know where [`crate::quota`] counts what.
+    pub seed: u32,
     /// The uplink's MTU, bytes.
     pub mtu: u32,
     /// Interface index of the kernel's own VXLAN device; 0: there is none.
@@ -224,10 +230,14 @@ impl<A: Addr> Tuple<A> {
 #[derive(Clone, Debug)]
 #[repr(C)]
 pub struct Flow<A> {
-    /// [`Tuple::IN`]: state of the pair, see [`crate::flow::State`].
+    /// [`Tuple::IN`]: state of the pair, see [`crate::flow::State`]. [`Tuple::OUT`]: whether the next packet is to be looked at
+    /// closely.
     pub state: Shared,
     /// When a packet last came this way, in [`crate::flow::Ticks`].
     pub seen: Shared,
+    /// What a TCP segment from outside is judged by, host byte order. [`Tuple::OUT`]: what the container has acknowledged, as far
+    /// as it was noted. [`Tuple::IN`]: the number after its SYN's.
+    pub mark: Shared,
     /// The endpoint whose quota it counts against.
     pub slot: u32,
     /// [`Tuple::OUT`]: the new source; [`Tuple::IN`]: the new destination.
@@ -360,6 +370,18 @@ impl FragmentRing {
     pub const ENTRIES: u32 = Self::RINGS * Self::PLACES;
 }
 
+/// Flows that have got no answer yet: rings of places, each of which holds the key of one, its [`Tuple::IN`].
+pub struct UnansweredRing;
+
+impl UnansweredRing {
+    /// Most places that a ring has.
+    pub const PLACES: u32 = 4096;
+    /// Rings. An endpoint has one for each of its accounts as long as there are not more of them; then some share one.
+    pub const RINGS: u32 = 64;
+    /// Places of all.
+    pub const ENTRIES: u32 = Self::RINGS * Self::PLACES;
+}
+
 /// Entries of the map of programs that go on where others end: from here on those of [`crate::from_container::Step6`]...
 pub const STEP_FROM_CONTAINER6: u32 = 0;
 /// ... and from here on those of [`crate::from_uplink::Step6`].
@@ -469,8 +491,8 @@ macro_rules! no_padding {
     ($($type:ty = $size:expr;)+) => { $(const _: () = assert!(size_of::<$type>() == $size);)+ };
 }
 no_padding! {
-    Config<V4> = 4 + 4 + 4 + 16 + 2 + 2 + 4 + 4 + 4;
-    Config<V6> = 4 + 16 + 4 + 16 + 2 + 2 + 4 + 4 + 4;
+    Config<V4> = 4 + 4 + 4 + 16 + 2 + 2 + 4 * 4 + 4 + 4;
+    Config<V6> = 4 + 16 + 4 + 16 + 2 + 2 + 4 * 4 + 4 + 4;
     Interface<V4> = 4 * 4 + 4 + 6 + 2 + 12 + 4 + 4;
     Interface<V6> = 4 * 16 + 4 + 6 + 2 + 12 + 4 + 4;
     Endpoint = 4 + 12 + 4 + 4;
@@ -482,8 +504,8 @@ no_padding! {
     NodeCounters = 40;
     Tuple<V4> = 16;
     Tuple<V6> = 40;
-    Flow<V4> = 4 + 4 + 4 + 4 + 2 + 2;
-    Flow<V6> = 4 + 4 + 4 + 16 + 2 + 2;
+    Flow<V4> = 4 + 4 + 4 + 4 + 4 + 2 + 2;
+    Flow<V6> = 4 + 4 + 4 + 4 + 16 + 2 + 2;
     FragmentKey<V4> = 16;
     FragmentKey<V6> = 40;
     Fragment<V4> = 12;

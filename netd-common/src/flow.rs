@@ -2,11 +2,16 @@
 //!
 //! Both directions note when they last saw a packet. What else there is to know of a flow is one word, [`State`], in its
 //! inbound entry, changed by compare-and-swap: so of all who want to remove, reclaim or reopen a flow at once, on
-//! whatever CPU, exactly one succeeds.
+//! whatever CPU, exactly one succeeds. An entry, of either direction, is removed only by who has turned its state to
+//! [`State::DEAD`].
+//!
+//! The kernel gives the memory of a removed entry to the next one at once, while another CPU may still hold what it has looked
+//! up. So a state says whose it is as well, and nobody changes a stranger's.
 
 use crate::{
     abi::{Flow, Tuple},
     addr::Addr,
+    quota,
     shared::Shared,
     tables::Tables,
     wire::{Be16, protocol, tcp},
@@ -59,6 +64,22 @@ impl State {
     pub const DEAD: u32 = 1 << 31;
 
     const CLOSING: u32 = Self::FIN_OUT | Self::FIN_IN | Self::RST_OUT | Self::RST_IN;
+    /// The bits that say whose it is.
+    const IDENTITY: u32 = 0x7fff_ff00;
+
+    /// That of a new entry with this tuple.
+    #[inline(always)]
+    pub fn new<A: Addr>(tuple: &Tuple<A>) -> u32 {
+        let ports = u32::from(tuple.source_port.raw()) << 16 | u32::from(tuple.destination_port.raw());
+        let hash = mix(mix(tuple.source.folded(), tuple.destination.folded()), ports);
+        mix(hash, u32::from(tuple.protocol) << 8 | u32::from(tuple.direction)) & Self::IDENTITY
+    }
+
+    /// Whether it is that of an entry with this tuple which nobody is removing.
+    #[inline(always)]
+    pub fn is_of<A: Addr>(state: u32, tuple: &Tuple<A>) -> bool {
+        (state ^ Self::new(tuple)) & (Self::IDENTITY | Self::DEAD) == 0
+    }
 
     /// The state after a packet. `inward`: it comes from the other side.
     #[inline(always)]
@@ -69,7 +90,7 @@ impl State {
         let opens = tcp_flags & (tcp::SYN | tcp::ACK) == tcp::SYN;
         if opens && old & Self::CLOSING != 0 && tcp_flags & tcp::RST == 0 {
             // The tuple is used for a new connection, of which nothing is known yet.
-            return 0;
+            return old & Self::IDENTITY;
         }
         // A SYN is no answer: two sides that open at once (RFC 9293 section 3.5) answer with SYN and ACK.
         let mut new = if inward && !opens { old | Self::REPLIED } else { old };
@@ -86,22 +107,31 @@ impl State {
         new
     }
 
-    /// Notes a packet. `false`: the flow is being removed.
+    /// Notes a packet of a flow, given its inbound tuple. `false`: the flow is being removed.
     #[inline(always)]
-    pub fn observe(state: &Shared, inward: bool, protocol: u8, tcp_flags: u8) -> bool {
-        // A second CPU may be at it; it is there for good reason at most a few times in a row.
+    pub fn observe<A: Addr>(state: &Shared, tuple: &Tuple<A>, inward: bool, tcp_flags: u8) -> bool {
+        // Other CPUs may be at it: each time that this one fails, another has got on.
         let mut tries = 0;
+        let mut new = 0;
         while tries < 4 {
             let old = state.get();
             if old & Self::DEAD != 0 {
                 return false;
             }
-            let new = Self::after(old, inward, protocol, tcp_flags);
-            if new == old || state.replace(old, new) {
+            new = Self::after(old, inward, tuple.protocol, tcp_flags);
+            if new == old {
+                return true;
+            }
+            if !Self::is_of(old, tuple) {
+                return false;
+            }
+            if state.replace(old, new) {
                 return true;
             }
             tries += 1;
         }
+        // What is to be undone or begun anew can wait for the next packet; an end that is not noted would be lost.
+        state.set_bits(new & (Self::REPLIED | Self::CLOSING));
         true
     }
 
@@ -167,6 +197,63 @@ impl<A: Addr> Flow<A> {
     }
 }
 
+/// Mixes a word into a hash: enough to tell entries apart, and to spread them.
+#[inline(always)]
+pub(crate) const fn mix(hash: u32, word: u32) -> u32 {
+    let hash = (hash ^ word).wrapping_mul(0x9e37_79b1);
+    hash ^ hash >> 15
+}
+
+/// Turns the state of an entry with this tuple to [`State::DEAD`]. Whether nobody else has: then it is the caller's to remove.
+#[inline(always)]
+pub fn condemn<A: Addr>(flow: &Flow<A>, tuple: &Tuple<A>) -> bool {
+    // Somebody may be noting a packet: a few times in a row at most.
+    let mut tries = 0;
+    while tries < 8 {
+        let state = flow.state.get();
+        if !State::is_of(state, tuple) {
+            return false;
+        }
+        if flow.state.replace(state, state | State::DEAD) {
+            return true;
+        }
+        tries += 1;
+    }
+    false
+}
+
+/// Removes the outbound entry with this tuple, if it is that of the flow with this mapping.
+#[inline(always)]
+pub fn remove_outward<A: Addr, T: Tables<A>>(tables: &T, outward: &Tuple<A>, address: A, port: Be16) {
+    if let Some(flow) = tables.flow(outward)
+        && (flow.address, flow.port) == (address, port)
+        && condemn(&flow, outward)
+    {
+        tables.flow_remove(outward);
+    }
+}
+
+/// Removes the inbound entry that the caller has condemned, and what belongs to it.
+#[inline(always)]
+fn bury<A: Addr, T: Tables<A>>(tables: &T, inward: &Tuple<A>, flow: &Flow<A>) {
+    let outward = inward.opposite(flow.address, flow.port);
+    remove_outward(tables, &outward, inward.destination, inward.destination_port);
+    let (slot, account) = (flow.slot, flow.account());
+    tables.flow_remove(inward);
+    quota::give_back(tables, slot, account);
+}
+
+/// Removes the flow with this inbound tuple, whatever its state, if it is this endpoint's and nobody else is removing it.
+#[inline(always)]
+pub fn abandon<A: Addr, T: Tables<A>>(tables: &T, inward: &Tuple<A>, slot: u32) {
+    if let Some(flow) = tables.flow(inward)
+        && flow.slot == slot
+        && condemn(&flow, inward)
+    {
+        bury(tables, inward, &flow);
+    }
+}
+
 /// Removes both entries of a flow, given its inbound one, if it may go by `when`. Whether it did.
 ///
 /// The outbound entry goes first: while the inbound one is there nobody else can take the port, so no packet ever leaves
@@ -179,14 +266,15 @@ pub fn remove<A: Addr, T: Tables<A>>(
     now: Ticks,
     when: When,
 ) -> bool {
-    let outward = inward.opposite(flow.address, flow.port);
-    let state = flow.state.get();
-    if state & State::DEAD != 0 {
-        return false;
-    }
-    if !matches!(when, When::Now) {
+    let condemned = if matches!(when, When::Now) {
+        condemn(flow, inward)
+    } else {
+        let state = flow.state.get();
+        if !State::is_of(state, inward) {
+            return false;
+        }
         let mut idle = now.wrapping_sub(flow.seen.get());
-        if let Some(other) = tables.flow(&outward) {
+        if let Some(other) = tables.flow(&inward.opposite(flow.address, flow.port)) {
             let other = now.wrapping_sub(other.seen.get());
             if other < idle {
                 idle = other;
@@ -201,15 +289,11 @@ pub fn remove<A: Addr, T: Tables<A>>(
         } else {
             State::reuse(state, inward.protocol, service(inward))
         };
-        if idle <= limit {
-            return false;
-        }
+        // Where a packet has come meanwhile, it stays.
+        idle > limit && flow.state.replace(state, state | State::DEAD)
+    };
+    if condemned {
+        bury(tables, inward, flow);
     }
-    if !flow.state.replace(state, State::DEAD) {
-        return false;
-    }
-    tables.flow_remove(&outward);
-    tables.flows_of(flow.slot, -1);
-    tables.flow_remove(inward);
-    true
+    condemned
 }

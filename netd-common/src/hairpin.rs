@@ -304,7 +304,7 @@ fn give_up<A: Addr, T: Tables<A>>(tables: &T, tuple: &Tuple<A>, source: &Mapping
         Some(flow) => {
             flow::remove(tables, &inward, &flow, tables.now(), When::Now);
         }
-        None => tables.flow_remove(tuple),
+        None => flow::remove_outward(tables, tuple, source.address, source.port),
     }
 }
 

@@ -30,6 +30,7 @@ pub mod overlay;
 pub mod packet;
 pub mod plan;
 pub mod published;
+pub mod quota;
 pub mod reason;
 pub mod related;
 pub mod shared;

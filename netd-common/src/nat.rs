@@ -5,6 +5,7 @@ use crate::{
     abi::{Flow, Tuple},
     addr::Addr,
     flow::{self, State, Ticks, When},
+    quota::{self, Account},
     reason::Drop,
     shared::Shared,
     tables::{Add, Tables},
@@ -62,10 +63,10 @@ pub fn known<A: Addr, T: Tables<A>>(
     }
     // The state is in the inbound entry. Where that is dead or gone, this one is a leftover.
     let inward = tuple.opposite(mapping.address, mapping.port);
-    if tables.flow(&inward).is_some_and(|f| State::observe(&f.state, false, tuple.protocol, tcp_flags)) {
+    if tables.flow(&inward).is_some_and(|f| State::observe(&f.state, &inward, false, tcp_flags)) {
         return true;
     }
-    tables.flow_remove(tuple);
+    flow::remove_outward(tables, tuple, mapping.address, mapping.port);
     *mapping = Mapping::NONE;
     false
 }
@@ -87,15 +88,20 @@ pub fn create<A: Addr, T: Tables<A>>(
     if config.address == A::ZERO && mapping.address == A::ZERO {
         return Drop::NoRoute as u32;
     }
-    if tables.flows_of(slot, 0) >= config.quota {
-        return Drop::FlowQuota as u32;
+    let refused = quota::take(tables, &config, slot, Account::Outward);
+    if refused != 0 {
+        return refused;
     }
     if mapping.address == A::ZERO {
         mapping.address = config.address;
     }
     let range = (config.first_port, config.last_port);
     let outcome = claim_port(tables, tuple, slot, range, mapping);
-    if outcome != 0 { outcome } else { record(tables, tuple, slot, mapping) }
+    if outcome != 0 {
+        quota::give_back(tables, slot, Account::Outward);
+        return outcome;
+    }
+    record(tables, tuple, slot, mapping)
 }
 
 /// Inserts the outbound entry of a flow that has got the `mapping`. Returns 0, or the [`Drop`] reason: then the flow is gone. Another
@@ -103,29 +109,41 @@ pub fn create<A: Addr, T: Tables<A>>(
 #[inline(always)]
 fn record<A: Addr, T: Tables<A>>(tables: &T, tuple: &Tuple<A>, slot: u32, mapping: &mut Mapping<A>) -> u32 {
     let flow = Flow {
-        state: Shared::new(0),
+        state: Shared::new(State::new(tuple)),
         seen: Shared::new(tables.now()),
+        mark: Shared::new(0),
         slot,
         address: mapping.address,
         port: mapping.port,
         flags: mapping.flags,
     };
-    match tables.flow_add(tuple, flow) {
-        Ok(()) => {
-            tables.flows_of(slot, 1);
+    let inward = inward(tuple, mapping);
+    let added = tables.flow_add(tuple, flow);
+    if added.is_ok() {
+        if is_whole(tables, &inward, tuple) {
+            return 0;
+        }
+        // It was removed before it was whole: what has just been added belongs to nothing.
+        flow::remove_outward(tables, tuple, mapping.address, mapping.port);
+        return Drop::FlowTableFull as u32 | SOON;
+    }
+    flow::abandon(tables, &inward, slot);
+    match tables.flow(tuple) {
+        Some(flow) if matches!(added, Err(Add::Exists)) => {
+            *mapping = flow.mapping();
             0
         }
-        Err(full) => {
-            tables.flow_remove(&inward(tuple, mapping));
-            match tables.flow(tuple) {
-                Some(flow) if matches!(full, Add::Exists) => {
-                    *mapping = flow.mapping();
-                    0
-                }
-                _ => Drop::FlowTableFull as u32,
-            }
-        }
+        _ => Drop::FlowTableFull as u32,
     }
+}
+
+/// Whether the inbound entry of a flow is there, now that its outbound one is. Who removes it from now on sees both.
+#[inline(always)]
+pub(crate) fn is_whole<A: Addr, T: Tables<A>>(tables: &T, inward: &Tuple<A>, outward: &Tuple<A>) -> bool {
+    tables.flow(inward).is_some_and(|flow| {
+        State::is_of(flow.state.get(), inward)
+            && (flow.address, flow.port) == (outward.source, outward.source_port)
+    })
 }
 
 /// The inbound tuple of an outbound one.
@@ -217,8 +235,9 @@ extern "C" fn claim<A: Addr, T: Tables<A>>(_: u32, search: &mut Search<'_, A, T>
     }
     if old.is_none_or(|old| flow::remove(tables, &search.inward, &old, search.now, When::Reusable)) {
         let flow = Flow {
-            state: Shared::new(0),
+            state: Shared::new(State::new(inward)),
             seen: Shared::new(search.now),
+            mark: Shared::new(0),
             slot: search.slot,
             address: search.container,
             port: search.port,
@@ -264,7 +283,7 @@ pub fn reply<A: Addr, T: Tables<A>>(
     mapping: &mut Mapping<A>,
 ) -> bool {
     let Some(flow) = tables.flow(tuple) else { return false };
-    if !State::observe(&flow.state, true, tuple.protocol, tcp_flags) {
+    if !State::observe(&flow.state, tuple, true, tcp_flags) {
         return false;
     }
     flow.touch(tables.now());

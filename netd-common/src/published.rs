@@ -9,6 +9,7 @@ use crate::{
     addr::Addr,
     flow::{self, State, Ticks, When},
     nat::{self, Mapping},
+    quota::{self, Account},
     reason::Drop,
     shared::Shared,
     tables::{Add, Tables},
@@ -90,44 +91,51 @@ pub fn open<A: Addr, T: Tables<A>>(
     let slot = port.slot;
     (mapping.address, mapping.port) = (port.address, port.port);
     mapping.flags |= Flow::<A>::PUBLISHED;
-    if tables.flows_of(slot, 0) >= config.quota {
-        return Drop::FlowQuota as u32;
-    }
     let now = tables.now();
     let outward = inward.opposite(mapping.address, mapping.port);
     if !make_way(tables, &outward, now) {
         return Drop::PublishedClash as u32;
     }
+    let refused = quota::take(tables, &config, slot, Account::Inward);
+    if refused != 0 {
+        return refused;
+    }
+    let state = State::after(State::new(inward), true, inward.protocol, tcp_flags as u8);
     let mut flow = Flow {
-        state: Shared::new(State::after(0, true, inward.protocol, tcp_flags as u8)),
+        state: Shared::new(state),
         seen: Shared::new(now),
+        mark: Shared::new(0),
         slot,
         address: mapping.address,
         port: mapping.port,
         flags: mapping.flags,
     };
-    match tables.flow_add(inward, flow.clone()) {
-        Ok(()) => {}
-        Err(Add::Exists) => return settle(tables, inward, tcp_flags, mapping),
-        Err(Add::Full) => return Drop::FlowTableFull as u32,
+    if let Err(full) = tables.flow_add(inward, flow.clone()) {
+        quota::give_back(tables, slot, Account::Inward);
+        return match full {
+            Add::Exists => settle(tables, inward, tcp_flags, mapping),
+            Add::Full => Drop::FlowTableFull as u32,
+        };
     }
-    flow.state = Shared::new(0);
+    flow.state = Shared::new(State::new(&outward));
     (flow.address, flow.port) = (inward.destination, inward.destination_port);
     if let Err(full) = tables.flow_add(&outward, flow) {
-        tables.flow_remove(inward);
+        flow::abandon(tables, inward, slot);
         return match full {
             Add::Exists => Drop::PublishedClash as u32,
             Add::Full => Drop::FlowTableFull as u32,
         };
     }
-    tables.flows_of(slot, 1);
     // Who takes a port back takes it out of the table first, and then removes its flows. This one may have come too late for that.
     let still =
         find(tables, inward).is_some_and(|port| (port.address, port.port) == (mapping.address, mapping.port));
     if !still {
-        if let Some(flow) = tables.flow(inward) {
-            flow::remove(tables, inward, &flow, now, When::Now);
-        }
+        flow::abandon(tables, inward, slot);
+        return NOT_OURS;
+    }
+    if !nat::is_whole(tables, inward, &outward) {
+        // It was removed before it was whole: what has just been added belongs to nothing.
+        flow::remove_outward(tables, &outward, inward.destination, inward.destination_port);
         return NOT_OURS;
     }
     0
@@ -156,7 +164,7 @@ fn make_way<A: Addr, T: Tables<A>>(tables: &T, outward: &Tuple<A>, now: Ticks) -
     match tables.flow(&inward) {
         Some(flow) => flow::remove(tables, &inward, &flow, now, When::Reusable),
         None => {
-            tables.flow_remove(outward);
+            flow::remove_outward(tables, outward, old.address, old.port);
             true
         }
     }

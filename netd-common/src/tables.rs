@@ -9,6 +9,7 @@ use crate::{
     hairpin::{self, Rewrite},
     nat::{self, Mapping},
     published,
+    quota::Account,
     reason::{Drop, Way},
 };
 
@@ -27,8 +28,8 @@ pub trait Common {
     fn now(&self) -> Ticks;
     /// 32 random bits.
     fn random(&self) -> u32;
-    /// Changes the number of flows of an endpoint's slot and returns what it was.
-    fn flows_of(&self, slot: u32, change: i32) -> u32;
+    /// Changes the number of flows that an endpoint's slot has on an account, and returns what it was.
+    fn flows_of(&self, slot: u32, account: Account, change: i32) -> u32;
     /// Whether anybody has published a port of a protocol (TCP or UDP), at whatever address.
     fn is_published(&self, protocol: u8, port: u16) -> bool;
     /// Counts the entries that a ring of fragments has got; what it was before.
@@ -86,6 +87,8 @@ pub trait Tables<A>: Common {
     fn flow_add(&self, tuple: &Tuple<A>, flow: Flow<A>) -> Result<(), Add>;
     /// Removes a flow, if it is there.
     fn flow_remove(&self, tuple: &Tuple<A>);
+    /// Changes the number of flows of the table on an account, and returns what it was.
+    fn flows_in_table(&self, account: Account, change: i32) -> u32;
     /// What is known of a packet that comes in fragments.
     fn fragment(&self, key: &FragmentKey<A>) -> Option<Self::Ref<'_, Fragment<A>>>;
     /// Adds or replaces an entry.

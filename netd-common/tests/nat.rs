@@ -5,10 +5,12 @@ use std::{collections::HashMap, fmt::Debug, hash::Hash, sync::Arc};
 
 use netd_common::{
     Addr, Drop, Tables, V4, V6,
-    abi::{Config, Tuple},
-    flow::{State, Ticks, When},
+    abi::{Config, Flow, Tuple},
+    flow::{self, State, Ticks, When},
     host::Memory,
     nat::{self, Mapping},
+    quota::Account,
+    shared::Shared,
     wire::{Be16, protocol, tcp},
 };
 use proptest::prelude::*;
@@ -107,6 +109,9 @@ fn run<A: Family>(events: &[Event]) -> Result<(), TestCaseError> {
             first_port: FIRST,
             last_port: FIRST + PORTS - 1,
             quota: QUOTA,
+            flows: 1 << 20,
+            ring: 0xfff,
+            seed: 1,
             mtu: 1500,
             overlay: 0,
         })),
@@ -197,7 +202,7 @@ fn run<A: Family>(events: &[Event]) -> Result<(), TestCaseError> {
                     if let Some(flow) = tables.flow(&tuple) {
                         let inward = tuple.opposite(flow.address, flow.port);
                         if let Some(flow) = tables.flow(&inward) {
-                            netd_common::flow::remove(&tables, &inward, &flow, now, When::Now);
+                            flow::remove(&tables, &inward, &flow, now, When::Now);
                         }
                     }
                     known.remove(&tuple);
@@ -242,10 +247,13 @@ fn check<A: Family>(tables: &Memory<A>) -> Result<(), TestCaseError> {
             *counts.entry(flow.slot).or_default() += 1;
         }
     }
-    for (slot, count) in tables.flow_counts.borrow().iter() {
+    for ((slot, account), count) in tables.flow_counts.borrow().iter() {
+        prop_assert_eq!(*account, Account::Outward);
         prop_assert_eq!(counts.get(slot).copied().unwrap_or(0), *count, "count of slot {}", slot);
         prop_assert!(*count <= QUOTA);
     }
+    let all: u32 = counts.values().sum();
+    prop_assert_eq!(tables.flows_in_table(Account::Outward, 0), all);
     Ok(())
 }
 
@@ -334,9 +342,41 @@ fn states_of_a_connection() {
 /// A flow that somebody is removing takes no more packets: it is made anew.
 #[test]
 fn a_dying_flow_is_left_alone() {
-    let flow = netd_common::shared::Shared::new(State::REPLIED);
-    assert!(State::observe(&flow, false, protocol::TCP, tcp::SYN));
-    flow.set(State::DEAD);
-    assert!(!State::observe(&flow, true, protocol::TCP, tcp::SYN));
-    assert_eq!(flow.get(), State::DEAD);
+    let tuple = inward(1);
+    let flow = Shared::new(State::new(&tuple) | State::REPLIED);
+    assert!(State::observe(&flow, &tuple, false, tcp::SYN));
+    flow.set(flow.get() | State::DEAD);
+    let dead = flow.get();
+    assert!(!State::observe(&flow, &tuple, true, tcp::SYN));
+    assert_eq!(flow.get(), dead);
+}
+
+/// The inbound tuple of a connection to a server, at this port.
+fn inward(port: u16) -> Tuple<V4> {
+    Tuple {
+        source: V4::numbered(100),
+        destination: V4::numbered(200),
+        source_port: Be16::new(443),
+        destination_port: Be16::new(port),
+        protocol: protocol::TCP,
+        direction: Tuple::<V4>::IN,
+        reserved: 0,
+    }
+}
+
+/// Where the entry that was looked up has become another flow's meanwhile, as the kernel uses memory again at once, that flow is
+/// left alone.
+#[test]
+fn a_stranger_in_the_same_place_is_left_alone() {
+    let (gone, other) = (inward(1), inward(2));
+    let state = Shared::new(State::new(&other) | State::REPLIED);
+    assert!(!State::observe(&state, &gone, true, tcp::FIN), "the flow of that packet is gone");
+    assert_eq!(state.get(), State::new(&other) | State::REPLIED);
+    let (address, port) = (V4::numbered(1), Be16::new(1000));
+    let flow = Flow { state, seen: Shared::new(0), mark: Shared::new(0), slot: 1, address, port, flags: 0 };
+    let tables = Memory::<V4>::default();
+    for when in [When::TimedOut, When::Reusable, When::Now] {
+        assert!(!flow::remove(&tables, &gone, &flow, 1 << 20, when), "{when:?}");
+    }
+    assert_eq!(flow.state.get(), State::new(&other) | State::REPLIED);
 }

@@ -19,6 +19,7 @@ use netd_common::{
     hairpin::Rewrite,
     nat::Mapping,
     plan::NO_SLOT,
+    quota::Account,
     reason,
     shared::Shared,
     tables::Add,
@@ -41,9 +42,12 @@ static ENDPOINT_COUNTERS: PerCpuArray<EndpointCounters, SIZED> = PerCpuArray::ne
 /// Counters of other nodes, by slot.
 #[btf_map]
 static NODE_COUNTERS: PerCpuArray<NodeCounters, SIZED> = PerCpuArray::new();
-/// Flows of endpoints, by slot.
+/// Flows of endpoints: those of a slot's accounts, one after the other.
 #[btf_map]
 static FLOW_COUNTS: Array<u32, SIZED> = Array::new();
+/// Flows of each table: those of IPv4's accounts, then of IPv6's.
+#[btf_map]
+static FLOW_TOTALS: Array<u32, { 2 * Account::COUNT as usize }> = Array::new();
 
 /// The node.
 #[btf_map]
@@ -171,10 +175,9 @@ impl Common for Maps {
     }
 
     #[inline(always)]
-    fn flows_of(&self, slot: u32, change: i32) -> u32 {
-        let Some(count) = FLOW_COUNTS.get_ptr(slot) else { return u32::MAX };
-        // SAFETY: Shared is transparent over the word, which programs change by compare-and-swap only.
-        let count = unsafe { &*count.cast::<Shared>() };
+    fn flows_of(&self, slot: u32, account: Account, change: i32) -> u32 {
+        let index = slot.wrapping_mul(Account::COUNT) + account as u32;
+        let Some(count) = FLOW_COUNTS.get_ptr(index) else { return u32::MAX };
         add(count, change)
     }
 
@@ -185,9 +188,7 @@ impl Common for Maps {
 
     #[inline(always)]
     fn fragment_turn(&self, ring: u32) -> u32 {
-        let Some(turn) = FRAGMENT_TURNS.get_ptr(ring) else { return 0 };
-        // SAFETY: as in `flows_of`.
-        add(unsafe { &*turn.cast::<Shared>() }, 1)
+        FRAGMENT_TURNS.get_ptr(ring).map_or(0, |turn| add(turn, 1))
     }
 
     #[inline(always)]
@@ -320,6 +321,12 @@ macro_rules! tables {
             }
 
             #[inline(always)]
+            fn flows_in_table(&self, account: Account, change: i32) -> u32 {
+                let index = u32::from(<$address>::V6) * Account::COUNT + account as u32;
+                FLOW_TOTALS.get_ptr(index).map_or(0, |total| add(total, change))
+            }
+
+            #[inline(always)]
             fn fragment(&self, key: &FragmentKey<$address>) -> Option<&Fragment<$address>> {
                 // SAFETY: see above.
                 unsafe { $fragments.get(key) }
@@ -382,21 +389,13 @@ pub(crate) fn is_published(protocol: u8, port: u16) -> bool {
     PORT_BITS.get(word).is_some_and(|word| word >> bit & 1 != 0)
 }
 
-/// Adds to a word that other CPUs add to as well; returns what it was. Never below zero: should a flow outlive its endpoint,
-/// the slot's next owner is not to pay for it.
+/// Adds to a word of an array that other CPUs add to as well; returns what it was.
 #[inline(always)]
-fn add(count: &Shared, change: i32) -> u32 {
-    let mut tries = 0;
-    let mut old = count.get();
-    while tries < 16 {
-        let nothing = change == 0 || (change < 0 && old == 0);
-        if nothing || count.replace(old, old.wrapping_add_signed(change)) {
-            break;
-        }
-        old = count.get();
-        tries += 1;
-    }
-    old
+fn add(word: *const u32, change: i32) -> u32 {
+    // SAFETY: an entry of an array, which is there as long as the map; Shared is transparent over the word, which programs change
+    // by atomic instructions only.
+    let word = unsafe { &*word.cast::<Shared>() };
+    if change == 0 { word.get() } else { word.add(change) }
 }
 
 tables!(

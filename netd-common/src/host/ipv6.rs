@@ -94,6 +94,9 @@ impl World {
             first_port: PORTS.0,
             last_port: PORTS.1,
             quota: QUOTA,
+            flows: 1 << 20,
+            ring: 0xfff,
+            seed: 1,
             mtu: MTU,
             overlay: OVERLAY,
         }

@@ -18,6 +18,7 @@ use crate::{
     },
     flow::{self, Ticks, When},
     plan::NO_SLOT,
+    quota::Account,
     tables::Add,
     wire::{Be16, protocol},
     xdp_uplink::DenyList,
@@ -52,8 +53,10 @@ pub struct Memory<A> {
     pub spare: Mutex<Vec<Arc<Flow<A>>>>,
     /// Entries that it has room for.
     pub max_flows: usize,
-    /// Flows of each slot.
-    pub flow_counts: Table<BTreeMap<u32, u32>>,
+    /// Flows of each slot on each of its accounts.
+    pub flow_counts: Table<BTreeMap<(u32, Account), u32>>,
+    /// Flows of the table on each account.
+    pub flow_totals: Table<BTreeMap<Account, u32>>,
     /// Published ports.
     pub ports: Table<HashMap<PortKey<A>, Arc<Port<A>>>>,
     /// Packets that come in fragments.
@@ -94,6 +97,7 @@ impl<A> Default for Memory<A> {
             spare: Mutex::default(),
             max_flows: 1 << 20,
             flow_counts: Table::default(),
+            flow_totals: Table::default(),
             ports: Table::default(),
             fragments: Table::default(),
             fragment_turns: Table::default(),
@@ -203,12 +207,8 @@ impl<A: Addr + Hash> Common for Memory<A> {
         (next >> 32) as u32
     }
 
-    fn flows_of(&self, slot: u32, change: i32) -> u32 {
-        let mut counts = self.flow_counts.borrow_mut();
-        let count = counts.entry(slot).or_default();
-        let old = *count;
-        *count = old.checked_add_signed(change).expect("more flows removed than there were");
-        old
+    fn flows_of(&self, slot: u32, account: Account, change: i32) -> u32 {
+        add(self.flow_counts.borrow_mut().entry((slot, account)).or_default(), change)
     }
 
     fn is_published(&self, protocol: u8, port: u16) -> bool {
@@ -326,6 +326,10 @@ impl<A: Addr + Hash> Tables<A> for Memory<A> {
         }
     }
 
+    fn flows_in_table(&self, account: Account, change: i32) -> u32 {
+        add(self.flow_totals.borrow_mut().entry(account).or_default(), change)
+    }
+
     fn port(&self, key: &PortKey<A>) -> Option<Arc<Port<A>>> {
         self.ports.borrow().get(key).cloned()
     }
@@ -387,6 +391,10 @@ impl Tables<V6> for Memory<V4> {
         self.v6.iter().for_each(|v6| v6.flow_remove(tuple));
     }
 
+    fn flows_in_table(&self, account: Account, change: i32) -> u32 {
+        self.v6.as_ref().map_or(0, |v6| Tables::flows_in_table(&**v6, account, change))
+    }
+
     fn port(&self, key: &PortKey<V6>) -> Option<Arc<Port<V6>>> {
         self.v6.as_ref()?.port(key)
     }
@@ -406,6 +414,13 @@ impl Tables<V6> for Memory<V4> {
     fn fragment_place(&self, place: u32, key: &FragmentKey<V6>) -> FragmentKey<V6> {
         self.v6.as_ref().map_or(*key, |v6| v6.fragment_place(place, key))
     }
+}
+
+/// Adds to a count of flows; what it was.
+fn add(count: &mut u32, change: i32) -> u32 {
+    let old = *count;
+    *count = old.checked_add_signed(change).expect("more flows removed than there were");
+    old
 }
 
 fn count(counters: &mut BTreeMap<u32, Counter>, number: u32, bytes: u32) {

@@ -115,7 +115,7 @@ impl Family for V4 {
     }
 
     fn record(words: &Self::Flow) -> Record<Self> {
-        let [state, seen, slot, address, last] = *words;
+        let [state, seen, _mark, slot, address, last] = *words;
         Record { seen, state, slot, address: Self(address), port: port(last), flags: flags(last) }
     }
 }
@@ -160,7 +160,7 @@ impl Family for V6 {
     }
 
     fn record(words: &Self::Flow) -> Record<Self> {
-        let [state, seen, slot, a, b, c, d, last] = *words;
+        let [state, seen, _mark, slot, a, b, c, d, last] = *words;
         Record { seen, state, slot, address: Self([a, b, c, d]), port: port(last), flags: flags(last) }
     }
 }

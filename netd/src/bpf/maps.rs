@@ -17,6 +17,7 @@ use netd_common::{
         Config, Counter, Denied, Endpoint, EndpointCounters, Flow, Fragment, FragmentKey, Interface,
         NodeCounters, Peer, PeerKey, Place, Port, PortKey, Route, Tuple, place_of,
     },
+    quota::Account,
     reason,
 };
 
@@ -42,7 +43,8 @@ fn shapes(options: &Options) -> Vec<Shape> {
         shape::<u32, Counter>("COUNTERS", MapType::PerCpuArray, None),
         shape::<u32, EndpointCounters>("ENDPOINT_COUNTERS", MapType::PerCpuArray, endpoints),
         shape::<u32, NodeCounters>("NODE_COUNTERS", MapType::PerCpuArray, Some(MAX_NODES)),
-        shape::<u32, u32>("FLOW_COUNTS", MapType::Array, endpoints),
+        shape::<u32, u32>("FLOW_COUNTS", MapType::Array, Some(options.max_endpoints * Account::COUNT)),
+        shape::<u32, u32>("FLOW_TOTALS", MapType::Array, None),
         shape::<u32, u64>("PORT_BITS", MapType::Array, None),
         shape::<u32, u64>("HOST", MapType::Array, None),
         shape::<PeerKey, Peer>("HOST_PEERS", MapType::LruHash, None),
@@ -280,16 +282,21 @@ impl Maps {
 
     /// How many flows an endpoint has.
     pub(super) fn flows_of(&self, slot: u32) -> Result<u32> {
-        self.flow_counts.get(&slot, 0).with_context(|| format!("reading entry {slot} of map FLOW_COUNTS"))
+        let mut all = 0;
+        for account in Account::ALL {
+            let index = slot * Account::COUNT + account as u32;
+            let count = self.flow_counts.get(&index, 0);
+            all += count.with_context(|| format!("reading entry {index} of map FLOW_COUNTS"))?;
+        }
+        Ok(all)
     }
 
-    /// Zeroes the counters of a slot, for its next owner.
+    /// Zeroes the counters of a slot, for its next owner; but not how many flows it has: those are counted by the programs alone.
     pub(super) fn reset_counters(&mut self, slot: u32) -> Result<()> {
         let zero = PerCpuValues::try_from(vec![EndpointCounters::default(); cpus()?])?;
         self.endpoint_counters
             .set(slot, zero, 0)
-            .with_context(|| format!("zeroing the counters of slot {slot}"))?;
-        self.flow_counts.set(slot, 0, 0).with_context(|| format!("zeroing the flow count of slot {slot}"))
+            .with_context(|| format!("zeroing the counters of slot {slot}"))
     }
 
     /// Zeroes the counters of all slots but these.
@@ -300,7 +307,7 @@ impl Maps {
                 .get(&slot, 0)?
                 .iter()
                 .any(|counters| *counters != EndpointCounters::default());
-            if used || self.flows_of(slot)? != 0 {
+            if used {
                 self.reset_counters(slot)?;
             }
         }

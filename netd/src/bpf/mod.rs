@@ -27,7 +27,8 @@ use aya::{
 };
 use ipnet::IpNet;
 use netd_common::{
-    V4, V6, abi,
+    V4, V6,
+    abi::{self, UnansweredRing},
     wire::{Mac as WireMac, MacPair},
 };
 
@@ -157,6 +158,7 @@ impl Datapath {
         let uplink = config.uplink;
         let address = uplink.map_or(V4(0), |uplink| v4(uplink.address));
         let address6 = uplink.and_then(|uplink| uplink.address6).map_or(V6([0; 4]), v6);
+        let seed = self.seed()?;
         let value = abi::Config {
             uplink: uplink.map_or(0, |uplink| uplink.ifindex),
             address,
@@ -165,12 +167,14 @@ impl Datapath {
             first_port: config.ports.0,
             last_port: config.ports.1,
             quota: config.max_flows_per_endpoint,
+            flows: self.maps.v4.max_flows,
+            ring: ring(config.max_flows_per_endpoint),
+            seed,
             mtu: config.mtu,
             overlay: self.overlay,
         };
         // The same, but for the type.
-        let abi::Config { uplink, underlay4, underlay6, first_port, last_port, quota, mtu, overlay, .. } =
-            value;
+        let abi::Config { uplink, underlay4, underlay6, first_port, last_port, quota, ring, mtu, .. } = value;
         let value6 = abi::Config {
             address: address6,
             uplink,
@@ -179,13 +183,29 @@ impl Datapath {
             first_port,
             last_port,
             quota,
+            flows: self.maps.v6.max_flows,
+            ring,
+            seed,
             mtu,
-            overlay,
+            overlay: self.overlay,
         };
         self.maps.v4.config.set(0, value, 0).context("writing the node's entry to map CONFIG4")?;
         self.maps.v6.config.set(0, value6, 0).context("writing the node's entry to map CONFIG6")?;
         self.config = Some(*config);
         Ok(())
+    }
+
+    /// What the programs' keyed hashes are keyed with: as long as the maps are there, what it was when they were made.
+    fn seed(&self) -> Result<u32> {
+        let known = self.maps.v4.config.get(&0, 0).context("reading map CONFIG4")?.seed;
+        if known != 0 {
+            return Ok(known);
+        }
+        let mut bytes = [0; 4];
+        std::fs::File::open("/dev/urandom")
+            .and_then(|mut file| std::io::Read::read_exact(&mut file, &mut bytes))
+            .context("reading /dev/urandom")?;
+        Ok(u32::from_ne_bytes(bytes) | 1)
     }
 
     /// Attaches the uplink's program, or replaces what is attached. Idempotent. Detaches from any other uplink.
@@ -466,6 +486,11 @@ fn refusal(error: &ProgramError) -> String {
         return format!("{io_error}: {}", words.into_iter().rev().collect::<Vec<_>>().join("; "));
     }
     full(error)
+}
+
+/// Places of a ring of unanswered flows, less one: a quarter of what an endpoint may have, in a power of two.
+fn ring(quota: u32) -> u32 {
+    (quota / 4 + 1).next_power_of_two().min(UnansweredRing::PLACES) - 1
 }
 
 /// What is wrong with an option, said before anything is changed.
