@@ -18,30 +18,35 @@ impl Shared {
 
     /// Its value now.
     #[inline(always)]
+    #[cfg_attr(not(target_arch = "bpf"), track_caller)]
     pub fn get(&self) -> u32 {
         imp::get(&self.0)
     }
 
     /// Overwrites it.
     #[inline(always)]
+    #[cfg_attr(not(target_arch = "bpf"), track_caller)]
     pub fn set(&self, value: u32) {
         imp::set(&self.0, value);
     }
 
     /// Makes it `new` if it is `old`, as one step that no other CPU can come between. Whether it did.
     #[inline(always)]
+    #[cfg_attr(not(target_arch = "bpf"), track_caller)]
     pub fn replace(&self, old: u32, new: u32) -> bool {
         imp::compare_exchange(&self.0, old, new)
     }
 
     /// Adds to it, as one step; what it was. Wraps around, so that one can take away as well.
     #[inline(always)]
+    #[cfg_attr(not(target_arch = "bpf"), track_caller)]
     pub fn add(&self, change: i32) -> u32 {
         imp::add(&self.0, change as u32)
     }
 
     /// Sets bits of it, as one step.
     #[inline(always)]
+    #[cfg_attr(not(target_arch = "bpf"), track_caller)]
     pub fn set_bits(&self, bits: u32) {
         imp::or(&self.0, bits);
     }
@@ -134,26 +139,31 @@ mod imp {
         AtomicU32::new(value)
     }
 
+    #[track_caller]
     pub(super) fn get(word: &Word) -> u32 {
         point();
         word.load(SeqCst)
     }
 
+    #[track_caller]
     pub(super) fn set(word: &Word, value: u32) {
         point();
         word.store(value, SeqCst);
     }
 
+    #[track_caller]
     pub(super) fn compare_exchange(word: &Word, old: u32, new: u32) -> bool {
         point();
         word.compare_exchange(old, new, SeqCst, SeqCst).is_ok()
     }
 
+    #[track_caller]
     pub(super) fn add(word: &Word, change: u32) -> u32 {
         point();
         word.fetch_add(change, SeqCst)
     }
 
+    #[track_caller]
     pub(super) fn or(word: &Word, bits: u32) {
         point();
         word.fetch_or(bits, SeqCst);

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, fmt::Debug, hash::Hash};
 
 use super::Memory;
-use crate::{Addr, abi::Tuple, flow::State};
+use crate::{Addr, abi::Tuple, flow::State, quota::Account};
 
 impl<A: Addr + Hash + Debug> Memory<A> {
     /// Whether every flow has two entries that name each other, of which none is being removed (so that each port has one owner), and each
@@ -20,12 +20,15 @@ impl<A: Addr + Hash + Debug> Memory<A> {
         if flows == counted {
             return Ok(());
         }
-        Err(format!("flows by slot: {flows:?}, but counted: {counted:?}"))
+        Err(format!("flows by slot and account: {flows:?}, but counted: {counted:?}"))
     }
 }
 
 /// Adds up the flows of a family's tables by their slots.
-fn halves<A: Addr + Hash + Debug>(tables: &Memory<A>, counts: &mut BTreeMap<u32, u32>) -> Result<(), String> {
+fn halves<A: Addr + Hash + Debug>(
+    tables: &Memory<A>,
+    counts: &mut BTreeMap<(u32, Account), u32>,
+) -> Result<(), String> {
     let flows = tables.flows.borrow();
     for (tuple, flow) in flows.iter() {
         let opposite = tuple.opposite(flow.address, flow.port);
@@ -40,7 +43,7 @@ fn halves<A: Addr + Hash + Debug>(tables: &Memory<A>, counts: &mut BTreeMap<u32,
             return Err(format!("half removed: {tuple:?} {flow:?}"));
         }
         if tuple.direction == Tuple::<A>::IN {
-            *counts.entry(flow.slot).or_default() += 1;
+            *counts.entry((flow.slot, flow.account())).or_default() += 1;
         }
     }
     Ok(())

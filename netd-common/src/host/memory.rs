@@ -207,10 +207,12 @@ impl<A: Addr + Hash> Common for Memory<A> {
         (next >> 32) as u32
     }
 
+    #[track_caller]
     fn flows_of(&self, slot: u32, account: Account, change: i32) -> u32 {
         add(self.flow_counts.borrow_mut().entry((slot, account)).or_default(), change)
     }
 
+    #[track_caller]
     fn is_published(&self, protocol: u8, port: u16) -> bool {
         let is = |key: &PortKey<A>| (key.protocol, key.port) == (protocol, Be16::new(port));
         let other = self.v6.as_ref().is_some_and(|v6| v6.is_published(protocol, port));
@@ -300,10 +302,12 @@ impl<A: Addr + Hash> Tables<A> for Memory<A> {
         longest(&self.routes, address).cloned()
     }
 
+    #[track_caller]
     fn flow(&self, tuple: &Tuple<A>) -> Option<Arc<Flow<A>>> {
         self.flows.borrow().get(tuple).cloned()
     }
 
+    #[track_caller]
     fn flow_add(&self, tuple: &Tuple<A>, flow: Flow<A>) -> Result<(), Add> {
         let mut flows = self.flows.borrow_mut();
         if flows.contains_key(tuple) {
@@ -316,6 +320,7 @@ impl<A: Addr + Hash> Tables<A> for Memory<A> {
         Ok(())
     }
 
+    #[track_caller]
     fn flow_remove(&self, tuple: &Tuple<A>) {
         if let Some(flow) = self.flows.borrow_mut().remove(tuple) {
             let mut spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner);
@@ -326,10 +331,12 @@ impl<A: Addr + Hash> Tables<A> for Memory<A> {
         }
     }
 
+    #[track_caller]
     fn flows_in_table(&self, account: Account, change: i32) -> u32 {
         add(self.flow_totals.borrow_mut().entry(account).or_default(), change)
     }
 
+    #[track_caller]
     fn port(&self, key: &PortKey<A>) -> Option<Arc<Port<A>>> {
         self.ports.borrow().get(key).cloned()
     }
@@ -379,22 +386,27 @@ impl Tables<V6> for Memory<V4> {
         self.v6.as_ref()?.route(address)
     }
 
+    #[track_caller]
     fn flow(&self, tuple: &Tuple<V6>) -> Option<Arc<Flow<V6>>> {
         self.v6.as_ref()?.flow(tuple)
     }
 
+    #[track_caller]
     fn flow_add(&self, tuple: &Tuple<V6>, flow: Flow<V6>) -> Result<(), Add> {
         self.v6.as_ref().map_or(Err(Add::Full), |v6| v6.flow_add(tuple, flow))
     }
 
+    #[track_caller]
     fn flow_remove(&self, tuple: &Tuple<V6>) {
         self.v6.iter().for_each(|v6| v6.flow_remove(tuple));
     }
 
+    #[track_caller]
     fn flows_in_table(&self, account: Account, change: i32) -> u32 {
         self.v6.as_ref().map_or(0, |v6| Tables::flows_in_table(&**v6, account, change))
     }
 
+    #[track_caller]
     fn port(&self, key: &PortKey<V6>) -> Option<Arc<Port<V6>>> {
         self.v6.as_ref()?.port(key)
     }

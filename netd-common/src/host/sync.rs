@@ -16,12 +16,14 @@ impl<T> Table<T> {
     }
 
     /// To read.
+    #[track_caller]
     pub fn borrow(&self) -> RwLockReadGuard<'_, T> {
         schedule::point();
         self.0.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// To write.
+    #[track_caller]
     pub fn borrow_mut(&self) -> RwLockWriteGuard<'_, T> {
         schedule::point();
         self.0.write().unwrap_or_else(PoisonError::into_inner)
