@@ -6,6 +6,7 @@ mod deny;
 mod family;
 mod flow_list;
 mod flows;
+mod left;
 mod links;
 mod maps;
 mod next_hops;
@@ -38,6 +39,7 @@ use netd_common::{
 pub use self::crowd::add_crowd;
 pub use self::deny::MAX_DENIED;
 pub use self::flow_list::{FlowEntry, FlowFilter, FlowReader, Phase, Protocol};
+pub use self::left::{LeftEndpoint, LeftTables};
 pub use self::links::Attachment;
 pub use self::next_hops::NextHopsTurn;
 pub use self::ports::{MAX_PORTS, PublishedPort};

@@ -1,5 +1,6 @@
 //! The daemon: start-up, serving, and the end.
 
+mod adoption;
 mod bpffs;
 mod deny;
 mod flows;

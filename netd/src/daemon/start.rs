@@ -1,7 +1,7 @@
 //! The start: what can be refused is refused first; then the kernel is brought to the state that the store has.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     fs,
     path::Path,
 };
@@ -10,7 +10,14 @@ use anyhow::{Context, Result, bail};
 use tokio::sync::mpsc;
 use tracing::{debug, info, warn};
 
-use super::{Options, boot, bpffs, identity, lock, membership::Membership, owner::Owner, privileges, socket};
+use super::{
+    Options,
+    adoption::{adopt as adopt_endpoints, refused},
+    boot, bpffs, identity, lock,
+    membership::Membership,
+    owner::Owner,
+    privileges, socket,
+};
 use crate::{
     bpf::{self, Datapath},
     cluster::{Remotes, Update, View, said_by_cluster, said_by_configuration, slices_of},
@@ -77,7 +84,11 @@ pub(super) async fn start(options: &Options) -> Result<Started> {
     };
     let (mut state, mut changes) = State::load(&records, facts, share, alive)?;
     let leaving: Vec<&str> = leaving(&records).collect();
-    check_links(&own, &state, &leaving, &store.describe())?;
+    let unknown = unknown(&own, &state, &leaving);
+    if let (Some((name, link)), Some(_)) = (unknown.first_key_value(), &config.cluster.etcd) {
+        let why = "which addresses are this node's was lost, too";
+        return Err(refused(name, link, &store.describe(), why));
+    }
     changes.extend(own.iter().filter_map(|(name, link)| state.rename_link(name, &link.name)));
 
     // Here an uplink that is not as it is configured is an error, unlike later.
@@ -103,6 +114,7 @@ pub(super) async fn start(options: &Options) -> Result<Started> {
         }
     };
     changes.extend(nodes.changes);
+    changes.extend(adopt_endpoints(&unknown, &options.bpffs_dir, &mut state, &store.describe()).await?);
 
     // From here on things are changed. What goes with the old configuration goes before that is forgotten.
     for network in &removed {
@@ -198,27 +210,15 @@ fn leaving(records: &[Record]) -> impl Iterator<Item = &str> {
     records.iter().filter(|record| record.kind == Kind::Leaving).map(|record| record.name.as_str())
 }
 
-/// Whether the state knows all links that are there. Where it does not, it is not the one that they were made by: by it they would be
-/// deleted, under containers that live.
-///
-/// # Errors
-/// It does not.
-fn check_links(own: &HashMap<&str, &Link>, state: &State, leaving: &[&str], store: &str) -> Result<()> {
+/// The links that are there of endpoints that the state does not know, by the endpoints' names.
+fn unknown<'a>(
+    own: &HashMap<&'a str, &'a Link>,
+    state: &State,
+    leaving: &[&str],
+) -> BTreeMap<&'a str, &'a Link> {
     // Endpoints' names have no colon; what has one is netd's own.
     let known = |name: &str| name.contains(':') || state.endpoint(name).is_some() || leaving.contains(&name);
-    let mut unknown: Vec<(&str, &str)> =
-        own.iter().filter(|(name, _)| !known(name)).map(|(name, link)| (*name, link.name.as_str())).collect();
-    unknown.sort_unstable();
-    let Some((name, link)) = unknown.first() else { return Ok(()) };
-    let more = match unknown.len() - 1 {
-        0 => String::new(),
-        more => format!(" (and {more} more)"),
-    };
-    bail!(
-        "state file {store} knows nothing of endpoint `{name}`, whose link {link} is there{more}: it was lost, or is an older one. \
-         Put the right one back; or let the container lose its network, by `ip link del {link}`, or all of them, by \
-         `netd run --purge`"
-    )
+    own.iter().filter(|(name, _)| !known(name)).map(|(name, link)| (*name, *link)).collect()
 }
 
 /// Takes in what the cluster has, if it is known. Returns the networks that go, and what becomes of the other nodes.

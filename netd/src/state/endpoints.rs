@@ -201,6 +201,16 @@ impl State {
         Some((endpoint, changes))
     }
 
+    /// Takes in an endpoint that exists, as it is. Returns what to commit.
+    ///
+    /// # Errors
+    /// It does not go with what there is.
+    pub fn adopt(&mut self, endpoint: Endpoint) -> Result<Change> {
+        let change = Change::put(Kind::Endpoint, &endpoint.name, &endpoint)?;
+        self.insert(endpoint)?;
+        Ok(change)
+    }
+
     /// Takes in that the host's side of an endpoint's link has another name. None: it has not, or there is no such endpoint.
     pub fn rename_link(&mut self, name: &str, link: &str) -> Option<Change> {
         let endpoint = self.endpoints.get_mut(name).filter(|endpoint| endpoint.host_interface != link)?;
