@@ -27,7 +27,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use sha2::{Digest, Sha256};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::{info, warn};
@@ -68,15 +68,24 @@ pub async fn run(options: &Options) -> Result<()> {
     let (handle, requests) = Handle::new();
     // Whether anybody reads it is not the daemon's business.
     let _ = writeln!(io::stdout(), "{}", started.owner.summary());
-    let owner = tokio::spawn(started.owner.run(requests, started.events));
+    let mut owner = tokio::spawn(started.owner.run(requests, started.events));
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
-    let server = tokio::spawn(api::serve(listener, handle, async {
+    let mut server = tokio::spawn(api::serve(listener, handle, async {
         let _ = stopped.await;
     }));
 
     tokio::select! {
         _ = terminate.recv() => info!("SIGTERM: stopping; containers go on without netd"),
         _ = interrupt.recv() => info!("SIGINT: stopping; containers go on without netd"),
+        // A daemon that answers nobody is to end, so that whoever supervises it starts another.
+        ended = &mut owner => {
+            ended.context("the daemon's task failed")?;
+            bail!("the daemon's task has ended by itself");
+        }
+        ended = &mut server => {
+            ended.context("the API's task failed")?.context("the API cannot be served")?;
+            bail!("the API's task has ended by itself");
+        }
     }
     drop(socket);
     let _ = stop.send(());

@@ -185,6 +185,9 @@ pub(super) async fn start(options: &Options) -> Result<Started> {
     let attached = owner.kernel.attach_sockets();
     owner.note("published ports, for the host's own sockets", attached);
     owner.hold_ports();
+    // No reason to leave containers without a network: another program's XDP, say, is told, and waited for.
+    let denied = owner.kernel.apply_denied(&owner.state, &owner.view);
+    owner.note("host network", denied);
     Ok(Started { owner, events, _locks: [state_lock, pin_lock] })
 }
 

@@ -110,21 +110,19 @@ impl Netns {
     /// asynchronous task, `f` ought to be short.
     ///
     /// # Errors
-    /// The namespace cannot be entered (`CAP_SYS_ADMIN` is needed).
+    /// The namespace cannot be entered (`CAP_SYS_ADMIN` is needed), or no thread can be made.
     ///
     /// # Panics
     /// If `f` does.
     pub fn run<T: Send>(&self, f: impl FnOnce() -> T + Send) -> Result<T> {
         let entered = thread::scope(|scope| {
-            let inside = scope.spawn(|| {
-                setns(&self.file, CloneFlags::CLONE_NEWNET)?;
-                Ok(f())
-            });
+            let inside = thread::Builder::new().spawn_scoped(scope, || {
+                setns(&self.file, CloneFlags::CLONE_NEWNET).map_err(io::Error::from)?;
+                Ok::<T, io::Error>(f())
+            })?;
             inside.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
         });
-        entered
-            .map_err(|errno: nix::errno::Errno| io::Error::from(errno))
-            .with_context(|| format!("entering network namespace {}", self.path.display()))
+        entered.with_context(|| format!("entering network namespace {}", self.path.display()))
     }
 
     /// A second descriptor of the namespace.

@@ -123,7 +123,7 @@ impl Reconciler {
     pub async fn converge(&mut self, state: &State, view: &HostView) -> Result<BTreeMap<String, Error>> {
         // In a fresh namespace lo is down, and no address on it answers.
         self.nl.set_up(LOOPBACK).await?;
-        self.apply_view(state, view).await?;
+        self.apply_host(state, view).await?;
 
         let links = self.nl.links().await?;
         let own: HashMap<&str, &Link> =

@@ -1,6 +1,6 @@
 //! The list of sources that are denied at the uplink.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use anyhow::{Context, Result};
 use ipnet::IpNet;
@@ -77,12 +77,12 @@ impl State {
 
     /// Makes the list again what it was before a change that could not be committed.
     pub fn undo_denied(&mut self, before: BTreeMap<IpNet, u32>) {
-        let added: Vec<u32> =
-            self.denied.values().filter(|slot| !before.values().any(|old| old == *slot)).copied().collect();
-        for slot in added {
-            self.denied_slots.free(slot);
+        let (now, then): (HashSet<u32>, HashSet<u32>) =
+            (self.denied.values().copied().collect(), before.values().copied().collect());
+        for slot in now.difference(&then) {
+            self.denied_slots.free(*slot);
         }
-        for slot in before.values().filter(|slot| !self.denied.values().any(|now| now == *slot)) {
+        for slot in then.difference(&now) {
             // Just freed, and nobody has asked since.
             let _ = self.denied_slots.claim(*slot);
         }
