@@ -13,6 +13,8 @@ use anyhow::{Context, Result, ensure};
 use netd::lab::{Container, Namespace, host::binary};
 use netd_tests::{
     Site,
+    attempts::{careless, mac_on},
+    frames::{Catcher, Frame, Sender},
     site::{PATIENCE, eventually, reach, with_stopped_site},
     snapshot::{self, Snapshot},
     watch::Watch,
@@ -149,6 +151,77 @@ fn an_address_brings_nothing_with_it() {
         }
         Ok(())
     });
+}
+
+/// A container that is detached is behind its programs until its link is gone: what it forges on the way out gets to nobody.
+#[test]
+fn who_is_detached_forges_nothing_on_the_way_out() {
+    const PORT: u16 = 4000;
+    const ROUNDS: usize = 10;
+    with_site("who_is_detached_forges_nothing_on_the_way_out", "", |site| {
+        let host = site.host.namespace.clone();
+        careless(&host)?;
+        let catchers = [
+            ("the host", Catcher::new(&host, PORT)?),
+            ("the world", Catcher::new(&site.world.server, PORT)?),
+        ];
+        for round in 0..ROUNDS {
+            let a = site.host.container(&format!("a{round}"), &[])?;
+            let own = Frame {
+                source_mac: mac_on(&a.namespace, "eth0")?,
+                destination_mac: mac_on(&host, &a.host_interface)?,
+                vlan: None,
+                source: a.address,
+                destination: a.gateway,
+                port: PORT,
+            };
+            let to_world = Frame { destination: site.world.address, ..own };
+            let sender = Sender::new(&a.namespace, "eth0")?;
+            for (frame, (whom, catcher)) in [own, to_world].iter().zip(&catchers) {
+                sender.send(&frame.bytes()?)?;
+                ensure!(catcher.count()? == 1, "an honest frame does not reach {whom}");
+            }
+            let stranger = "192.0.2.77".parse()?;
+            let forged = [own, to_world].map(|frame| Frame { source: stranger, ..frame }.bytes());
+            let forged = forged.into_iter().collect::<Result<Vec<_>>>()?;
+            let before = site.drops("spoofed-address")?;
+            let (stop, is_away) = (AtomicBool::new(false), AtomicBool::new(false));
+            thread::scope(|scope| {
+                scope.spawn(|| {
+                    // Until the link is gone under it, or the test has failed.
+                    while !stop.load(Ordering::Relaxed) && forged.iter().all(|frame| sends(&sender, frame)) {}
+                    is_away.store(true, Ordering::Relaxed);
+                });
+                let detached = (|| -> Result<()> {
+                    eventually("forged frames come", PATIENCE, || {
+                        Ok(site.drops("spoofed-address")? > before + ENOUGH)
+                    })?;
+                    let output = site.host.netd(["detach", &a.name])?;
+                    ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+                    eventually("the link is gone", PATIENCE, || Ok(is_away.load(Ordering::Relaxed)))
+                })();
+                stop.store(true, Ordering::Relaxed);
+                detached
+            })?;
+            for (whom, catcher) in &catchers {
+                let count = catcher.count()?;
+                ensure!(count == 0, "round {round}: {count} forged frames reached {whom}");
+            }
+            ensure!(
+                !snapshot::pins(site.host.bpffs()).iter().any(|pin| pin.to_string_lossy().ends_with("gress")),
+                "round {round}: pins of its programs are left"
+            );
+        }
+        Ok(())
+    });
+}
+
+/// Whether an interface still takes frames. One whose queue is full does.
+fn sends(sender: &Sender, frame: &[u8]) -> bool {
+    match sender.send(frame) {
+        Err(error) => error.raw_os_error() == Some(libc::ENOBUFS),
+        Ok(()) => true,
+    }
 }
 
 /// What a daemon holds: descriptors, pins, links on the host, entries of its maps.

@@ -291,7 +291,7 @@ fn milliseconds_per_attach() {
             for _ in 0..20 {
                 for (kind, times) in times.iter_mut().enumerate() {
                     time(times, &mut || match kind {
-                        2 => loaded.datapath.detach_endpoint(&a).expect("detach"),
+                        2 => loaded.datapath.close_endpoint(&a).expect("detach"),
                         _ => loaded.datapath.attach_endpoint(&a).expect("attach"),
                     });
                 }

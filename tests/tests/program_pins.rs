@@ -79,10 +79,19 @@ fn an_endpoint_comes_and_goes() {
         let a = endpoint(&loaded.world.a);
         let first = send(loaded);
         assert_ne!(loaded.datapath.endpoint_counters(a.slot).expect("counters").tx_packets, 0);
-        loaded.datapath.detach_endpoint(&a).expect("detach");
-        loaded.datapath.detach_endpoint(&a).expect("detach again");
+        let pins = |loaded: &Loaded| {
+            let of_a = format!("{}-", a.ifindex);
+            links(&loaded.directory).keys().filter(|name| name.starts_with(&of_a)).count()
+        };
+        for what in ["close", "close again"] {
+            loaded.datapath.close_endpoint(&a).expect(what);
+            assert_eq!(pins(loaded), 2, "{what}: its programs stay until its link is gone");
+        }
+        for what in ["its link is gone", "again"] {
+            loaded.datapath.link_pins(a.ifindex).remove().expect(what);
+            assert_eq!(pins(loaded), 0, "{what}");
+        }
         assert_eq!(loaded.datapath.endpoint_counters(a.slot).expect("counters"), Default::default());
-        assert!(!links(&loaded.directory).keys().any(|name| name.starts_with(&format!("{}-", a.ifindex))));
         let fill = loaded.datapath.maps().expect("maps");
         let ports = (loaded.world.ports().len() + loaded.world.ports6().len()) as u64;
         assert_eq!(fill.iter().map(|map| map.entries).collect::<Vec<_>>(), [2, 0, 0, ports], "{fill:?}");
@@ -162,7 +171,7 @@ fn anothers_filter_stays() {
             Datapath::open_with(&options(&other), Attachment::Clsact, Attachment::Clsact).expect("opened");
         others.attach_uplink(a.ifindex).expect("attach");
         assert_eq!(filters("a", "ingress").0, 1);
-        loaded.datapath.detach_endpoint(&a).expect("detach");
+        loaded.datapath.retain_endpoints(&[]).expect("detach");
         assert_eq!(filters("a", "ingress").0, 1);
         Datapath::purge(&other).expect("purge");
         assert_eq!(filters("a", "ingress").0, 0);
@@ -269,7 +278,7 @@ fn filters_and_links_do_the_same() {
             let alone = ["from_overlay", "xdp_uplink"];
             let expected = |name: &str| u32::from(!alone.contains(&name));
             assert!(status.iter().all(|program| program.attached == expected(&program.name)), "{status:?}");
-            loaded.datapath.detach_endpoint(&a).expect("detach");
+            loaded.datapath.retain_endpoints(&[]).expect("detach");
             assert_eq!((count("a", "ingress"), count("a", "egress")), ((0, 0), (0, 0)));
         }
     });
@@ -301,7 +310,7 @@ fn an_endpoint_is_moved_to_a_link() {
             loaded.datapath = Datapath::open(&options).expect("opened");
             loaded.datapath.attach_endpoint(&a).expect("attach");
         }
-        loaded.datapath.detach_endpoint(&a).expect("detach");
+        loaded.datapath.retain_endpoints(&[]).expect("detach");
         assert_eq!(count(), [(0, 0); 2]);
     });
 }

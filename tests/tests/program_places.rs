@@ -70,13 +70,13 @@ fn two_that_meet_in_a_place() {
         assert!(reached(loaded, b.address) && reached(loaded, other.address), "both");
         // The one that has the place goes; then the other comes anew, and gets it; then the first has none.
         let c = loaded.world.c;
-        loaded.datapath.detach_endpoint(&b).expect("detach");
+        loaded.datapath.close_endpoint(&b).expect("detach");
         assert!(!reached(loaded, b.address) && reached(loaded, other.address), "the other one");
         let elsewhere = Endpoint { ifindex: c.ifindex, ..other };
         loaded.datapath.attach_endpoint(&elsewhere).expect("attach");
         loaded.datapath.attach_endpoint(&b).expect("attach");
         assert!(reached(loaded, b.address) && reached(loaded, other.address), "both again");
-        loaded.datapath.detach_endpoint(&elsewhere).expect("detach");
+        loaded.datapath.close_endpoint(&elsewhere).expect("detach");
         assert!(reached(loaded, b.address) && !reached(loaded, other.address), "the first one");
         // What a daemon that starts does not find in its store goes from either.
         loaded.datapath.retain_endpoints(&[endpoint(&loaded.world.a)]).expect("retain");

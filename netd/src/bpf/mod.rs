@@ -40,6 +40,7 @@ pub use self::deny::MAX_DENIED;
 pub use self::flow_list::{FlowEntry, FlowFilter, FlowReader, Phase, Protocol};
 pub use self::links::Attachment;
 pub use self::next_hops::NextHopsTurn;
+pub use self::pins::LinkPins;
 pub use self::ports::{MAX_PORTS, PublishedPort};
 pub use self::routes::node_behind;
 pub use self::types::{
@@ -315,8 +316,9 @@ impl Datapath {
         self.maps.v6.set_interface(ifindex, interface6)
     }
 
-    /// Removes an endpoint's entries, flows, links and pins. Idempotent; goes on past errors and reports the first.
-    pub fn detach_endpoint(&mut self, endpoint: &Endpoint) -> Result<()> {
+    /// Removes an endpoint's entries and flows. Its programs stay, and drop all that its link sends or is sent: without them a container
+    /// would be open to the host's stack until its link is deleted. Idempotent; goes on past errors and reports the first.
+    pub fn close_endpoint(&mut self, endpoint: &Endpoint) -> Result<()> {
         let mut first = Ok(());
         let mut note = |result: Result<()>| {
             if let Err(error) = result
@@ -331,8 +333,6 @@ impl Datapath {
         }
         note(self.maps.v4.remove_interface(endpoint.ifindex));
         note(self.maps.v6.remove_interface(endpoint.ifindex));
-        note(self.pins.remove_link(endpoint.ifindex, Hook::Ingress));
-        note(self.pins.remove_link(endpoint.ifindex, Hook::Egress));
         if self.maps.flows_of(endpoint.slot).is_ok_and(|flows| flows > 0) {
             for (address, _) in endpoint.addresses() {
                 note(self.flush_flows(address).map(drop));
@@ -340,6 +340,12 @@ impl Datapath {
         }
         note(self.maps.reset_counters(endpoint.slot));
         first
+    }
+
+    /// The pins of the programs of an endpoint's link.
+    #[must_use]
+    pub fn link_pins(&self, ifindex: u32) -> LinkPins {
+        LinkPins::new(&self.pins, ifindex)
     }
 
     /// Makes the pinned state hold exactly these endpoints: removes the entries, flows, link pins of all others. All that is attached is

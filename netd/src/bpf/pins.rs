@@ -21,6 +21,7 @@ const SOCKETS: &str = "sockets";
 const FORMER: &str = "former";
 
 /// The pins of this version.
+#[derive(Clone)]
 pub(super) struct Pins {
     /// On endpoints' links, and on all others.
     attachments: [Attachment; 2],
@@ -72,8 +73,13 @@ impl Pins {
 
     /// Removes a link: its program is detached. One that is not there is fine.
     pub(super) fn remove_link(&self, ifindex: u32, hook: Hook) -> Result<()> {
+        detach(&self.link(ifindex, hook), ifindex, hook);
+        self.forget_link(ifindex, hook)
+    }
+
+    /// Removes the pin of a link whose interface is gone: the kernel has detached its program. One that is not there is fine.
+    pub(super) fn forget_link(&self, ifindex: u32, hook: Hook) -> Result<()> {
         let path = self.link(ifindex, hook);
-        detach(&path, ifindex, hook);
         match fs::remove_file(&path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 Err(error).with_context(|| format!("removing {}", path.display()))
@@ -116,6 +122,27 @@ impl Pins {
             remove(&other)?;
         }
         Ok(())
+    }
+}
+
+/// The pins of the programs of an endpoint's link: to be removed when the link is gone, on whatever thread that is seen to.
+pub struct LinkPins {
+    pins: Pins,
+    ifindex: u32,
+}
+
+impl LinkPins {
+    pub(super) fn new(pins: &Pins, ifindex: u32) -> Self {
+        Self { pins: pins.clone(), ifindex }
+    }
+
+    /// Removes them. Those that are not there are fine.
+    ///
+    /// # Errors
+    /// A pin cannot be removed.
+    pub fn remove(&self) -> Result<()> {
+        let ingress = self.pins.forget_link(self.ifindex, Hook::Ingress);
+        ingress.and(self.pins.forget_link(self.ifindex, Hook::Egress))
     }
 }
 

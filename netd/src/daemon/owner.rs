@@ -27,7 +27,7 @@ use crate::{
     held::Held,
     netlink::{Event, Netlink, NetnsId, forward_from_loopback, monitor, reserve_ports},
     node::{HostRoutes, HostView, host_routes, log_uplink},
-    reconcile::{Reconciler, delete_link, network_of},
+    reconcile::{Reconciler, network_of},
     state::State,
     store::{Change, Kind, Store},
 };
@@ -232,7 +232,7 @@ impl Owner {
             self.pending.extend(changes);
             let torn = self.kernel.tear_down(&endpoint).await;
             let link = match torn.link {
-                Some(link) => delete_link(self.kernel.netlink(), link).await.err(),
+                Some(link) => link.delete(self.kernel.netlink()).await.err(),
                 None => None,
             };
             for error in torn.errors.into_iter().chain(link) {

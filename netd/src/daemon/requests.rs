@@ -15,7 +15,7 @@ use crate::{
     network::{Definition, MTU6, Network, check_mtu, check_mtu6, check_slice},
     node::Occupied,
     pair,
-    reconcile::{add_gateways, delete_link, free_interface, network_of, remove_gateways},
+    reconcile::{add_gateways, free_interface, network_of, remove_gateways},
     request::{AttachRequest, EndpointView, NetworkRequest, NetworkView, Refusal},
     state::Place,
     store::{Change, Kind},
@@ -137,7 +137,7 @@ impl Owner {
             warn!("endpoint {}: undoing the attachment: {error:#}", endpoint.name);
         }
         if let Some(link) = torn.link
-            && let Err(error) = delete_link(self.kernel.netlink(), link).await
+            && let Err(error) = link.delete(self.kernel.netlink()).await
         {
             warn!("endpoint {}: undoing the attachment: {error:#}", endpoint.name);
         }
@@ -166,8 +166,8 @@ impl Owner {
         }
         self.broken.remove(name);
         let torn = self.kernel.tear_down(&endpoint).await;
-        match torn.link {
-            Some(link) => drop(self.leaving.insert(link, name.to_owned())),
+        match &torn.link {
+            Some(link) => drop(self.leaving.insert(link.ifindex, name.to_owned())),
             None => self.pending.push(Change::delete(Kind::Leaving, name)),
         }
         self.held.free(&endpoint.publish);
@@ -177,7 +177,7 @@ impl Owner {
         tokio::spawn(async move {
             let mut errors = torn.errors;
             if let Some(link) = torn.link {
-                errors.extend(delete_link(&nl, link).await.err());
+                errors.extend(link.delete(&nl).await.err());
             }
             answer(reply, reported(&endpoint.name, &errors));
         });

@@ -21,7 +21,7 @@ use tracing::{debug, info, instrument};
 pub use self::host::{add_gateways, remove_gateway, remove_gateways};
 
 use crate::{
-    bpf::{self, Datapath, Expired, FlowFilter},
+    bpf::{self, Datapath, Expired, FlowFilter, LinkPins},
     cluster::{ClusterConfig, Remotes, Transport},
     config::NatConfig,
     endpoint::{Endpoint, alias, socket_cookie},
@@ -57,14 +57,31 @@ pub struct Reconciler {
     translated: [Option<IpAddr>; 2],
 }
 
-/// An endpoint whose link and datapath entries are (about to be) removed.
-#[derive(Debug)]
+/// An endpoint that is out of the datapath.
 pub struct TornDown {
     /// The link that is left to delete. That takes the kernel tens of milliseconds, so it is for the caller to do it
-    /// where nobody waits.
-    pub link: Option<u32>,
+    /// where nobody waits. Until then its programs stay on it, and drop all that comes by.
+    pub link: Option<ClosedLink>,
     /// What went wrong.
     pub errors: Vec<Error>,
+}
+
+/// A link whose endpoint is out of the datapath, with the pins of its programs.
+pub struct ClosedLink {
+    /// Its index.
+    pub ifindex: u32,
+    pins: LinkPins,
+}
+
+impl ClosedLink {
+    /// Deletes it, then the pins: should it stay, so do its programs.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub async fn delete(&self, nl: &Netlink) -> Result<()> {
+        delete_link(nl, self.ifindex).await?;
+        self.pins.remove()
+    }
 }
 
 impl Reconciler {
@@ -279,7 +296,8 @@ impl Reconciler {
             // The link is another one now; the old one's entries must not outlive it, as its index may come back.
             let old = old.clone();
             self.by_ifindex.remove(&old.ifindex);
-            self.datapath.detach_endpoint(&old)?;
+            self.datapath.close_endpoint(&old)?;
+            self.datapath.link_pins(old.ifindex).remove()?;
         }
         // Known before it is there, so that tearing down after a failure finds it.
         self.live.insert(endpoint.name.clone(), entry.clone());
@@ -327,22 +345,23 @@ impl Reconciler {
         }
     }
 
-    /// Removes an endpoint, past all errors.
+    /// Takes an endpoint out of the datapath, past all errors.
     pub async fn tear_down(&mut self, endpoint: &Endpoint) -> TornDown {
         let mut torn = TornDown { link: None, errors: Vec::new() };
         torn.errors.extend(self.datapath.unpublish(&endpoint.ports(&endpoint.publish)).err());
-        match self.live.remove(&endpoint.name) {
+        let link = match self.live.remove(&endpoint.name) {
             Some(entry) => {
                 self.by_ifindex.remove(&entry.ifindex);
-                torn.link = Some(entry.ifindex);
-                torn.errors.extend(self.datapath.detach_endpoint(&entry).err());
+                torn.errors.extend(self.datapath.close_endpoint(&entry).err());
+                Some(entry.ifindex)
             }
             // It never got into the datapath, but its link may exist.
-            None => match self.link_of(endpoint).await {
-                Ok(link) => torn.link = link,
-                Err(error) => torn.errors.push(error),
-            },
-        }
+            None => self.link_of(endpoint).await.unwrap_or_else(|error| {
+                torn.errors.push(error);
+                None
+            }),
+        };
+        torn.link = link.map(|ifindex| ClosedLink { ifindex, pins: self.datapath.link_pins(ifindex) });
         torn
     }
 
