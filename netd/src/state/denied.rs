@@ -1,6 +1,6 @@
 //! The list of sources that are denied at the uplink.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use anyhow::{Context, Result};
 use ipnet::IpNet;
@@ -77,12 +77,12 @@ impl State {
 
     /// Makes the list again what it was before a change that could not be committed.
     pub fn undo_denied(&mut self, before: BTreeMap<IpNet, u32>) {
-        let added: Vec<u32> =
-            self.denied.values().filter(|slot| !before.values().any(|old| old == *slot)).copied().collect();
-        for slot in added {
-            self.denied_slots.free(slot);
+        let slots = |list: &BTreeMap<IpNet, u32>| list.values().copied().collect::<HashSet<u32>>();
+        let (had, has) = (slots(&before), slots(&self.denied));
+        for slot in has.difference(&had) {
+            self.denied_slots.free(*slot);
         }
-        for slot in before.values().filter(|slot| !self.denied.values().any(|now| now == *slot)) {
+        for slot in had.difference(&has) {
             // Just freed, and nobody has asked since.
             let _ = self.denied_slots.claim(*slot);
         }
@@ -96,6 +96,8 @@ fn parse(sources: &[String]) -> Result<Vec<IpNet>, Refusal> {
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv4Addr;
+
     use super::*;
     use crate::state::{Facts, Share};
 
@@ -139,6 +141,28 @@ mod tests {
         slots.extend(state.denied().get(&"192.0.2.1/32".parse().unwrap()));
         slots.sort_unstable();
         assert_eq!(slots, [0, 1, 2, 3], "each has a counter of its own");
+    }
+
+    #[test]
+    fn a_full_list_takes_no_more_and_loses_nothing() {
+        let mut state = state();
+        let sources = |from: u32, count: u32| -> Vec<String> {
+            (from..from + count).map(|number| Ipv4Addr::from(0x0b00_0000 + number).to_string()).collect()
+        };
+        state.deny(&sources(0, MAX_DENIED - 1)).unwrap();
+        let before = state.denied().clone();
+        let refused = state.deny(&sources(MAX_DENIED, 2)).unwrap_err().to_string();
+        assert!(
+            refused.starts_with(&format!("the list of denied sources has room for {MAX_DENIED}")),
+            "{refused}"
+        );
+        assert_eq!(state.denied(), &before);
+        // A list that is another altogether, and one that is empty, are undone too.
+        state.allow(&sources(0, MAX_DENIED - 1)).unwrap();
+        state.undo_denied(before.clone());
+        assert_eq!(state.denied(), &before);
+        state.deny(&sources(MAX_DENIED, 1)).unwrap();
+        state.deny(&sources(MAX_DENIED + 1, 1)).unwrap_err();
     }
 
     #[test]
