@@ -7,7 +7,7 @@ use std::{
 
 use anyhow::{Context as _, Result};
 use aya::{
-    maps::MapData,
+    maps::{IterableMap, MapData},
     programs::{SchedClassifier, TestRun as _, TestRunOptions},
 };
 use netd_common::{
@@ -209,7 +209,12 @@ impl Datapath {
 
     /// How many flows each slot has.
     pub(super) fn flow_counts(&self) -> Result<Vec<u32>> {
-        self.maps.flow_counts.iter().collect::<Result<_, _>>().context("reading map FLOW_COUNTS")
+        // An array is read in batches as a hash map is: in a few system calls, not one for each slot.
+        let (mut walk, mut counts) = (Walk::default(), Vec::new());
+        let map = IterableMap::map(&self.maps.flow_counts);
+        while walk.step::<u32, u32>(map, |_, count| counts.push(*count)).context("reading map FLOW_COUNTS")? {
+        }
+        Ok(counts)
     }
 
     fn run_gc<A: Family>(&self, tuples: &[Tuple<A>], what: u32) -> Result<usize> {
