@@ -31,6 +31,8 @@ pub(super) struct DenyMaps {
     v4: LpmTrie<MapData, V4, Denied>,
     v6: LpmTrie<MapData, V6, Denied>,
     counters: PerCpuArray<MapData, u64>,
+    /// What is in the maps, so that one more source does not cost a look-up of each. None: to be read.
+    known: Option<BTreeMap<IpNet, u32>>,
 }
 
 impl DenyMaps {
@@ -43,6 +45,7 @@ impl DenyMaps {
             v4: take("DENIED4")?.try_into()?,
             v6: take("DENIED6")?.try_into()?,
             counters: take("DENIED_COUNTERS")?.try_into()?,
+            known: None,
         })
     }
 
@@ -91,7 +94,11 @@ impl Datapath {
     /// # Errors
     /// The kernel refuses an entry.
     pub fn set_denied(&mut self, wanted: &BTreeMap<IpNet, u32>) -> Result<()> {
-        let known = self.deny.read()?;
+        // Until all is done it is not known: what fails half way is read the next time.
+        let known = match self.deny.known.take() {
+            Some(known) => known,
+            None => self.deny.read()?,
+        };
         for (source, slot) in wanted.iter().filter(|(source, slot)| known.get(*source) != Some(*slot)) {
             let zero = PerCpuValues::try_from(vec![0; cpus()?])?;
             self.deny
@@ -103,6 +110,7 @@ impl Datapath {
         for source in known.keys().filter(|source| !wanted.contains_key(*source)) {
             self.deny.remove(*source)?;
         }
+        self.deny.known = Some(wanted.clone());
         Ok(())
     }
 
