@@ -9,7 +9,8 @@ use netd::{
 };
 use netd_tests::{
     Site,
-    site::{PATIENCE, SILENCE, with_site},
+    site::{PATIENCE, SILENCE, eventually, with_site},
+    snapshot,
 };
 use nix::sys::signal::Signal;
 
@@ -162,6 +163,42 @@ fn another_program_is_not_replaced() {
         site.host.namespace.run(|| icmp::ping(site.world.address, 56, PATIENCE))?;
         Datapath::purge(&directory)?;
         done(site, &["deny", "add", "203.0.113.0/24"])?;
+        everybody_is_heard(site, &a, false)
+    });
+}
+
+/// After a reboot another may have been at the uplink first: containers work all the same, what is not denied is said, and it is denied as soon
+/// as that can be.
+#[test]
+fn another_program_does_not_keep_the_daemon_from_starting() {
+    with_site("another_program_does_not_keep_the_daemon_from_starting", "", |site| {
+        let a = site.container("a")?;
+        done(site, &["deny", "add", &format!("{}/32", site.world.address)])?;
+        everybody_is_heard(site, &a, false)?;
+        site.host.stop(Signal::SIGKILL)?;
+        let own = snapshot::pins(site.host.bpffs());
+        let own = own.iter().find(|pin| pin.to_string_lossy().ends_with("-xdp")).context("no pin")?;
+        std::fs::remove_file(site.host.bpffs().join(own))?;
+        let directory = site.host.bpffs().with_file_name("other");
+        let options = Options { directory: directory.clone(), max_flows: 64, max_endpoints: 4 };
+        site.host.namespace.run(|| {
+            // What has lost its last name goes some time later.
+            eventually("the uplink is free", PATIENCE, || Ok(!has_xdp(site)?))?;
+            let uplink = nix::net::if_::if_nametoindex("eth0")?;
+            Datapath::open(&options)?.attach_xdp(uplink)
+        })?;
+        site.host.start()?;
+        everybody_is_heard(site, &a, true)?;
+        let status = site.status()?;
+        let problem = "denied sources: cannot deny sources at the uplink: another XDP program is attached to eth0: remove it";
+        let said = status["problems"].as_array().context("no problems")?;
+        ensure!(
+            status["healthy"] == false
+                && said.iter().any(|said| said.as_str().is_some_and(|said| said.starts_with(problem))),
+            "{said:?}"
+        );
+        Datapath::purge(&directory)?;
+        eventually("it is denied", PATIENCE * 5, || Ok(site.status()?["healthy"] == true))?;
         everybody_is_heard(site, &a, false)
     });
 }

@@ -314,6 +314,13 @@ impl Owner {
     async fn apply_view(&mut self) {
         let applied = self.kernel.apply_view(&self.state, &self.view).await;
         self.note("host network", applied);
+        self.apply_denied();
+    }
+
+    /// Denies at the uplink what is to be denied. Where that cannot be done, all else goes on.
+    fn apply_denied(&mut self) {
+        let applied = self.kernel.apply_denied(&self.state, &self.view);
+        self.note("denied sources", applied);
     }
 
     /// Looks at a part of the flow table. Returns when to look at the next: in a moment, so that requests come in between,
@@ -364,6 +371,8 @@ impl Owner {
         self.answer_waiting();
         if self.troubles.contains_key("host network") {
             self.apply_view().await;
+        } else if self.troubles.contains_key("denied sources") {
+            self.apply_denied();
         }
         if !self.held.taken.is_empty() {
             self.hold_ports();

@@ -157,6 +157,8 @@ pub(super) async fn start(options: &Options) -> Result<Started> {
     let (lo, hi) = config.nat.ports;
     reserve_ports(lo, hi)?;
     kernel.take_over_uplink(&mut view).await?;
+    // Before endpoints come up. Another's XDP program, say, is no reason for them not to.
+    let denied = kernel.apply_denied(&state, &view);
     let broken = kernel.converge(&state, &view).await?;
     for (name, error) in &broken {
         warn!("endpoint {name}: {error:#}");
@@ -182,6 +184,7 @@ pub(super) async fn start(options: &Options) -> Result<Started> {
     owner.expect_back(away);
     // Their links are gone now.
     owner.pending.extend(leaving.iter().map(|name| Change::delete(Kind::Leaving, name)));
+    owner.note("denied sources", denied);
     let attached = owner.kernel.attach_sockets();
     owner.note("published ports, for the host's own sockets", attached);
     owner.hold_ports();

@@ -74,8 +74,7 @@ impl Reconciler {
             self.nl.add_address(LOOPBACK, gateway.into()).await?;
         }
         self.apply_uplink(view)?;
-        self.set_routes(state, view).await?;
-        self.apply_denied(state, view)
+        self.set_routes(state, view).await
     }
 
     /// Makes the VXLAN device, or removes it where no node is reached by it. Hardly a packet is sent through it: it is there so
