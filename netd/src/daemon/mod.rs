@@ -15,6 +15,7 @@ mod requests;
 mod socket;
 mod start;
 mod status;
+mod work;
 
 use std::{
     io::{self, Write},

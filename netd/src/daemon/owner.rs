@@ -13,6 +13,7 @@ use tracing::{debug, error, info, warn};
 use super::{
     handle::Request,
     membership::{Membership, news},
+    work::Work,
 };
 use crate::{
     bpf::Expired,
@@ -55,6 +56,8 @@ pub(super) struct Owner {
     pub(super) broken: BTreeMap<String, Error>,
     /// Changes that are made already, but that the store did not take. They are part of the next commit.
     pub(super) pending: Vec<Change>,
+    /// What is done beside this task.
+    pub(super) work: Work,
     /// What went wrong beside endpoints when it was last tried; one line for each task.
     pub(super) troubles: BTreeMap<&'static str, String>,
 }
@@ -67,6 +70,7 @@ impl Owner {
         mut events: mpsc::Receiver<Event>,
     ) {
         let (views, mut observed) = mpsc::channel(1);
+        let Some(mut done) = self.work.done.take() else { return };
         let mut look_at = Instant::now() + LOOK;
         let mut expire_at = Instant::now() + TICK;
         let mut listen_at = Instant::now();
@@ -111,6 +115,10 @@ impl Owner {
                 },
                 Some(view) = observed.recv() => {
                     self.see(view).await;
+                    self.announce();
+                }
+                Some(done) = done.recv() => {
+                    self.take_in_work(done).await;
                     self.announce();
                 }
                 news = news(&mut self.membership) => self.take_in(news).await,
@@ -181,14 +189,13 @@ impl Owner {
     /// Frees endpoints whose namespace is gone, with one commit for all of them.
     async fn free(&mut self, names: &[String]) {
         for name in names {
-            let Some((endpoint, changes)) = self.state.remove(name) else { continue };
+            let Some((endpoint, changes)) = self.state.remove_name(name) else { continue };
             info!("endpoint {name}: its namespace is gone; {} is free", endpoint.address);
             self.broken.remove(name);
             self.pending.extend(changes);
-            for error in self.kernel.tear_down(&endpoint).await.errors {
-                warn!("endpoint {name}: {error:#}");
-            }
+            let torn = self.kernel.tear_down(&endpoint).await;
             self.held.free(&endpoint.publish);
+            self.leave(endpoint, torn, None);
         }
         if !names.is_empty() {
             self.flush_pending().await;
@@ -276,6 +283,8 @@ impl Owner {
     async fn tick(&mut self) {
         self.flush_pending().await;
         self.answer_waiting();
+        // What of it has failed.
+        self.walk();
         if self.troubles.contains_key("host network") {
             self.apply_view().await;
         }

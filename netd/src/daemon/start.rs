@@ -10,7 +10,7 @@ use anyhow::{Context, Result, bail};
 use tokio::sync::mpsc;
 use tracing::{debug, info, warn};
 
-use super::{Options, bpffs, identity, lock, membership::Membership, owner::Owner, privileges, socket};
+use super::{Options, bpffs, identity, lock, membership::Membership, owner::Owner, privileges, socket, work::Work};
 use crate::{
     bpf::{self, Datapath},
     cluster::{Remotes, Update, View, said_by_cluster, said_by_configuration, slices_of},
@@ -159,6 +159,7 @@ pub(super) async fn start(options: &Options) -> Result<Started> {
         membership,
         broken,
         pending: Vec::new(),
+        work: Work::new(),
         troubles: Default::default(),
     };
     let attached = owner.kernel.attach_sockets();
