@@ -160,7 +160,10 @@ impl Datapath {
         // In a few system calls, not one for each.
         let (mut walk, mut counts) = (Walk::default(), Vec::with_capacity(self.maps.max_endpoints as usize));
         let counters = aya::maps::IterableMap::map(&self.maps.flow_counts);
-        while walk.step::<u32, u32>(counters, |_, count| counts.push(*count)).context("reading map FLOW_COUNTS")? {}
+        while walk
+            .step::<u32, u32>(counters, |_, count| counts.push(*count))
+            .context("reading map FLOW_COUNTS")?
+        {}
         Ok(counts)
     }
 

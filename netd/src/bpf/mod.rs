@@ -306,7 +306,8 @@ impl Datapath {
     /// that are still there. Idempotent; goes on past errors and reports the first.
     pub fn close_endpoint(&mut self, endpoint: &Endpoint) -> Result<()> {
         let own6 = endpoint.v6.as_ref();
-        let entry6 = own6.map_or(Ok(()), |own| self.maps.v6.remove_endpoint(v6(own.address), endpoint.ifindex));
+        let entry6 =
+            own6.map_or(Ok(()), |own| self.maps.v6.remove_endpoint(v6(own.address), endpoint.ifindex));
         let entry4 = self.maps.v4.remove_endpoint(v4(endpoint.address), endpoint.ifindex);
         let interface4 = self.maps.v4.remove_interface(endpoint.ifindex);
         let interface6 = self.maps.v6.remove_interface(endpoint.ifindex);

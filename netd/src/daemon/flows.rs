@@ -43,7 +43,9 @@ impl Owner {
     /// Removes flows: their next packets begin new ones.
     pub(super) fn flush_flows(&mut self, query: &FlowQuery, reply: Reply<Flushed>) {
         let filter = match query.limit {
-            Some(_) => Err(Refusal::Invalid("a limit is for listing flows: leave it out to flush".to_owned())),
+            Some(_) => {
+                Err(Refusal::Invalid("a limit is for listing flows: leave it out to flush".to_owned()))
+            }
             None => self.filter(query),
         };
         match filter {

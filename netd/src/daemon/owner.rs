@@ -11,6 +11,7 @@ use tokio::{
 use tracing::{debug, error, info, warn};
 
 use super::{
+    deny::DENIED,
     handle::Request,
     membership::{Membership, news},
     work::Work,
@@ -235,6 +236,7 @@ impl Owner {
     async fn apply_view(&mut self) {
         let applied = self.kernel.apply_view(&self.state, &self.view).await;
         self.note("host network", applied);
+        self.apply_denied();
     }
 
     /// Looks at a part of the flow table. Returns when to look at the next: in a moment, so that requests come in between,
@@ -287,6 +289,8 @@ impl Owner {
         self.walk();
         if self.troubles.contains_key("host network") {
             self.apply_view().await;
+        } else if self.troubles.contains_key(DENIED) {
+            self.apply_denied();
         }
         if !self.held.taken.is_empty() {
             self.hold_ports();

@@ -10,7 +10,9 @@ use anyhow::{Context, Result, bail};
 use tokio::sync::mpsc;
 use tracing::{debug, info, warn};
 
-use super::{Options, bpffs, identity, lock, membership::Membership, owner::Owner, privileges, socket, work::Work};
+use super::{
+    Options, bpffs, identity, lock, membership::Membership, owner::Owner, privileges, socket, work::Work,
+};
 use crate::{
     bpf::{self, Datapath},
     cluster::{Remotes, Update, View, said_by_cluster, said_by_configuration, slices_of},
@@ -164,6 +166,8 @@ pub(super) async fn start(options: &Options) -> Result<Started> {
     };
     let attached = owner.kernel.attach_sockets();
     owner.note("published ports, for the host's own sockets", attached);
+    // Where another's XDP program is in the way, that is a trouble: what containers have does not depend on it.
+    owner.apply_denied();
     owner.hold_ports();
     Ok(Started { owner, events, _locks: [state_lock, pin_lock] })
 }

@@ -104,7 +104,7 @@ impl Owner {
         let mut problems: Vec<String> =
             self.broken.iter().map(|(name, error)| format!("endpoint `{name}`: {error:#}")).collect();
         problems.extend(self.held.taken.values().map(|why| format!("published {why}")));
-        problems.extend(self.view.problem.clone());
+        problems.extend(self.view.trouble());
         problems.extend(self.membership.iter().flat_map(|membership| membership.problems.clone()));
         problems.extend(self.troubles.iter().map(|(task, error)| format!("{task}: {error}")));
         Ok(Status {

@@ -99,8 +99,8 @@ impl Owner {
         which: FlowsOf,
         answer: Option<(EndpointView, Reply<EndpointView>)>,
     ) {
-        let then = answer
-            .map_or(Then::Nothing, |(endpoint, reply)| Then::Unpublished(Box::new(endpoint), reply));
+        let then =
+            answer.map_or(Then::Nothing, |(endpoint, reply)| Then::Unpublished(Box::new(endpoint), reply));
         self.remove_flows(which, then);
     }
 

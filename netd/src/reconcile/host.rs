@@ -48,7 +48,8 @@ impl Reconciler {
         result
     }
 
-    /// Tells the datapath about the host and the networks, and puts gateways back that are not there.
+    /// Tells the datapath about the host and the networks, and puts gateways back that are not there. What is denied at the
+    /// uplink is for [`Self::apply_denied`].
     ///
     /// # Errors
     /// The kernel refuses something.
@@ -77,8 +78,7 @@ impl Reconciler {
         } else {
             self.datapath.detach_uplink()?;
         }
-        self.set_routes(state, view).await?;
-        self.apply_denied(state, view)
+        self.set_routes(state, view).await
     }
 
     /// Makes the VXLAN device, or removes it where no node is reached by it. Hardly a packet is sent through it: it is there so
