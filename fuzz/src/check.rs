@@ -116,7 +116,8 @@ fn published<A: Addr + Hash>(tables: &Memory<A>, address: A, protocol: u8, numbe
         let is = |key: &&PortKey<A>| {
             (key.address, key.protocol, key.port) == (address, protocol, Be16::new(number))
         };
-        let port = &tables.ports[tables.ports.keys().find(is)?];
+        let ports = tables.ports.borrow();
+        let port = &ports[ports.keys().find(is)?];
         Some((port.address.mapped(), port.port.host()))
     })
 }
@@ -276,25 +277,20 @@ fn sound(packet: &[u8]) -> Option<bool> {
 }
 
 /// Every flow has two entries that agree, and they are counted.
+///
+/// # Panics
+/// It is not so.
 pub(crate) fn flows(tables: &Memory<V4>) {
-    let inward = halves(tables) + tables.v6.as_ref().map_or(0, |v6| halves(v6));
-    let counted: u32 = tables.flow_counts.borrow().values().sum();
-    assert_eq!(counted as usize, inward, "flows and their counts differ");
+    tables.consistent().unwrap_or_else(|error| panic!("{error}"));
 }
 
-/// The flows of a family.
-fn halves<A: Addr + Hash>(tables: &Memory<A>) -> usize {
-    let flows = tables.flows.borrow();
-    let mut inward = 0;
-    for (tuple, flow) in flows.iter().filter(|(tuple, _)| tuple.direction == Tuple::<A>::IN) {
-        inward += 1;
-        let other = flows.get(&tuple.opposite(flow.address, flow.port)).expect("half a flow");
-        assert!(
-            (other.address, other.port) == (tuple.destination, tuple.destination_port),
-            "halves of two flows"
-        );
-        assert_eq!(other.slot, flow.slot, "of two endpoints");
+/// No endpoint has more flows than it may.
+///
+/// # Panics
+/// One has.
+pub(crate) fn quotas(tables: &Memory<V4>) {
+    let quota = tables.config.as_ref().map_or(0, |config| config.quota);
+    for (slot, count) in tables.flow_counts.borrow().iter() {
+        assert!(*count <= quota, "slot {slot} has {count} flows of {quota}");
     }
-    assert_eq!(inward * 2, flows.len(), "half a flow");
-    inward
 }

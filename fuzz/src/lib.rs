@@ -10,12 +10,15 @@ mod packet;
 mod packet6;
 mod view;
 
+use std::thread;
+
 use netd_common::{
     To, V4,
     flow::When,
     host::{
         Frame, Memory,
         cases::{At, FAR_NODE, Member, UPLINK_MACS, World, run},
+        schedule,
     },
 };
 
@@ -37,33 +40,74 @@ pub fn play(story: &[u8]) {
     let mut bytes = Bytes::new(story);
     let tables = tables();
     tables.seed.set(u64::from(bytes.next()) + 1);
-    let mut senders = Senders::default();
-    let mut last = Vec::new();
+    let (mut senders, mut last) = (Senders::default(), Vec::new());
     for _ in 0..STEPS {
         if bytes.is_empty() {
             return;
         }
-        match bytes.next() % 8 {
-            0 => tables.time.set(tables.time.get() + (1 << (bytes.next() % 16))),
-            1 => {
-                let when = if bytes.next().is_multiple_of(2) { When::TimedOut } else { When::Reusable };
-                tables.collect(when);
-                tables.collect6(when);
+        step(&tables, &mut bytes, &mut last, Some(&mut senders));
+        check::flows(&tables);
+    }
+}
+
+/// Plays stories on several threads over the same tables, each thread all of them, but beginning with another one. While they run nothing
+/// is certain but that nothing panics; then every flow has both its entries, all are counted, and no endpoint has more than its quota.
+///
+/// # Panics
+/// Something does not hold.
+pub fn play_together(stories: &[Vec<u8>], threads: usize) {
+    let tables = tables();
+    thread::scope(|scope| {
+        for thread in 0..threads {
+            let tables = &tables;
+            let (before, after) = stories.split_at(stories.len() / threads * thread);
+            let all = after.iter().chain(before);
+            scope.spawn(move || schedule::with_pauses(|| all.for_each(|story| steps(tables, story))));
+        }
+    });
+    check::flows(&tables);
+    check::quotas(&tables);
+}
+
+/// The steps of a story, without a look at what comes of them.
+fn steps(tables: &Memory<V4>, story: &[u8]) {
+    let mut bytes = Bytes::new(story);
+    let mut last = Vec::new();
+    bytes.next();
+    for _ in 0..STEPS {
+        if bytes.is_empty() {
+            return;
+        }
+        step(tables, &mut bytes, &mut last, None);
+    }
+}
+
+/// The next step of a story. `last`: the last packet that has gone somewhere. With `senders`, what becomes of a packet is checked.
+fn step(tables: &Memory<V4>, bytes: &mut Bytes<'_>, last: &mut Vec<u8>, senders: Option<&mut Senders>) {
+    match bytes.next() % 8 {
+        0 => {
+            let ticks = 1 << (bytes.next() % 16);
+            tables.time.update(|now| now + ticks);
+        }
+        1 => {
+            let when = if bytes.next().is_multiple_of(2) { When::TimedOut } else { When::Reusable };
+            tables.collect(when);
+            tables.collect6(when);
+        }
+        choice => {
+            let at = place(choice, bytes);
+            let packet = packet::make(bytes, at, last);
+            let sent = frame(at, &packet, bytes);
+            let mut frame = Frame::new(sent.clone());
+            let checked = Checked::before(&sent);
+            let verdict = run(&WORLD, tables, at, &mut frame);
+            if let Some(senders) = senders {
+                checked.after((tables, senders), at, &verdict, &sent, &frame.bytes);
             }
-            choice => {
-                let at = place(choice, &mut bytes);
-                let packet = packet::make(&mut bytes, at, &last);
-                let sent = frame(at, &packet, &mut bytes);
-                let mut frame = Frame::new(sent.clone());
-                let checked = Checked::before(&sent);
-                let verdict = run(&WORLD, &tables, at, &mut frame);
-                checked.after((&tables, &mut senders), at, &verdict, &sent, &frame.bytes);
-                if verdict.to != To::Drop && frame.bytes.len() > 34 {
-                    last = frame.bytes[14..].to_vec();
-                }
+            if verdict.to != To::Drop && frame.bytes.len() > 34 {
+                *last = frame.bytes[14..].to_vec();
             }
         }
-        check::flows(&tables);
     }
 }
 

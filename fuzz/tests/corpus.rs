@@ -2,15 +2,23 @@
 
 use std::{fs, path::Path};
 
+/// All stories, with their files' names.
+fn stories() -> Vec<(String, Vec<u8>)> {
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus");
+    let mut all: Vec<_> = fs::read_dir(&directory)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .map(|path| (path.display().to_string(), fs::read(&path).unwrap()))
+        .collect();
+    all.sort();
+    assert!(!all.is_empty(), "no stories in {}", directory.display());
+    all
+}
+
 #[test]
 fn the_corpus_holds() {
-    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus");
-    let mut stories = 0;
-    for entry in fs::read_dir(&directory).unwrap() {
-        let path = entry.unwrap().path();
-        println!("{}", path.display());
-        netd_fuzz::play(&fs::read(&path).unwrap());
-        stories += 1;
+    for (name, story) in stories() {
+        println!("{name}");
+        netd_fuzz::play(&story);
     }
-    assert!(stories > 0, "no stories in {}", directory.display());
 }

@@ -1,7 +1,8 @@
 //! The types of the maps: what user space writes and the programs read, and the other way round.
 //!
 //! All are plain words without padding, so that a value that one side writes is, byte for byte, what the other reads.
-//! A change of any of them, or of what they mean, raises [`ABI_VERSION`]: a daemon never trusts pins of another version.
+//! A change of any of them, or of what they mean, raises [`ABI_VERSION`]: a daemon never trusts pins of another version. So does a
+//! change of what a program says to another that it goes on with ([`STEP_PROGRAMS`]): during an upgrade, those of two daemons do.
 
 use crate::{
     addr::{Addr, V4, V6},
@@ -10,7 +11,7 @@ use crate::{
 };
 
 /// Version of everything in this module, part of the pins' path.
-pub const ABI_VERSION: u32 = 6;
+pub const ABI_VERSION: u32 = 7;
 
 /// What the programs know of the node, one entry a family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,6 +35,40 @@ pub struct Config<A> {
     pub mtu: u32,
     /// Interface index of the kernel's own VXLAN device; 0: there is none.
     pub overlay: u32,
+    /// The overlay's UDP port, which containers must not send to under the node's address; zero: the node is in no cluster, and they
+    /// may.
+    pub overlay_port: Be16,
+    /// Zero.
+    pub reserved: u16,
+}
+
+/// Two of these, of which one counts: what the map holds. The kernel writes a map's value as a plain copy, while programs read it. So a
+/// new one is written to the place that does not count, and then it counts: two writes, see [`Configs::change`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct Configs<A> {
+    /// Which one counts: 0 or 1.
+    pub current: u32,
+    /// Both.
+    pub places: [Config<A>; 2],
+}
+
+impl<A: Copy> Configs<A> {
+    /// The one that counts.
+    #[inline(always)]
+    pub const fn get(&self) -> &Config<A> {
+        &self.places[(self.current & 1) as usize]
+    }
+
+    /// What is to be written, one after the other, for `config` to count. The first leaves alone what counts now; the second changes one
+    /// byte. No program may be at work that began before `self` was written: it would read from the place that is written to.
+    #[must_use]
+    pub const fn change(&self, config: Config<A>) -> [Self; 2] {
+        let next = (self.current & 1) ^ 1;
+        let mut first = *self;
+        first.places[next as usize] = config;
+        [first, Self { current: next, ..first }]
+    }
 }
 
 /// Who sends from an interface, by its index.
@@ -121,7 +156,9 @@ pub const fn spread<const PLACES: u32>(number: u32) -> u32 {
 #[repr(C)]
 pub struct Route {
     /// One of the constants below.
-    pub kind: u16,
+    pub kind: u8,
+    /// See [`Route::ROUTED`].
+    pub flags: u8,
     /// [`Route::DIRECT`], [`Route::VXLAN`]: the largest packet that gets there, as a container sends it, bytes.
     pub mtu: u16,
     /// [`Route::NETWORK`], [`Route::DIRECT`], [`Route::VXLAN`]: the network's number.
@@ -135,15 +172,19 @@ pub struct Route {
 
 impl Route {
     /// One of the host's own addresses.
-    pub const HOST: u16 = 1;
+    pub const HOST: u8 = 1;
     /// A network of netd's: its endpoints are reachable from that network only.
-    pub const NETWORK: u16 = 2;
+    pub const NETWORK: u8 = 2;
     /// The world behind the uplink.
-    pub const UPLINK: u16 = 3;
+    pub const UPLINK: u8 = 3;
     /// Another node's slice of a network; the node is on the uplink's subnet and gets packets as they are.
-    pub const DIRECT: u16 = 4;
+    pub const DIRECT: u8 = 4;
     /// Another node's slice of a network; packets go there in VXLAN.
-    pub const VXLAN: u16 = 5;
+    pub const VXLAN: u8 = 5;
+
+    /// Flag of [`Route::DIRECT`] and [`Route::VXLAN`]: the network is not masqueraded, so its containers come to the world with their
+    /// own addresses.
+    pub const ROUTED: u8 = 1;
 }
 
 /// The VNI of a network. netd has the 65,536 from 7,208,960 (0x6e0000) on; VXLAN traffic with any other is not its.
@@ -172,8 +213,33 @@ pub struct NodeCounters {
     pub rx_packets: u64,
     /// Bytes of them, as they came by the uplink.
     pub rx_bytes: u64,
-    /// Packets to it on the wire, where they go in VXLAN: of a segmented one, each segment. Numbers them.
-    pub tx_wire: u64,
+    /// The next number (IP identification) of an outer packet to it...
+    pub next_id: u32,
+    /// ... and how many numbers from there on are this CPU's.
+    pub ids: u32,
+}
+
+impl NodeCounters {
+    /// Numbers that a CPU gets at once.
+    pub const IDS: u32 = 256;
+
+    /// So many numbers in a row for outer packets to the node; the first of them. A receiver puts fragments together by them for 30 s, so a
+    /// number is to come again as late as can be: all CPUs draw from one count, which says how many were given out (`given`), and take
+    /// that many more from it (`take`, returns what it was). What a CPU has left when half of all numbers were given out since, it
+    /// gives up.
+    #[inline(always)]
+    pub fn number(&mut self, packets: u32, given: u32, take: impl FnOnce(u32) -> u32) -> u16 {
+        let is_old = given.wrapping_sub(self.next_id) > 1 << 15;
+        if is_old || self.ids < packets {
+            let more = if packets > Self::IDS { packets } else { Self::IDS };
+            self.next_id = take(more);
+            self.ids = more;
+        }
+        let first = self.next_id as u16;
+        self.next_id = self.next_id.wrapping_add(packets);
+        self.ids -= packets;
+        first
+    }
 }
 
 /// A flow as a packet shows it, before translation.
@@ -390,6 +456,36 @@ pub const STEP_PROGRAMS: [&str; STEPS as usize] = [
 ];
 /// How many.
 pub const STEPS: u32 = 19;
+/// Words that a program hands on to the next, in the packet's control block: see [`crate::from_container::Told`].
+pub const STEP_WORDS: usize = 4;
+
+/// The steps of this version, in one number: programs of two daemons go on with each other by these during an upgrade.
+const STEPS_OF_THIS_VERSION: (u32, u64) = (7, 0xd317_ee0c_9d04_5ec6);
+const _: () = assert!(
+    ABI_VERSION == STEPS_OF_THIS_VERSION.0 && fingerprint() == STEPS_OF_THIS_VERSION.1,
+    "the steps are not those of this version: where it is out already, raise ABI_VERSION; then write down the new fingerprint"
+);
+
+/// A hash of the steps' names and numbers, and of how much they hand on (FNV-1a).
+const fn fingerprint() -> u64 {
+    let mut hash = 0xcbf2_9ce4_8422_2325;
+    let mut step = 0;
+    while step < STEP_PROGRAMS.len() {
+        let name = STEP_PROGRAMS[step].as_bytes();
+        let mut at = 0;
+        while at < name.len() {
+            hash = mix(hash, name[at]);
+            at += 1;
+        }
+        hash = mix(hash, 0);
+        step += 1;
+    }
+    mix(hash, STEP_WORDS as u8)
+}
+
+const fn mix(hash: u64, byte: u8) -> u64 {
+    (hash ^ byte as u64).wrapping_mul(0x100_0000_01b3)
+}
 
 /// Counters of an endpoint, one a CPU.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -469,8 +565,10 @@ macro_rules! no_padding {
     ($($type:ty = $size:expr;)+) => { $(const _: () = assert!(size_of::<$type>() == $size);)+ };
 }
 no_padding! {
-    Config<V4> = 4 + 4 + 4 + 16 + 2 + 2 + 4 + 4 + 4;
-    Config<V6> = 4 + 16 + 4 + 16 + 2 + 2 + 4 + 4 + 4;
+    Config<V4> = 4 + 4 + 4 + 16 + 2 + 2 + 4 + 4 + 4 + 2 + 2;
+    Config<V6> = 4 + 16 + 4 + 16 + 2 + 2 + 4 + 4 + 4 + 2 + 2;
+    Configs<V4> = 4 + 2 * 48;
+    Configs<V6> = 4 + 2 * 60;
     Interface<V4> = 4 * 4 + 4 + 6 + 2 + 12 + 4 + 4;
     Interface<V6> = 4 * 16 + 4 + 6 + 2 + 12 + 4 + 4;
     Endpoint = 4 + 12 + 4 + 4;
@@ -478,7 +576,7 @@ no_padding! {
     Place<u32, Interface<V6>> = 4 + 96;
     Place<V4, Endpoint> = 4 + 24;
     Place<V6, Endpoint> = 16 + 24;
-    Route = 2 + 2 + 4 + 16 + 4;
+    Route = 1 + 1 + 2 + 4 + 16 + 4;
     NodeCounters = 40;
     Tuple<V4> = 16;
     Tuple<V6> = 40;
@@ -505,7 +603,7 @@ mod pod {
     use super::*;
 
     // SAFETY: words without padding (sizes asserted above), every bit pattern valid.
-    unsafe impl<A: Addr> aya::Pod for Config<A> {}
+    unsafe impl<A: Addr> aya::Pod for Configs<A> {}
     // SAFETY: as above.
     unsafe impl<A: Addr> aya::Pod for Interface<A> {}
     // SAFETY: as above.

@@ -48,8 +48,10 @@ pub trait Addr: Wire + Eq {
     const NO_INTERFACE: Drop;
     /// Length of the header without what is optional, bytes.
     const HEADER: u32;
-    /// Offset of the time to live (hop limit) in a frame without VLAN tag, bytes.
+    /// Offset of the 16-bit word with the time to live (hop limit) in a frame without VLAN tag, bytes: sums are over such words.
     const TTL: u32;
+    /// Which of its two bytes that is.
+    const TTL_BYTE: usize;
     /// Offset of the source address.
     const SOURCE: u32;
     /// Offset of the destination address.
@@ -157,6 +159,7 @@ impl Addr for V4 {
     const NO_INTERFACE: Drop = Drop::UnknownInterface;
     const HEADER: u32 = Ipv4::LEN;
     const TTL: u32 = 14 + 8;
+    const TTL_BYTE: usize = 0;
     const SOURCE: u32 = 14 + 12;
     const DESTINATION: u32 = 14 + 16;
     const CHECKSUM: Option<u32> = Some(14 + 10);
@@ -347,7 +350,8 @@ impl Addr for V6 {
     const OTHER: Be16 = Ethernet::IPV4;
     const NO_INTERFACE: Drop = Drop::EtherType;
     const HEADER: u32 = Ipv6::LEN;
-    const TTL: u32 = 14 + 7;
+    const TTL: u32 = 14 + 6;
+    const TTL_BYTE: usize = 1;
     const SOURCE: u32 = 14 + 8;
     const DESTINATION: u32 = 14 + 24;
     const CHECKSUM: Option<u32> = None;

@@ -19,6 +19,11 @@ pub fn from_overlay<P: Packet, T: Tables<V4> + Tables<V6>>(
     tables: &T,
     hook: Hook,
 ) -> Verdict {
+    if hook.vlan {
+        // The device has taken the tag off the inner frame: in it, the packet would come to another network of the container's own.
+        tables.count_drop(Drop::Vlan, NO_SLOT, packet.len());
+        return Verdict::DROP;
+    }
     match packet.get::<Be16>(Ethernet::ETHERTYPE) {
         Some(Ethernet::IPV4) => family::<V4, P, T>(packet, tables, hook),
         Some(Ethernet::IPV6) => Verdict::unpack(ipv6(packet, tables, &hook)),
@@ -67,6 +72,12 @@ pub fn decide<A: Addr, P: Packet, T: Tables<A>>(
     plan: &mut Plan<A>,
 ) -> Result<(), Drop> {
     let network = network_of_vni(hook.vni).ok_or(Drop::OverlayNetwork)?;
+    let config = tables.config().ok_or(Drop::OverlayNode)?;
+    // The device receives at all of the host's addresses. Nodes know this one by one alone; over IPv6, an IPv4-mapped source is no node.
+    let own = if hook.node.is_mapped() { config.underlay4.mapped() } else { config.underlay6 };
+    if hook.own != own {
+        return Err(Drop::OverlayNode);
+    }
     let ip = headers::ip(packet)?;
     let (node, endpoint) = overlay::admit(tables, &hook.node, network, &ip)?;
     overlay::deliver(plan, &endpoint, node, Way::FromNodeKernel);

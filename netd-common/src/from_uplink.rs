@@ -123,7 +123,7 @@ fn overlay<O: Addr, A: Addr, P: Packet, T: Tables<A>>(packet: &mut P, tables: &T
     let Ok(outer) = headers::ip::<O, P>(packet) else { return Verdict::STACK.pack() };
     let decided = overlay::decide::<O, A, P, T>(packet, tables, &outer, &mut plan).map(|_| ());
     if plan.rewrite & (Plan::<A>::DECAPSULATE | Plan::<A>::DECAPSULATE6) != 0
-        && overlay::decapsulate::<A, P>(packet, O::V6).is_none()
+        && overlay::decapsulate::<A, P>(packet, O::V6, plan.rewrite).is_none()
     {
         // Before Linux 6.3 a program cannot make a packet one of the other family. The kernel's own device can.
         return Verdict::STACK.pack();
@@ -205,6 +205,10 @@ pub fn decide<A: Addr, P: Packet, T: Tables<A>>(
     plan: &mut Plan<A>,
 ) -> Result<Then, Drop> {
     plan.to = To::Stack;
+    if hook.foreign {
+        // The interface hears others' frames (promiscuous mode, a switch that floods), and those to all: no container is meant.
+        return Ok(Then::Host);
+    }
     let Some(ethernet) = packet.get::<Ethernet>(0) else { return Ok(Then::Host) };
     if ethernet.ethertype != A::ETHERTYPE || hook.vlan {
         let v6 = !A::V6 && ethernet.ethertype == Ethernet::IPV6;

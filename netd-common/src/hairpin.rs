@@ -347,10 +347,12 @@ fn write<A: Addr, P: Packet>(
     let Rewrite { source, destination, id } = rewrite;
     packet.set(0, *macs)?;
     let ttl: [u8; 2] = packet.get(A::TTL)?;
-    if ttl[0] <= 1 {
+    if ttl[A::TTL_BYTE] <= 1 {
         return None;
     }
-    packet.set(A::TTL, [ttl[0] - 1, ttl[1]])?;
+    let mut counted = ttl;
+    counted[A::TTL_BYTE] -= 1;
+    packet.set(A::TTL, counted)?;
     packet.set(A::SOURCE, source.address)?;
     packet.set(A::DESTINATION, destination.address)?;
     let pseudo = checksum::add(
@@ -358,7 +360,7 @@ fn write<A: Addr, P: Packet>(
         ip.destination.checksum_diff(&destination.address),
     );
     // What no checksum of a header's makes up for, where there is none (IPv6): the sum that a device has made has to follow.
-    let mut rest = words(ttl, [ttl[0] - 1, ttl[1]]);
+    let mut rest = words(ttl, counted);
     if *id != fragment::UNKNOWN {
         let (at, id) = (ip.id_at, *id as u32);
         if A::V6 {

@@ -4,7 +4,7 @@ use crate::{
     abi::Tuple,
     addr::{Addr, V4, V6},
     extension::{self, Walk},
-    packet::Packet,
+    packet::{MAX_OFFSET, Packet},
     reason::Drop,
     wire::{Be16, Ethernet, Ipv4, Ipv6, icmp, protocol, tcp, udp},
 };
@@ -178,7 +178,8 @@ fn follow<P: Packet>(packet: &P, headers: &mut Headers<V6>) -> u32 {
     headers.l4 = walk.offset;
     headers.protocol = walk.next as u8;
     headers.id = walk.id;
-    headers.id_at = walk.id_at;
+    // Verifiers before Linux 6.9 forget that an offset is bounded when it has been on the stack.
+    headers.id_at = walk.id_at & MAX_OFFSET;
     headers.fragment = Be16::new(walk.fragment as u16);
     refused
 }
@@ -204,9 +205,10 @@ pub fn transport<P: Packet, A: Addr>(packet: &P, ip: &Headers<A>, inward: bool) 
     if ip.is_later_fragment() {
         return Err(Drop::Fragment);
     }
-    // A TCP header that is spread over fragments (RFC 1858), or a packet that ends before its header does: what follows it in
-    // the frame is padding. The others' eight bytes are what a fragment has at least.
-    if ip.protocol == protocol::TCP && ip.end < ip.l4 + tcp::LEN {
+    // A header that is spread over fragments (RFC 1858), or a packet that ends before its header does: what follows it in the frame is
+    // padding.
+    let length = if ip.protocol == protocol::TCP { tcp::LEN } else { udp::LEN };
+    if ip.end < ip.l4 + length && is_translated::<A>(ip.protocol) {
         return Err(if ip.is_fragment() { Drop::FragmentTiny } else { Drop::Malformed });
     }
     match ip.protocol {
@@ -239,6 +241,14 @@ pub fn transport<P: Packet, A: Addr>(packet: &P, ip: &Headers<A>, inward: bool) 
         _ => Err(Drop::Protocol),
     }
 }
+
+/// Whether a protocol has flows.
+#[inline(always)]
+const fn is_translated<A: Addr>(protocol: u8) -> bool {
+    protocol == protocol::TCP || protocol == protocol::UDP || protocol == A::ICMP.protocol
+}
+
+const _: () = assert!(udp::LEN == icmp::LEN, "the shortest header that a flow has");
 
 impl Transport {
     /// The flow that the packet belongs to.

@@ -120,7 +120,7 @@ pub fn write4<P: Packet>(packet: &mut P, message: &Message<V4>) -> Option<()> {
     packet.resize(LEN)?;
     packet.set(0, message.macs)?;
     const LENGTH: u16 = (LEN - Ethernet::LEN) as u16;
-    let ip = Ipv4::simple(0, LENGTH, protocol::ICMP, message.gateway, message.container);
+    let ip = Ipv4::simple(0, 0, LENGTH, protocol::ICMP, message.gateway, message.container);
     packet.set(Ethernet::LEN, ip)?;
     let sum = sum(u32::from(message.kind) + u32::from(message.mtu), &quote);
     packet.set(L4, [message.kind, !checksum::fold(sum)])?;
@@ -145,7 +145,7 @@ pub fn write6<P: Packet>(packet: &mut P, message: &Message<V6>) -> Option<()> {
     packet.resize(LEN)?;
     packet.set(0, message.macs)?;
     const PAYLOAD: u16 = (LEN - L4) as u16;
-    let ip = Ipv6::simple(PAYLOAD, protocol::ICMPV6, 64, message.gateway, message.container);
+    let ip = Ipv6::simple(0, PAYLOAD, protocol::ICMPV6, 64, message.gateway, message.container);
     packet.set(Ethernet::LEN, ip)?;
     let head = u32::from(message.kind)
         + u32::from(message.mtu)

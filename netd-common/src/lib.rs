@@ -12,6 +12,7 @@ pub mod abi;
 pub mod addr;
 pub mod arp;
 pub mod checksum;
+pub mod class;
 pub mod extension;
 pub mod flow;
 pub mod fragment;

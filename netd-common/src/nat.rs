@@ -279,11 +279,13 @@ pub fn refusal(number: u32) -> Drop {
     const FULL: u32 = Drop::FlowTableFull as u32;
     const PORTS: u32 = Drop::PortsExhausted as u32;
     const CLASH: u32 = Drop::PublishedClash as u32;
+    const MARTIAN: u32 = Drop::Martian as u32;
     match number {
         QUOTA => Drop::FlowQuota,
         FULL => Drop::FlowTableFull,
         PORTS => Drop::PortsExhausted,
         CLASH => Drop::PublishedClash,
+        MARTIAN => Drop::Martian,
         _ => Drop::NoRoute,
     }
 }

@@ -182,7 +182,8 @@ pub fn answer<P: Packet>(packet: &mut P, macs: &MacPair, router: bool) -> Option
     let destination = if nobody { ALL_NODES } else { asker };
     let flags = OVERRIDE | if router { ROUTER } else { 0 } | if nobody { 0 } else { SOLICITED };
     const PAYLOAD: u16 = (LENGTH - L4) as u16;
-    packet.set(Ethernet::LEN, Ipv6::simple(PAYLOAD, protocol::ICMPV6, 255, question.target, destination))?;
+    packet
+        .set(Ethernet::LEN, Ipv6::simple(0, PAYLOAD, protocol::ICMPV6, 255, question.target, destination))?;
     let kind = [icmpv6::NEIGHBOUR_ADVERTISEMENT, 0];
     let mac = macs.source();
     // The pseudo-header (RFC 8200 section 8.1), then the message.

@@ -1,14 +1,15 @@
 //! Between nodes: VXLAN (RFC 7348) in and out, over IPv4 and IPv6, and what may come in.
 
 use crate::{
-    abi::{Endpoint, Route, network_of_vni, vni},
+    abi::{Config, Endpoint, Route, network_of_vni, vni},
     addr::{Addr, V6},
+    class,
     headers::Headers,
     packet::Packet,
     plan::{NO_SLOT, Plan, To, Verdict},
     reason::{Drop, Way},
     tables::Tables,
-    wire::{Be16, Be32, Ethernet, Ipv4, Ipv6, Mac, Udp, Vxlan, protocol, udp},
+    wire::{Be16, Be32, Ethernet, Ipv4, Ipv6, Mac, Udp, Vxlan, ecn, protocol, udp},
 };
 
 /// Offset of the UDP header in an overlay packet over IPv4, whose outer header has no options...
@@ -20,7 +21,14 @@ const VXLAN: u32 = udp::LEN;
 const INNER: u32 = VXLAN + 8;
 const INNER_IP: u32 = INNER + Ethernet::LEN;
 
-/// Writes the headers around a packet that goes to a node, by its route.
+/// Whether a container's packet to this port would pass for the node's own, were it to leave under the node's address.
+#[inline(always)]
+pub fn is_overlay<A>(config: &Config<A>, protocol: u8, port: Be16) -> bool {
+    port == config.overlay_port && protocol == protocol::UDP && port != Be16::ZERO
+}
+
+/// Writes the headers around a packet that goes to a node, by its route. The outer one has the inner one's traffic class: routers are to
+/// treat the packet alike (RFC 2983), and may tell of congestion (RFC 6040, normal mode).
 #[inline(always)]
 pub fn encapsulate<A: Addr, P: Packet, T: Tables<A>>(
     packet: &mut P,
@@ -35,21 +43,23 @@ pub fn encapsulate<A: Addr, P: Packet, T: Tables<A>>(
     if let Some(node) = node.node.unmapped() {
         packet.encapsulate(false)?;
         let length = packet.len() - Ethernet::LEN;
-        // Counted up by one for each packet on the wire: with DF clear, a NIC aggregates (GRO) only what is numbered so.
-        let id = tables.count_on_wire(plan.to_node, packet.segments()).to_be();
+        // One more for each packet on the wire: with DF clear, a NIC aggregates (GRO) only what is numbered so.
+        let id = tables.outer_ids(plan.to_node, packet.segments()).to_be();
         if A::V6 {
             packet.set(Ethernet::ETHERTYPE, Ethernet::IPV4)?;
         }
-        packet.set(Ethernet::LEN, Ipv4::simple(id, length as u16, protocol::UDP, config.underlay4, node))?;
+        let class = class::of::<A, P>(packet, UDP + INNER_IP)?;
+        let ip = Ipv4::simple(class, id, length as u16, protocol::UDP, config.underlay4, node);
+        packet.set(Ethernet::LEN, ip)?;
         wrap(packet, plan, UDP, source, length - Ipv4::LEN)
     } else {
         packet.encapsulate(true)?;
         let length = packet.len() - Ethernet::LEN - Ipv6::LEN;
-        tables.count_on_wire(plan.to_node, packet.segments());
         if !A::V6 {
             packet.set(Ethernet::ETHERTYPE, Ethernet::IPV6)?;
         }
-        let ip = Ipv6::simple(length as u16, protocol::UDP, 64, config.underlay6, node.node);
+        let class = class::of::<A, P>(packet, UDP6 + INNER_IP)?;
+        let ip = Ipv6::simple(class, length as u16, protocol::UDP, 64, config.underlay6, node.node);
         packet.set(Ethernet::LEN, ip)?;
         wrap(packet, plan, UDP6, source, length)
     }
@@ -92,7 +102,8 @@ fn by_kernel<A: Addr, P: Packet, T: Tables<A>>(
     };
     packet.set(0, inner)?;
     let own = if route.node.is_mapped() { config.underlay4.mapped() } else { config.underlay6 };
-    packet.tunnel(&route.node, &own, vni(route.network))?;
+    let class = class::of::<A, P>(packet, Ethernet::LEN)? & !ecn::MASK;
+    packet.tunnel(&route.node, &own, vni(route.network), class)?;
     Some((config.overlay, route.slot))
 }
 
@@ -115,12 +126,18 @@ fn wrap<A: Addr, P: Packet>(
     packet.set(at + INNER, inner)
 }
 
-/// Takes the headers off a packet of family `A`. `v6`: they are those of VXLAN over IPv6.
+/// Takes the headers off a packet of family `A`. `v6`: they are those of VXLAN over IPv6. `rewrite`: the plan's, which says what of
+/// congestion goes into the inner header.
 #[inline(always)]
-pub fn decapsulate<A: Addr, P: Packet>(packet: &mut P, v6: bool) -> Option<()> {
+pub fn decapsulate<A: Addr, P: Packet>(packet: &mut P, v6: bool, rewrite: u32) -> Option<()> {
     packet.decapsulate(v6, A::V6)?;
     if v6 != A::V6 {
         packet.set(Ethernet::ETHERTYPE, A::ETHERTYPE)?;
+    }
+    if rewrite & Plan::<A>::CONGESTED != 0 {
+        class::set_ecn::<A, P>(packet, ecn::CE)?;
+    } else if rewrite & Plan::<A>::ECT1 != 0 {
+        class::set_ecn::<A, P>(packet, ecn::ECT1)?;
     }
     Some(())
 }
@@ -173,15 +190,45 @@ pub fn decide<O: Addr, A: Addr, P: Packet, T: Tables<A>>(
         return Err(Drop::EtherType);
     }
     let ip = A::headers(packet, at + INNER_IP)?;
-    let (slot, endpoint) = admit(tables, &outer.source.mapped(), network, &ip)?;
+    if ip.end > outer.end {
+        // What is behind the outer packet's end is padding.
+        return Err(Drop::Malformed);
+    }
+    let node = outer.source.mapped();
+    if O::V6 && node.is_mapped() {
+        // That is no IPv6 source, and would count as an IPv4 node's.
+        return Err(Drop::OverlayNode);
+    }
+    let (slot, endpoint) = admit(tables, &node, network, &ip)?;
     if packet.segment_size() != 0 && ip.protocol == protocol::UDP {
         // Decapsulated by a program, a segmented UDP packet vanishes: the skb keeps its tunnel state. The kernel's own
         // device does it right; the packet comes back by `from_overlay`.
         return Ok(false);
     }
+    let congestion = congestion::<O, A, P>(packet, at + INNER_IP)?;
     deliver(plan, &endpoint, slot, Way::FromNodeVxlan);
     plan.rewrite |= if O::V6 { Plan::<A>::DECAPSULATE6 } else { Plan::<A>::DECAPSULATE };
+    plan.rewrite |= congestion;
     Ok(true)
+}
+
+/// What the outer header says of congestion that the inner one, at an offset, does not: what is to be rewritten (RFC 6040 section 4.2).
+///
+/// # Errors
+/// The inner one cannot say it: the router that has met congestion would have dropped the packet.
+#[inline(always)]
+fn congestion<O: Addr, A: Addr, P: Packet>(packet: &P, inner: u32) -> Result<u32, Drop> {
+    let outer = class::of::<O, P>(packet, Ethernet::LEN).ok_or(Drop::Malformed)? & ecn::MASK;
+    if outer & ecn::ECT1 == 0 {
+        return Ok(0);
+    }
+    let inner = class::of::<A, P>(packet, inner).ok_or(Drop::Malformed)? & ecn::MASK;
+    match (inner, outer) {
+        (ecn::NOT_ECT, ecn::CE) => Err(Drop::OverlayCongested),
+        (_, ecn::CE) => Ok(Plan::<A>::CONGESTED),
+        (ecn::ECT0, _) => Ok(Plan::<A>::ECT1),
+        _ => Ok(0),
+    }
 }
 
 /// Whether a packet from a node may come in: the node's index and the endpoint that gets it. `node`: IPv4-mapped if it is IPv4.

@@ -9,13 +9,20 @@ pub struct Hook {
     pub ifindex: u32,
     /// The kernel has taken a VLAN tag off the frame and keeps it beside the packet (`skb->vlan_tci`).
     pub vlan: bool,
+    /// The frame was not sent to the interface's own MAC address: to another's, to a group or to all (`skb->pkt_type`).
+    pub foreign: bool,
     /// Where the kernel decapsulated the packet: the outer source, IPv4-mapped if it is IPv4; zero elsewhere.
     pub node: V6,
+    /// And the outer destination.
+    pub own: V6,
     /// And its VNI.
     pub vni: u32,
     /// The packet came in by an interface and is being forwarded, instead of from a socket of the host (`skb->skb_iif`).
     pub forwarded: bool,
 }
+
+/// Highest offset that a header is read at, a mask: lets the verifier bound pointer arithmetic with variable offsets.
+pub const MAX_OFFSET: u32 = 0x3fff;
 
 /// A packet's bytes, from the Ethernet header on.
 pub trait Packet {
@@ -61,8 +68,8 @@ pub trait Packet {
     fn encapsulate(&mut self, v6: bool) -> Option<()>;
 
     /// Says how the kernel's own tunnel device is to encapsulate the packet: to this node, from this address (IPv4-mapped if they
-    /// are IPv4), with this VNI.
-    fn tunnel(&mut self, node: &V6, own: &V6, vni: u32) -> Option<()>;
+    /// are IPv4), with this VNI and this traffic class, whose two ECN bits the device makes itself.
+    fn tunnel(&mut self, node: &V6, own: &V6, vni: u32, class: u8) -> Option<()>;
 
     /// Takes those bytes away again. `inner_v6`: what is left is IPv6.
     fn decapsulate(&mut self, v6: bool, inner_v6: bool) -> Option<()>;

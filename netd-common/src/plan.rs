@@ -141,6 +141,10 @@ impl<A: Addr> Plan<A> {
     pub const DECAPSULATE: u32 = 64;
     /// ... or over IPv6.
     pub const DECAPSULATE6: u32 = 1024;
+    /// Decapsulated, it gets the mark of congestion that the outer header had (RFC 6040)...
+    pub const CONGESTED: u32 = 4096;
+    /// ... or its other code point.
+    pub const ECT1: u32 = 8192;
     /// A neighbour solicitation becomes its advertisement.
     pub const NEIGHBOUR: u32 = 2048;
 
@@ -286,7 +290,7 @@ impl<A: Addr> Plan<A> {
         }
         let decapsulate = self.rewrite & (Self::DECAPSULATE | Self::DECAPSULATE6);
         if decapsulate != 0 {
-            overlay::decapsulate::<A, P>(packet, decapsulate != Self::DECAPSULATE)?;
+            overlay::decapsulate::<A, P>(packet, decapsulate != Self::DECAPSULATE, self.rewrite)?;
         }
 
         if self.rewrite & Self::MACS != 0 {
@@ -307,7 +311,8 @@ impl<A: Addr> Plan<A> {
 #[inline(always)]
 pub(crate) fn count_down<A: Addr, P: Packet>(packet: &mut P) -> Option<()> {
     let old: [u8; 2] = packet.get(A::TTL)?;
-    let new = [old[0] - 1, old[1]];
+    let mut new = old;
+    new[A::TTL_BYTE] -= 1;
     packet.set(A::TTL, new)?;
     let diff = checksum::diff(u32::from(u16::from_ne_bytes(old)), u32::from(u16::from_ne_bytes(new)));
     if A::V6 {

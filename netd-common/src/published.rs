@@ -82,10 +82,9 @@ pub fn open<A: Addr, T: Tables<A>>(
         return NOT_OURS;
     }
     let (Some(port), Some(config)) = (find(tables, inward), tables.config()) else { return NOT_OURS };
-    // From outside, nobody has the host's own address; the host's stack drops what says so.
     let outside = mapping.flags & Flow::<A>::HAIRPIN == 0;
-    if outside && tables.route(&inward.source).is_some_and(|route| route.kind == Route::HOST) {
-        return NOT_OURS;
+    if outside && !is_outside(tables, &inward.source) {
+        return Drop::Martian as u32;
     }
     let slot = port.slot;
     (mapping.address, mapping.port) = (port.address, port.port);
@@ -131,6 +130,22 @@ pub fn open<A: Addr, T: Tables<A>>(
         return NOT_OURS;
     }
     0
+}
+
+/// Whether somebody outside can have an address, as what comes by the uplink says: who is answered there is to be outside, and no
+/// container is to hear an answer that it has not asked for. Those of networks that are not masqueraded come with their own addresses.
+#[inline(always)]
+fn is_outside<A: Addr, T: Tables<A>>(tables: &T, source: &A) -> bool {
+    if !source.is_routable() {
+        return false;
+    }
+    // What no route leads to is in nobody's network.
+    let Some(route) = tables.route(source) else { return true };
+    match route.kind {
+        Route::UPLINK => true,
+        Route::DIRECT | Route::VXLAN => route.flags & Route::ROUTED != 0,
+        _ => false,
+    }
 }
 
 /// There is an entry already: another packet of the flow made it, on another CPU; or it is what is left of a connection between

@@ -34,7 +34,7 @@ numbered! {
         Malformed = 1, "malformed";
         /// The EtherType is neither IPv4 nor ARP, nor IPv6 where the endpoint's network has it.
         EtherType = 2, "ethertype";
-        /// The frame carries a VLAN tag.
+        /// The frame carries a VLAN tag; at the uplink, more tags than are looked behind (xdp_uplink).
         Vlan = 3, "vlan";
         /// The frame's source MAC is not the endpoint's.
         SpoofedMac = 4, "spoofed-mac";
@@ -72,11 +72,11 @@ numbered! {
         Rewrite = 20, "rewrite";
         /// Too big for the way, and the sender cannot be told (ICMP fragmentation needed).
         TooBig = 21, "too-big";
-        /// An overlay packet whose outer source is not the node that its inner source belongs to.
+        /// An overlay packet that the node of its inner source has not sent, or not to this node's address.
         OverlayNode = 22, "overlay-node";
         /// An overlay packet with the VNI of another network than its inner source's or destination's.
         OverlayNetwork = 23, "overlay-network";
-        /// A container's own packet to the overlay's port of another node: masqueraded, it would pass for the node's.
+        /// A container's own packet to the overlay's port, on a node of a cluster: masqueraded, it would pass for the node's.
         OverlayContainer = 24, "overlay-container";
         /// An ICMP error of a container's about a packet that was not sent to it.
         SpoofedError = 25, "spoofed-error";
@@ -96,6 +96,10 @@ numbered! {
         Denied = 40, "denied";
         /// To a published port, from a client that the container has a flow with already, by that port of its own and another of the host's.
         PublishedClash = 32, "published-clash";
+        /// To a published port, from a source that nobody outside has: a container's, or none of a single host.
+        Martian = 33, "martian";
+        /// An overlay packet that a router has marked as congested, around one that cannot say so (RFC 6040).
+        OverlayCongested = 34, "overlay-congested";
     }
 }
 

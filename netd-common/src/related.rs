@@ -30,6 +30,9 @@ pub fn check_sender<A: Addr, P: Packet>(packet: &P, ip: &Headers<A>, own: A) -> 
     if ip.is_later_fragment() {
         return Ok(());
     }
+    if ip.end < ip.l4 + icmp::LEN {
+        return Err(Drop::Malformed);
+    }
     let [kind, _]: [u8; 2] = packet.get(ip.l4).ok_or(Drop::Malformed)?;
     if !A::is_icmp_error(kind) {
         return Ok(());

@@ -83,6 +83,13 @@ mod imp {
 mod imp {
     use core::sync::atomic::{AtomicU32, Ordering::SeqCst};
 
+    #[cfg(feature = "host")]
+    use crate::host::schedule::point;
+
+    /// See `host::schedule`.
+    #[cfg(not(feature = "host"))]
+    fn point() {}
+
     pub(super) type Word = AtomicU32;
 
     pub(super) const fn new(value: u32) -> Word {
@@ -90,14 +97,17 @@ mod imp {
     }
 
     pub(super) fn get(word: &Word) -> u32 {
+        point();
         word.load(SeqCst)
     }
 
     pub(super) fn set(word: &Word, value: u32) {
+        point();
         word.store(value, SeqCst);
     }
 
     pub(super) fn compare_exchange(word: &Word, old: u32, new: u32) -> bool {
+        point();
         word.compare_exchange(old, new, SeqCst, SeqCst).is_ok()
     }
 }

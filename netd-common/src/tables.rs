@@ -46,9 +46,9 @@ pub trait Common {
     fn count_received(&self, slot: u32, bytes: u32);
     /// Counts a packet that goes to another node.
     fn count_to_node(&self, slot: u32, bytes: u32);
-    /// Counts packets that another node gets in VXLAN, each segment one. Returns the number of the first of them: one more
-    /// than that of the last before, of the same CPU.
-    fn count_on_wire(&self, slot: u32, packets: u32) -> u16;
+    /// Numbers so many packets in a row that another node gets in VXLAN over IPv4, each segment one. Returns the first number: mostly one
+    /// more than the last before, of the same CPU. See [`crate::abi::NodeCounters::number`].
+    fn outer_ids(&self, slot: u32, packets: u32) -> u16;
     /// Counts a packet that comes from another node.
     fn count_from_node(&self, slot: u32, bytes: u32);
     /// Counts a packet that was dropped for a [`Drop`] reason, by its number; against its sender too where that is known

@@ -266,9 +266,10 @@ impl Ipv4 {
     /// Don't-fragment flag.
     pub const DONT_FRAGMENT: Be16 = Be16::new(0x4000);
 
-    /// A header of this packet length (bytes, with the header), with its checksum: 64 hops, may be fragmented.
+    /// A header of this traffic class and packet length (bytes, with the header), with its checksum: 64 hops, may be fragmented.
     #[inline(always)]
     pub const fn simple(
+        class: u8,
         id: u16,
         length: u16,
         protocol: u8,
@@ -277,7 +278,7 @@ impl Ipv4 {
     ) -> Self {
         let mut header = Self {
             version_ihl: 0x45,
-            tos: 0,
+            tos: class,
             total_length: Be16::new(length),
             id: Be16::from_raw(id),
             fragment: Be16::ZERO,
@@ -287,7 +288,7 @@ impl Ipv4 {
             source,
             destination,
         };
-        let first = u16::from_ne_bytes([0x45, 0]) as u32 + header.total_length.raw() as u32 + id as u32;
+        let first = u16::from_ne_bytes([0x45, class]) as u32 + header.total_length.raw() as u32 + id as u32;
         let third = u16::from_ne_bytes([64, protocol]) as u32;
         let addresses = crate::checksum::add(source.0, destination.0);
         header.checksum = !crate::checksum::fold(crate::checksum::add(first + third, addresses));
@@ -321,9 +322,10 @@ impl Ipv6 {
     /// Length in bytes.
     pub const LEN: u32 = 40;
 
-    /// A header for this length of payload.
+    /// A header of this traffic class for this length of payload.
     #[inline(always)]
     pub const fn simple(
+        class: u8,
         payload_length: u16,
         next: u8,
         hops: u8,
@@ -331,7 +333,7 @@ impl Ipv6 {
         destination: crate::V6,
     ) -> Self {
         Self {
-            version: Be32::new(6 << 28),
+            version: Be32::new(6 << 28 | (class as u32) << 20),
             payload_length: Be16::new(payload_length),
             next,
             hops,
@@ -391,6 +393,20 @@ impl Vxlan {
 
 // SAFETY: two 32-bit words.
 unsafe impl Wire for Vxlan {}
+
+/// Explicit congestion notification: the last two bits of the traffic class (RFC 3168).
+pub mod ecn {
+    /// Both bits.
+    pub const MASK: u8 = 3;
+    /// The sender cannot do it.
+    pub const NOT_ECT: u8 = 0;
+    /// The sender can: one of two code points. The other is 2.
+    pub const ECT1: u8 = 1;
+    /// The other.
+    pub const ECT0: u8 = 2;
+    /// A router has met congestion.
+    pub const CE: u8 = 3;
+}
 
 /// IP protocol numbers.
 pub mod protocol {

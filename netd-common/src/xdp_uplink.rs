@@ -35,6 +35,16 @@ pub fn xdp_uplink<P: Packet, T: Tables<V4> + Tables<V6> + DenyList>(frame: &P, t
     }
 }
 
+/// Length of a VLAN tag, bytes.
+const TAG: u32 = 4;
+/// VLAN tags that are looked behind; nobody has more for good reason.
+const TAGS: u32 = 4;
+
+#[inline(always)]
+fn is_tag(ethertype: Be16) -> bool {
+    ethertype == Ethernet::VLAN || ethertype == Ethernet::SERVICE_VLAN
+}
+
 /// # Errors
 /// Why it may not pass.
 #[inline(always)]
@@ -42,11 +52,14 @@ fn check<P: Packet, T: Tables<V4> + Tables<V6> + DenyList>(frame: &P, tables: &T
     let Some(ethernet) = frame.get::<Ethernet>(0) else { return Ok(()) };
     let mut ethertype = ethernet.ethertype;
     let mut ip = Ethernet::LEN;
-    if ethertype == Ethernet::VLAN || ethertype == Ethernet::SERVICE_VLAN {
-        // The NIC mostly keeps the tag beside the frame; what it leaves in it is looked behind once.
-        let Some([_, inner]) = frame.get::<[Be16; 2]>(Ethernet::LEN) else { return Ok(()) };
+    // The NIC mostly keeps a tag beside the frame. Those in it the kernel takes off one by one, as many as only give a priority.
+    while is_tag(ethertype) {
+        if ip == Ethernet::LEN + TAGS * TAG {
+            return Err(Drop::Vlan);
+        }
+        let Some([_, inner]) = frame.get::<[Be16; 2]>(ip) else { return Ok(()) };
         ethertype = inner;
-        ip += 4;
+        ip += TAG;
     }
     match ethertype {
         V4::ETHERTYPE => self::ip::<V4, P, T>(frame, tables, ip, |source| tables.denied4(source)),

@@ -1,6 +1,6 @@
 //! BIG TCP through the core: packets longer than the length field of their IP header can say.
 
-use std::rc::Rc;
+use std::sync::Arc;
 
 use netd_common::{
     Addr as _, Drop, To, V4, V6, Verdict, Way,
@@ -126,7 +126,7 @@ fn the_kernels_device_is_told_where_to() {
     ] {
         let verdict = goes(&WORLD.tables(), FROM_A, &mut packet, Way::ToNodeVxlan);
         assert_eq!(verdict, Verdict { to: To::Out, ifindex: OVERLAY, via: V6::ZERO });
-        assert_eq!(packet.tunnel, Some((node, own, vni(1))));
+        assert_eq!(packet.tunnel, Some((node, own, vni(1), 0)));
         // The inner Ethernet header, as netd itself would write it.
         let macs = [&Mac::of(V4::new(last)).bytes()[..], &a.host_mac].concat();
         assert_eq!(packet.bytes[..12], macs);
@@ -148,7 +148,7 @@ fn what_just_fits_an_outer_header() {
 fn without_the_kernels_device_it_is_too_big() {
     let mut tables = WORLD.tables();
     let config = Config { overlay: 0, ..**tables.config.as_ref().expect("the world has a node") };
-    tables.config = Some(Rc::new(config));
+    tables.config = Some(Arc::new(config));
     assert_eq!(run(&WORLD, &tables, FROM_A, &mut big4(WORLD.a.address, FAR)).to, To::Drop);
     assert_eq!(tables.dropped(Drop::TooBig), 1);
 }

@@ -1,19 +1,19 @@
 //! Drop reasons that need more than a packet to be provoked.
 
-use std::rc::Rc;
+use std::sync::Arc;
 
 use netd_common::{
     Addr as _, Drop, Hook, Packet, To, V4, V6, Way,
-    abi::Config,
+    abi::{Config, vni},
     flow::When,
-    from_container,
+    from_container, from_overlay,
     host::{
         Frame, Memory,
         build::{Body, Ip, Ip6, frame, frame6},
-        cases::{At, NODE, PORTS, SERVER, UPLINK_MACS, World, run},
-        ipv6::SERVER6,
+        cases::{At, FAR, FAR_NODE, NODE, OTHER, PORTS, SERVER, UPLINK_MACS, World, run},
+        ipv6::{NODE6, SERVER6},
     },
-    wire::{Wire, tcp},
+    wire::{Be16, Vxlan, Wire, tcp},
 };
 
 const WORLD: World = World::new([11, 12, 13, 20, 30]);
@@ -31,7 +31,7 @@ fn send(tables: &Memory<V4>, mut frame: Frame) -> To {
 fn with_config(tables: &mut Memory<V4>, change: impl FnOnce(&mut Config<V4>)) {
     let mut config = **tables.config.as_ref().expect("the world has a node");
     change(&mut config);
-    tables.config = Some(Rc::new(config));
+    tables.config = Some(Arc::new(config));
 }
 
 #[test]
@@ -40,6 +40,24 @@ fn a_vlan_tag_beside_the_packet() {
     let hook = Hook { ifindex: WORLD.a.ifindex, vlan: true, ..Hook::default() };
     let verdict = from_container(&mut to_server(50_000, SERVER, 53), &tables, hook);
     assert_eq!((verdict.to, tables.dropped(Drop::Vlan)), (To::Drop, 1));
+}
+
+/// Taken off the inner frame by the kernel's device.
+#[test]
+fn a_vlan_tag_beside_a_packet_of_the_overlay() {
+    let tables = WORLD.tables();
+    let a = WORLD.a;
+    let hook = |vlan| Hook {
+        node: V4::new(FAR_NODE).mapped(),
+        own: V4::new(NODE).mapped(),
+        vni: vni(1),
+        vlan,
+        ..Hook::default()
+    };
+    let packet = || Frame::new(frame(a.mac, a.host_mac, &Ip::new(FAR, a.address), &Body::Udp(1, 2, vec![])));
+    assert_eq!(from_overlay(&mut packet(), &tables, hook(false)).to, To::Peer);
+    assert_eq!(from_overlay(&mut packet(), &tables, hook(true)).to, To::Drop);
+    assert_eq!(tables.dropped(Drop::Vlan), 1);
 }
 
 #[test]
@@ -146,7 +164,7 @@ impl Packet for ReadOnly {
         None
     }
 
-    fn tunnel(&mut self, _: &V6, _: &V6, _: u32) -> Option<()> {
+    fn tunnel(&mut self, _: &V6, _: &V6, _: u32, _: u8) -> Option<()> {
         None
     }
 
@@ -176,7 +194,7 @@ fn a_node_without_an_ipv6_address_masquerades_none_and_says_so() {
     let mut tables = WORLD.tables();
     let v6 = tables.v6.as_mut().expect("the world has IPv6");
     let config = Config { address: V6::ZERO, ..**v6.config.as_ref().expect("the world has a node") };
-    v6.config = Some(Rc::new(config));
+    v6.config = Some(Arc::new(config));
     let (a, b) = (WORLD.a, WORLD.b);
     let packet = |destination| {
         let ip = Ip6::new(a.address6(), destination);
@@ -202,4 +220,38 @@ fn ipv6_of_a_network_that_has_none() {
     let packet = Frame::new(frame6(a.host_mac, a.mac, &ip, &Body::Udp(50_000, 53, vec![1])));
     assert_eq!(send(&tables, packet), To::Drop);
     assert_eq!(tables.dropped(Drop::EtherType), 1);
+}
+
+/// A node that is in no cluster has no overlay: its containers may have VXLAN of their own. Once it is in one, older flows end.
+#[test]
+fn a_flow_to_the_overlays_port_that_is_older_than_the_cluster() {
+    let mut tables = WORLD.tables();
+    with_config(&mut tables, |config| config.overlay_port = Be16::ZERO);
+    let vxlan = || to_server(50_000, FAR_NODE, 4789);
+    assert_eq!(send(&tables, vxlan()), To::Neighbour);
+    // No port is not a port.
+    assert_eq!(send(&tables, to_server(50_000, SERVER, 0)), To::Neighbour);
+    with_config(&mut tables, |config| config.overlay_port = Vxlan::PORT);
+    assert_eq!(send(&tables, vxlan()), To::Drop);
+    assert_eq!(tables.dropped(Drop::OverlayContainer), 1);
+    assert_eq!(send(&tables, to_server(50_000, FAR_NODE, 4790)), To::Neighbour);
+}
+
+/// What the kernel's own device has decapsulated counts as a node's only where it was sent to the address that the node is known by.
+#[test]
+fn an_overlay_packet_to_another_address_of_the_node() {
+    let tables = WORLD.tables();
+    let a = WORLD.a;
+    let inner = frame(a.mac, a.host_mac, &Ip::new(FAR, a.address), &Body::Udp(1, 2, vec![3]));
+    let deliver = |node: V6, own: V6| {
+        let hook = Hook { node, own, vni: vni(1), ..Hook::default() };
+        from_overlay(&mut Frame::new(inner.clone()), &tables, hook).to
+    };
+    let (node, mapped) = (V4::new(FAR_NODE).mapped(), |address| V4::new(address).mapped());
+    assert_eq!(deliver(node, mapped(NODE)), To::Peer);
+    assert_eq!(deliver(node, mapped(OTHER)), To::Drop);
+    // Over IPv6, with an IPv4 node's address mapped.
+    assert_eq!(deliver(node, V6::new(NODE6)), To::Drop);
+    assert_eq!(deliver(node, V6::ZERO), To::Drop);
+    assert_eq!(tables.dropped(Drop::OverlayNode), 3);
 }

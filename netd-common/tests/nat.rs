@@ -1,7 +1,7 @@
 //! Source translation against a simple model: long random sequences of packets, answers, waiting and clean-up, with few
 //! ports, so that they collide. For both families: the code is one.
 
-use std::{collections::HashMap, fmt::Debug, hash::Hash, rc::Rc};
+use std::{collections::HashMap, fmt::Debug, hash::Hash, sync::Arc};
 
 use netd_common::{
     Addr, Drop, Tables, V4, V6,
@@ -99,7 +99,7 @@ struct Known<A> {
 fn run<A: Family>(events: &[Event]) -> Result<(), TestCaseError> {
     let node = A::numbered(200);
     let tables = Memory {
-        config: Some(Rc::new(Config {
+        config: Some(Arc::new(Config {
             uplink: 1,
             address: node,
             underlay4: V4(0),
@@ -109,6 +109,8 @@ fn run<A: Family>(events: &[Event]) -> Result<(), TestCaseError> {
             quota: QUOTA,
             mtu: 1500,
             overlay: 0,
+            overlay_port: Be16::ZERO,
+            reserved: 0,
         })),
         ..Memory::default()
     };

@@ -1,12 +1,12 @@
 //! Published ports against what must hold of them, whatever happens in whatever order: packets from outside and from containers,
 //! answers, ports that change hands, clean-up. For both families: the code is one.
 
-use std::{fmt::Debug, hash::Hash, rc::Rc};
+use std::{fmt::Debug, hash::Hash, sync::Arc};
 
 use netd_common::{
     Addr, Common as _, Drop, Tables, V4, V6,
     abi::{Config, Flow, Port, PortKey, Tuple},
-    flow::{self, Ticks, When},
+    flow::{Ticks, When},
     hairpin::{self, Rewrite},
     host::Memory,
     nat::{self, Mapping},
@@ -86,37 +86,17 @@ fn key<A: Family>(to: u16, udp: bool, exact: bool) -> PortKey<A> {
     PortKey { address, port: Be16::new(to), protocol: number(udp), reserved: 0 }
 }
 
-/// What the daemon does: the port first, then its flows.
-fn unpublish<A: Family>(tables: &mut Memory<A>, key: &PortKey<A>) {
-    let Some(port) = tables.ports.remove(key) else { return };
-    let by = |tuple: &Tuple<A>, flow: &Flow<A>| {
-        tuple.direction == Tuple::<A>::IN
-            && flow.flags & Flow::<A>::PUBLISHED != 0
-            && (tuple.destination_port, tuple.protocol) == (key.port, key.protocol)
-            && (flow.address, flow.port) == (port.address, port.port)
-    };
-    let flows: Vec<_> = tables
-        .flows
-        .borrow()
-        .iter()
-        .filter(|(tuple, flow)| by(tuple, flow))
-        .map(|(tuple, flow)| (*tuple, flow.clone()))
-        .collect();
-    for (tuple, flow) in flows {
-        flow::remove(tables, &tuple, &flow, tables.time.get(), When::Now);
-    }
-}
-
 /// Whose a port is.
 fn owner<A: Family>(tables: &Memory<A>, to: u16, udp: bool) -> Option<(A, Be16)> {
-    let exact = tables.ports.get(&key(to, udp, true)).or_else(|| tables.ports.get(&key(to, udp, false)));
+    let ports = tables.ports.borrow();
+    let exact = ports.get(&key(to, udp, true)).or_else(|| ports.get(&key(to, udp, false)));
     exact.map(|port| (port.address, port.port))
 }
 
 fn run<A: Family>(events: &[Event]) -> Result<(), TestCaseError> {
     let host = A::numbered(HOST);
-    let mut tables = Memory {
-        config: Some(Rc::new(Config {
+    let tables = Memory {
+        config: Some(Arc::new(Config {
             uplink: 1,
             address: host,
             first_port: FIRST,
@@ -124,6 +104,8 @@ fn run<A: Family>(events: &[Event]) -> Result<(), TestCaseError> {
             quota: QUOTA,
             mtu: 1500,
             overlay: 0,
+            overlay_port: Be16::ZERO,
+            reserved: 0,
             underlay4: V4::ZERO,
             underlay6: V6::ZERO,
         })),
@@ -150,9 +132,9 @@ fn run<A: Family>(events: &[Event]) -> Result<(), TestCaseError> {
                 let mut mapping = Mapping::NONE;
                 if nat::reply(&tables, &inward, flags, &mut mapping) {
                     let published = mapping.flags & Flow::<A>::PUBLISHED != 0;
-                    if published && !tables.ports.is_empty() {
+                    if published && !tables.ports.borrow().is_empty() {
                         // A flow of an owner before is gone with the port; one by a wildcard may outlast a port of one address.
-                        let wildcard = tables.ports.get(&key(to, udp, false));
+                        let wildcard = tables.port(&key(to, udp, false));
                         let wildcard = wildcard.map(|port| (port.address, port.port));
                         let now = (mapping.address, mapping.port);
                         prop_assert!(
@@ -219,16 +201,16 @@ fn run<A: Family>(events: &[Event]) -> Result<(), TestCaseError> {
             }
             Event::Publish { to, udp, exact, whose, port } => {
                 let key = key(to, udp, exact);
-                unpublish(&mut tables, &key);
+                tables.unpublish(&key);
                 let port = Port {
                     address: A::numbered(whose),
                     port: Be16::new(port),
                     reserved: 0,
                     slot: u32::from(whose),
                 };
-                tables.ports.insert(key, Rc::new(port));
+                tables.ports.borrow_mut().insert(key, Arc::new(port));
             }
-            Event::Unpublish { to, udp, exact } => unpublish(&mut tables, &key(to, udp, exact)),
+            Event::Unpublish { to, udp, exact } => tables.unpublish(&key(to, udp, exact)),
             Event::Wait(ticks) => tables.time.set(tables.time.get() + ticks),
             Event::Collect(pressed) => {
                 tables.collect(if pressed { When::Reusable } else { When::TimedOut });

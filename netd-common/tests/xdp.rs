@@ -45,8 +45,16 @@ fn ipv6(source: V6, length: u16) -> Vec<u8> {
     ethernet(node, router, 0x86dd, &packet)
 }
 
-fn tagged(mut frame: Vec<u8>) -> Vec<u8> {
-    frame.splice(12..12, [0x81, 0x00, 0x00, 0x05]);
+fn tagged(frame: Vec<u8>) -> Vec<u8> {
+    with_tags(frame, &[5])
+}
+
+/// With these VLAN tags, the first of them outermost; a service provider's and a customer's in turn.
+fn with_tags(mut frame: Vec<u8>, tags: &[u8]) -> Vec<u8> {
+    for (number, tag) in tags.iter().enumerate().rev() {
+        let kind = if number % 2 == 0 { [0x81, 0x00] } else { [0x88, 0xa8] };
+        frame.splice(12..12, [kind[0], kind[1], 0x00, *tag]);
+    }
     frame
 }
 
@@ -119,4 +127,24 @@ fn overlay_packets_that_no_node_has_sent() {
     assert_eq!(run(&from(other, &vxlan(0x6e_0001, inner(far)))), Err((Drop::OverlayNode, vec![])));
     assert_eq!(run(&from(FAR_NODE, &vxlan(0x6e_0002, inner(far)))), Err((Drop::OverlayNetwork, vec![])));
     assert_eq!(run(&from(other, &vxlan(7, inner(far)))), Ok(()), "not netd's VNI");
+}
+
+/// The kernel takes any number of tags off that only give a priority, and looks at what is behind them.
+#[test]
+fn behind_vlan_tags() {
+    let other = [203, 0, 113, 9];
+    for tags in [&[0][..], &[0, 0], &[7, 0, 0], &[0, 0, 0, 0]] {
+        let denied = Err((Drop::Denied, vec![(3, 1)]));
+        assert_eq!(run(&with_tags(from(SERVER, &udp()), tags)), denied, "{tags:?}");
+        assert_eq!(run(&with_tags(ipv6(SERVER6, 8), tags)), Err((Drop::Denied, vec![(4, 1)])), "{tags:?}");
+        assert_eq!(run(&with_tags(from(other, &udp()), tags)), Ok(()), "{tags:?}");
+        let arp = ethernet(UPLINK_MACS.0, UPLINK_MACS.1, 0x0806, &[0; 28]);
+        assert_eq!(run(&with_tags(arp, tags)), Ok(()), "{tags:?}");
+    }
+    for source in [SERVER, other] {
+        let five = with_tags(from(source, &udp()), &[0; 5]);
+        assert_eq!(run(&five), Err((Drop::Vlan, vec![])), "who knows what is behind them");
+    }
+    // Cut within the tags: there is nothing that the kernel could take it for.
+    assert_eq!(run(&with_tags(from(SERVER, &udp()), &[0, 0])[..18]), Ok(()));
 }

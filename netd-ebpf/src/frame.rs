@@ -3,7 +3,7 @@
 use aya_ebpf::{bindings::xdp_md, helpers::generated::bpf_xdp_get_buff_len, programs::XdpContext};
 use netd_common::{Packet, V6, wire::Wire};
 
-use crate::skb::MAX_OFFSET;
+use netd_common::packet::MAX_OFFSET;
 
 /// A frame. What does not fit one buffer (a NIC that splits headers from payload, a large MTU) is read in its first.
 pub(crate) struct Frame {
@@ -63,7 +63,7 @@ impl Packet for Frame {
     }
 
     #[inline(always)]
-    fn tunnel(&mut self, _: &V6, _: &V6, _: u32) -> Option<()> {
+    fn tunnel(&mut self, _: &V6, _: &V6, _: u32, _: u8) -> Option<()> {
         None
     }
 

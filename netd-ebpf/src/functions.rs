@@ -11,13 +11,32 @@ use netd_common::{
     published,
 };
 
-use crate::maps::Maps;
+use crate::maps::{KEYS4, KEYS6, Maps};
 
 /// What a null pointer gets, which nobody passes.
 const NOTHING: u32 = Drop::NoRoute as u32;
 
+/// Which entry of [`KEYS4`] or [`KEYS6`] a function has: the last calls the others.
+const CREATE: u32 = 0;
+const OPEN: u32 = 1;
+const HAIRPIN: u32 = 2;
+
+/// Copies a tuple to where it may be the key of a map: before Linux 6.2 a key is on the stack, which has no room for it here, or in a
+/// map, not behind a pointer that a function was given.
+macro_rules! key {
+    ($keys:ident, $function:ident, $tuple:ident) => {
+        $keys.get_ptr_mut($function).map(|key| {
+            // SAFETY: the entry of this CPU. Programs of netd's do not interrupt each other on one, and no function calls itself.
+            unsafe {
+                *key = *$tuple;
+                &*key
+            }
+        })
+    };
+}
+
 macro_rules! functions {
-    ($address:ty, $create:ident, $open:ident, $hairpin:ident) => {
+    ($address:ty, $keys:ident, $create:ident, $open:ident, $hairpin:ident) => {
         #[unsafe(no_mangle)]
         #[inline(never)]
         pub(crate) extern "C" fn $create(
@@ -26,10 +45,11 @@ macro_rules! functions {
             mapping: *mut Mapping<$address>,
         ) -> u32 {
             // SAFETY: see above; the caller has both borrowed.
-            match unsafe { (tuple.as_ref(), mapping.as_mut()) } {
-                (Some(tuple), Some(mapping)) => nat::create(&Maps, tuple, slot, mapping),
-                _ => NOTHING,
-            }
+            let (Some(tuple), Some(mapping)) = (unsafe { (tuple.as_ref(), mapping.as_mut()) }) else {
+                return NOTHING;
+            };
+            let Some(tuple) = key!($keys, CREATE, tuple) else { return NOTHING };
+            nat::create(&Maps, tuple, slot, mapping)
         }
 
         #[unsafe(no_mangle)]
@@ -40,10 +60,11 @@ macro_rules! functions {
             mapping: *mut Mapping<$address>,
         ) -> u32 {
             // SAFETY: as above.
-            match unsafe { (inward.as_ref(), mapping.as_mut()) } {
-                (Some(inward), Some(mapping)) => published::open(&Maps, inward, tcp_flags, mapping),
-                _ => NOTHING,
-            }
+            let (Some(inward), Some(mapping)) = (unsafe { (inward.as_ref(), mapping.as_mut()) }) else {
+                return NOTHING;
+            };
+            let Some(inward) = key!($keys, OPEN, inward) else { return NOTHING };
+            published::open(&Maps, inward, tcp_flags, mapping)
         }
 
         #[unsafe(no_mangle)]
@@ -55,13 +76,14 @@ macro_rules! functions {
             rewrite: *mut Rewrite<$address>,
         ) -> u32 {
             // SAFETY: as above.
-            match unsafe { (tuple.as_ref(), rewrite.as_mut()) } {
-                (Some(tuple), Some(rewrite)) => hairpin::translate(&Maps, tuple, tcp_flags, slot, rewrite),
-                _ => NOTHING,
-            }
+            let (Some(tuple), Some(rewrite)) = (unsafe { (tuple.as_ref(), rewrite.as_mut()) }) else {
+                return NOTHING;
+            };
+            let Some(tuple) = key!($keys, HAIRPIN, tuple) else { return NOTHING };
+            hairpin::translate(&Maps, tuple, tcp_flags, slot, rewrite)
         }
     };
 }
 
-functions!(V4, create_flow4, open_flow4, hairpin_flows4);
-functions!(V6, create_flow6, open_flow6, hairpin_flows6);
+functions!(V4, KEYS4, create_flow4, open_flow4, hairpin_flows4);
+functions!(V6, KEYS6, create_flow6, open_flow6, hairpin_flows6);

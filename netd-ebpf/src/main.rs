@@ -207,6 +207,10 @@ fn from_overlay(ctx: TcContext) -> i32 {
     let mut skb = Skb::new(&ctx);
     let hook = skb.tunnel_hook();
     let done = netd_common::from_overlay(&mut skb, &Maps, hook);
+    // Its inner MAC address is the container's, not the device's. Before 6.15 the kernel would not see that it is the container's.
+    if matches!(done.to, To::Peer) {
+        skb.count_as_hosts();
+    }
     verdict(&mut skb, done)
 }
 

@@ -5,15 +5,15 @@ use core::ffi::c_void;
 use aya_ebpf::{
     bindings::{BPF_F_NO_PREALLOC, BPF_NOEXIST},
     btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, ProgramArray, lpm_trie::Key},
-    helpers::generated::{bpf_get_prandom_u32, bpf_get_smp_processor_id, bpf_ktime_get_coarse_ns, bpf_loop},
+    helpers::generated::{bpf_get_prandom_u32, bpf_ktime_get_coarse_ns, bpf_loop},
     macros::btf_map,
 };
 use netd_common::{
     Addr as _, Common, Tables, V4, V6, Way,
     abi::{
-        Config, Counter, Endpoint, EndpointCounters, Flow, Fragment, FragmentKey, FragmentRing, Interface,
-        NodeCounters, PLACES, Peer, PeerKey, Place, Port, PortBits, PortKey, Route, STEPS as STEPS_COUNT,
-        Tuple, place_of,
+        Config, Configs, Counter, Endpoint, EndpointCounters, Flow, Fragment, FragmentKey, FragmentRing,
+        Interface, NodeCounters, PLACES, Peer, PeerKey, Place, Port, PortBits, PortKey, Route,
+        STEPS as STEPS_COUNT, Tuple, place_of,
     },
     flow::{TICK_SHIFT, Ticks},
     hairpin::Rewrite,
@@ -41,13 +41,16 @@ static ENDPOINT_COUNTERS: PerCpuArray<EndpointCounters, SIZED> = PerCpuArray::ne
 /// Counters of other nodes, by slot.
 #[btf_map]
 static NODE_COUNTERS: PerCpuArray<NodeCounters, SIZED> = PerCpuArray::new();
+/// Numbers that outer packets to other nodes have got, by slot.
+#[btf_map]
+static NODE_IDS: Array<u32, SIZED> = Array::new();
 /// Flows of endpoints, by slot.
 #[btf_map]
 static FLOW_COUNTS: Array<u32, SIZED> = Array::new();
 
 /// The node.
 #[btf_map]
-static CONFIG4: Array<Config<V4>, 1> = Array::new();
+static CONFIG4: Array<Configs<V4>, 1> = Array::new();
 /// Who sends from an interface.
 #[btf_map]
 static INTERFACES4: HashMap<u32, Interface<V4>, SIZED> = HashMap::new();
@@ -69,7 +72,7 @@ static FLOWS4: HashMap<Tuple<V4>, Flow<V4>, SIZED> = HashMap::new();
 
 /// The same for IPv6: the node.
 #[btf_map]
-static CONFIG6: Array<Config<V6>, 1> = Array::new();
+static CONFIG6: Array<Configs<V6>, 1> = Array::new();
 /// Who sends from an interface.
 #[btf_map]
 static INTERFACES6: HashMap<u32, Interface<V6>, SIZED> = HashMap::new();
@@ -123,6 +126,13 @@ static FRAGMENT_PLACES6: Array<FragmentKey<V6>, { FragmentRing::ENTRIES as usize
 /// How many entries each ring has got.
 #[btf_map]
 static FRAGMENT_TURNS: Array<u32, { FragmentRing::RINGS as usize }> = Array::new();
+
+/// Where functions keep the tuple that they were given, one entry each (`functions.rs`).
+#[btf_map]
+pub(crate) static KEYS4: PerCpuArray<Tuple<V4>, 3> = PerCpuArray::new();
+/// The same for IPv6.
+#[btf_map]
+pub(crate) static KEYS6: PerCpuArray<Tuple<V6>, 3> = PerCpuArray::new();
 
 /// Programs that go on where others end, by the numbers in [`netd_common::abi`].
 #[btf_map]
@@ -219,16 +229,15 @@ impl Common for Maps {
     }
 
     #[inline(always)]
-    fn count_on_wire(&self, slot: u32, packets: u32) -> u16 {
+    fn outer_ids(&self, slot: u32, packets: u32) -> u16 {
         let mut first = 0;
+        let Some(given) = NODE_IDS.get_ptr(slot) else { return first };
+        // SAFETY: as in `flows_of`.
+        let given = unsafe { &*given.cast::<Shared>() };
         count!(NODE_COUNTERS, slot, |counter| {
-            first = counter.tx_wire as u32;
-            counter.tx_wire += u64::from(packets);
+            first = counter.number(packets, given.get(), |more| add(given, more.cast_signed()));
         });
-        // CPUs count for themselves, far from each other.
-        // SAFETY: a helper without arguments.
-        let cpu = unsafe { bpf_get_smp_processor_id() };
-        first.wrapping_add(cpu << 13) as u16
+        first
     }
 
     #[inline(always)]
@@ -260,7 +269,7 @@ macro_rules! tables {
 
             #[inline(always)]
             fn config(&self) -> Option<&Config<$address>> {
-                $config.get(0)
+                $config.get(0).map(Configs::get)
             }
 
             #[inline(always)]

@@ -9,13 +9,15 @@ use aya_ebpf::{
     },
     helpers::generated::{
         bpf_csum_level, bpf_csum_update, bpf_get_hash_recalc, bpf_l4_csum_replace, bpf_skb_adjust_room,
-        bpf_skb_change_tail, bpf_skb_get_tunnel_key, bpf_skb_pull_data, bpf_skb_set_tunnel_key,
+        bpf_skb_change_tail, bpf_skb_change_type, bpf_skb_get_tunnel_key, bpf_skb_pull_data,
+        bpf_skb_set_tunnel_key,
     },
     programs::TcContext,
 };
 use netd_common::{
     Addr as _, Hook, Packet, V4, V6,
     from_container::Told,
+    packet::MAX_OFFSET,
     wire::{Be16, Ethernet, Ipv4, Vxlan, Wire, tcp},
 };
 
@@ -27,8 +29,8 @@ const BPF_F_IPV6: u64 = 1 << 7;
 const ADJ_ROOM_DECAP_L3_IPV4: u64 = 1 << 7;
 const ADJ_ROOM_DECAP_L3_IPV6: u64 = 1 << 8;
 
-/// Highest offset that a header is read at: lets the verifier bound pointer arithmetic with variable offsets.
-pub(crate) const MAX_OFFSET: u32 = 0x3fff;
+/// `skb->pkt_type` of a frame to the interface's own MAC address (linux/if_packet.h).
+const PACKET_HOST: u32 = 0;
 
 /// A socket buffer.
 pub(crate) struct Skb {
@@ -111,35 +113,47 @@ impl Skb {
         }
     }
 
-    /// The same at an interface that is shared with others: a tag that only gives a priority (VLAN 0) makes no other network.
+    /// The same at an interface that is shared with others: a tag that only gives a priority (VLAN 0) makes no other network; and not
+    /// every frame is for this host.
     #[inline(always)]
     pub(crate) fn uplink_hook(&self) -> Hook {
         const VLAN: u32 = 0x0fff;
         let hook = self.hook();
         // SAFETY: a load from the context.
         let vlan = hook.vlan && unsafe { (*self.ctx).vlan_tci } & VLAN != 0;
-        Hook { vlan, ..hook }
+        // SAFETY: as above.
+        let foreign = unsafe { (*self.ctx).pkt_type } != PACKET_HOST;
+        Hook { vlan, foreign, ..hook }
     }
 
-    /// What the hook of a collect-metadata tunnel device knows besides: the outer source and the VNI.
+    /// Has the packet count as one for this host, whatever MAC address it came to.
+    #[inline(always)]
+    pub(crate) fn count_as_hosts(&mut self) {
+        // SAFETY: a helper that takes the context and a number.
+        unsafe { bpf_skb_change_type(self.ctx, PACKET_HOST) };
+    }
+
+    /// What the hook of a collect-metadata tunnel device knows besides: the outer addresses and the VNI.
     #[inline(always)]
     pub(crate) fn tunnel_hook(&self) -> Hook {
         // SAFETY: plain data, for which zero is valid.
         let mut key: bpf_tunnel_key = unsafe { core::mem::zeroed() };
-        // The part of it that kernels since 4.3 know, up to the label.
-        const SIZE: u32 = 28;
-        // SAFETY: the key is larger than that. Without tunnel metadata, or where it is IPv6's and not asked for as that, it stays
-        // zero or becomes so.
-        let node = if unsafe { bpf_skb_get_tunnel_key(self.ctx, &mut key, SIZE, 0) } == 0 {
-            // SAFETY: any bits are an address. The helper gives it in host byte order.
-            V4(unsafe { key.__bindgen_anon_1.remote_ipv4 }.to_be()).mapped()
+        // With the local address, which kernels since 6.0 know.
+        const SIZE: u32 = size_of::<bpf_tunnel_key>() as u32;
+        // SAFETY: the key is that large. Without tunnel metadata, or where it is IPv6's and not asked for as that, it stays zero or
+        // becomes so.
+        let (node, own) = if unsafe { bpf_skb_get_tunnel_key(self.ctx, &mut key, SIZE, 0) } == 0 {
+            // The helper gives it in host byte order.
+            let mapped = |address: u32| V4(address.to_be()).mapped();
+            // SAFETY: any bits are an address.
+            unsafe { (mapped(key.__bindgen_anon_1.remote_ipv4), mapped(key.__bindgen_anon_3.local_ipv4)) }
         } else {
             // SAFETY: as above.
             unsafe { bpf_skb_get_tunnel_key(self.ctx, &mut key, SIZE, u64::from(BPF_F_TUNINFO_IPV6)) };
             // SAFETY: any bits are an address; IPv6's are in network byte order.
-            V6(unsafe { key.__bindgen_anon_1.remote_ipv6 })
+            unsafe { (V6(key.__bindgen_anon_1.remote_ipv6), V6(key.__bindgen_anon_3.local_ipv6)) }
         };
-        Hook { node, vni: key.tunnel_id, ..self.hook() }
+        Hook { node, own, vni: key.tunnel_id, ..self.hook() }
     }
 
     // Volatile, and anew at each access: a pointer that is kept over a helper that may move the packet is invalid.
@@ -243,11 +257,12 @@ impl Packet for Skb {
     }
 
     #[inline(always)]
-    fn tunnel(&mut self, node: &V6, own: &V6, vni: u32) -> Option<()> {
+    fn tunnel(&mut self, node: &V6, own: &V6, vni: u32, class: u8) -> Option<()> {
         // SAFETY: plain data, for which zero is valid.
         let mut key: bpf_tunnel_key = unsafe { core::mem::zeroed() };
         key.tunnel_id = vni;
         key.tunnel_ttl = 64;
+        key.tunnel_tos = class;
         // No outer checksum, as in `encapsulate`. The helper takes IPv4 addresses in host byte order.
         let mut flags = u64::from(BPF_F_ZERO_CSUM_TX);
         if let (Some(node), Some(own)) = (node.unmapped(), own.unmapped()) {

@@ -15,7 +15,7 @@ use sha2::{Digest, Sha256};
 use crate::{
     bpf::{self, Mac, PublishedPort},
     mac,
-    netlink::{Netns, NetnsId, is_same},
+    netlink::{Netns, NetnsId, is_gone, is_same},
     network::{LinkChoice, Network},
     publish::Publish,
 };
@@ -185,19 +185,22 @@ impl NetnsRef {
         Ok(Self { path: netns.path().to_owned(), id: netns.id()?, cookie: cookie(netns)? })
     }
 
-    /// Whether the path seems to be that namespace still. Cheap, but the number of a namespace that is gone may be that of
-    /// a later one.
-    #[must_use]
-    pub fn seems_there(&self) -> bool {
-        is_same(&self.path, self.id)
-    }
-
-    /// Opens it, if the path is that very namespace still.
-    #[must_use]
-    pub fn open(&self) -> Option<Netns> {
-        let netns = Netns::open(self.path.to_str()?).ok()?;
-        let same = netns.id().is_ok_and(|id| id == self.id) && cookie(&netns).is_ok_and(|c| c == self.cookie);
-        same.then_some(netns)
+    /// Opens it, if the path is that very namespace still; none: there is nothing, or something else.
+    ///
+    /// # Errors
+    /// What is there cannot be looked at: it may be that namespace.
+    pub fn open(&self) -> Result<Option<Netns>> {
+        if !is_same(&self.path, self.id)? {
+            return Ok(None);
+        }
+        let path = self.path.to_str().context("the path of a namespace is no UTF-8")?;
+        let netns = match Netns::open(path) {
+            Err(error) if is_gone(&error) => return Ok(None),
+            opened => opened?,
+        };
+        // It may have become another one meanwhile, or one that has got the number of the first.
+        let same = netns.id()? == self.id && cookie(&netns)? == self.cookie;
+        Ok(same.then_some(netns))
     }
 }
 
@@ -256,11 +259,16 @@ mod tests {
         }
         let own = Netns::open("/proc/self/ns/net").unwrap();
         let remembered = NetnsRef::of(&own).unwrap();
-        assert!(remembered.open().is_some());
+        assert!(remembered.open().unwrap().is_some());
         // As if the number had been given to another namespace.
         let other = NetnsRef { cookie: remembered.cookie + 1, ..remembered.clone() };
-        assert!(other.seems_there() && other.open().is_none());
-        let gone = NetnsRef { path: "/run/netns/nd-dm-none".into(), ..remembered };
-        assert!(!gone.seems_there() && gone.open().is_none());
+        assert!(other.open().unwrap().is_none());
+        for path in ["/run/netns/nd-dm-none", "/proc/0/ns/net", "/dev/null/x", "/dev/null"] {
+            let gone = NetnsRef { path: path.into(), ..remembered.clone() };
+            assert!(gone.open().unwrap().is_none(), "{path}");
+        }
+        // What cannot be looked at is not gone.
+        let unclear = NetnsRef { path: format!("/run/{}", "x".repeat(300)).into(), ..remembered };
+        assert!(unclear.open().is_err());
     }
 }

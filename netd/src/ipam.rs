@@ -4,10 +4,10 @@
 
 use std::{
     collections::BTreeMap,
-    net::{Ipv4Addr, Ipv6Addr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 
-use ipnet::{Ipv4Net, Ipv6Net};
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use thiserror::Error;
 
 /// The longest prefix that holds a gateway and an endpoint besides the network and broadcast addresses.
@@ -74,6 +74,15 @@ pub fn gateway(subnet: Ipv4Net) -> Ipv4Addr {
 #[must_use]
 pub fn gateway6(subnet: Ipv6Net) -> Ipv6Addr {
     Ipv6Addr::from_bits(subnet.network().to_bits() + 1)
+}
+
+/// The same of a subnet of either family.
+#[must_use]
+pub fn gateway_of(subnet: IpNet) -> IpAddr {
+    match subnet {
+        IpNet::V4(subnet) => gateway(subnet).into(),
+        IpNet::V6(subnet) => gateway6(subnet).into(),
+    }
 }
 
 /// The addresses of one network.

@@ -13,7 +13,7 @@ use crate::{
     cluster::ClusterConfig,
     config::NodeConfig,
     endpoint,
-    ipam::{gateway, gateway6},
+    ipam::gateway_of,
     netlink::{Link, Netlink, UplinkInfo, Wanted, find_uplink, has_ipv6},
     network::any_overlap,
 };
@@ -28,6 +28,8 @@ pub struct HostView {
     pub uplink: Option<UplinkInfo>,
     /// Why there is no uplink although the configuration asks for it.
     pub problem: Option<String>,
+    /// Where there is no uplink: the index of the last one, while that is there.
+    pub last: Option<u32>,
     /// The host's addresses of both families, without those of the loopback ranges and link-local IPv6 ones.
     pub addresses: BTreeSet<IpAddr>,
     /// Whether this host has IPv6. Without it, networks are as if they had no IPv6 subnets.
@@ -37,14 +39,23 @@ pub struct HostView {
 }
 
 impl HostView {
-    /// Looks at the host. An uplink that is not as it is configured is no error here: it may come back.
+    /// Looks at the host; `last` is the index of the last uplink, if there was one. An uplink that is not as it is configured is no error here: it may come back.
     ///
     /// # Errors
     /// The kernel does not answer.
-    pub async fn observe(nl: &Netlink, node: &NodeConfig, cluster: &ClusterConfig) -> Result<Self> {
+    pub async fn observe(
+        nl: &Netlink,
+        node: &NodeConfig,
+        cluster: &ClusterConfig,
+        last: Option<u32>,
+    ) -> Result<Self> {
         let (uplink, problem) = match find_uplink(nl, node.uplink.as_deref(), wanted(node)).await {
             Ok(uplink) => (uplink, None),
             Err(error) => (None, Some(format!("{error:#}"))),
+        };
+        let last = match last.filter(|_| uplink.is_none()) {
+            Some(ifindex) => nl.link_by_index(ifindex).await?.map(|link| link.ifindex),
+            None => None,
         };
         let is_link_local =
             |address: &IpAddr| matches!(address, IpAddr::V6(address) if address.is_unicast_link_local());
@@ -53,7 +64,7 @@ impl HostView {
         let overhead = cluster.overhead(uplink.as_ref());
         // Gateways are on lo; endpoints' links are yet to be made.
         let ipv6 = has_ipv6("lo") && has_ipv6("default");
-        Ok(Self { uplink, problem, addresses: addresses.collect(), ipv6, overhead })
+        Ok(Self { uplink, problem, last, addresses: addresses.collect(), ipv6, overhead })
     }
 
     /// What is wrong with the uplink, in words.
@@ -139,10 +150,7 @@ impl Occupied {
     #[must_use]
     pub fn holder(&self, subnet: IpNet) -> Option<&str> {
         // The gateway's address on lo is what netd itself puts there.
-        let own = IpNet::from(match subnet {
-            IpNet::V4(subnet) => IpAddr::from(gateway(subnet)),
-            IpNet::V6(subnet) => IpAddr::from(gateway6(subnet)),
-        });
+        let own = IpNet::from(gateway_of(subnet));
         self.0
             .iter()
             .find(|holder| any_overlap(holder.prefix, subnet) && !(holder.loopback && holder.prefix == own))
@@ -150,11 +158,10 @@ impl Occupied {
     }
 }
 
-/// Whether a link is one that netd made for this state directory.
+/// Whether a link is one that netd made for this state directory. Its alias says so, whatever it is called.
 #[must_use]
 pub fn is_own(link: &Link, identity: &str) -> bool {
-    link.name.starts_with(endpoint::PREFIX)
-        && link.alias.as_deref().is_some_and(|alias| alias.starts_with(&endpoint::alias_prefix(identity)))
+    link.alias.as_deref().is_some_and(|alias| alias.starts_with(&endpoint::alias_prefix(identity)))
 }
 
 /// Says in the log how the uplink is, when that has changed.

@@ -11,7 +11,8 @@ use crate::{
     bpf::{Counter, EndpointCounters, MapFill, NodeCounters, ProgramStatus},
     cluster::{Presence, Transport},
     endpoint::LinkKind,
-    network::{LinkChoice, Origin},
+    names::Shown,
+    network::{LinkChoice, Origin, parse_subnet},
     publish::Publish,
 };
 
@@ -220,6 +221,9 @@ pub struct NodeView {
     pub transport6: Option<Transport>,
     /// Its uplink's MTU, in bytes, if it tells.
     pub mtu: Option<u32>,
+    /// What the way there takes, in bytes, if a router says that it is less than the uplinks do.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path_mtu: Option<u32>,
     /// Its slices of the networks, of both families.
     pub subnets: Vec<IpNet>,
     /// What is known of its being there.
@@ -334,16 +338,24 @@ pub struct DeniedView {
 /// # Errors
 /// It is none, or one that nobody means.
 pub fn parse_source(text: &str) -> Result<IpNet, String> {
-    let no_prefix = |_| format!("`{text}` is no address and no prefix such as 203.0.113.0/24");
+    let no_prefix = || format!("`{}` is no address and no prefix such as 203.0.113.0/24", Shown(text));
     let net = match text.parse::<IpAddr>() {
         Ok(address) => IpNet::from(address),
-        Err(_) => text.parse::<IpNet>().map_err(no_prefix)?,
+        Err(_) => parse_subnet(text).ok_or_else(no_prefix)?,
     };
     if net != net.trunc() {
         return Err(format!("{net} has host bits set: did you mean {}?", net.trunc()));
     }
     if net.prefix_len() == 0 {
         return Err(format!("{net} is everybody: that would cut this host off"));
+    }
+    if let IpNet::V6(mapped) = net
+        && let Some(address) = mapped.network().to_ipv4_mapped()
+        && let Some(length) = mapped.prefix_len().checked_sub(96)
+        && let Ok(ipv4) = Ipv4Net::new(address, length)
+    {
+        // No packet has such a source. What is meant comes over IPv4.
+        return Err(format!("{net} is an IPv4 source in IPv6's notation: did you mean {ipv4}?"));
     }
     Ok(net)
 }

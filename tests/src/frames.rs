@@ -4,7 +4,7 @@ use std::{
     ffi::CString,
     io,
     net::{Ipv4Addr, UdpSocket},
-    os::fd::AsRawFd as _,
+    os::fd::{AsRawFd as _, OwnedFd},
     thread,
     time::Duration,
 };
@@ -89,38 +89,75 @@ pub fn arp_request(
     Ok(bytes)
 }
 
+/// Sends frames out of an interface, past the stack.
+#[derive(Debug)]
+pub struct Sender {
+    socket: OwnedFd,
+    to: libc::sockaddr_ll,
+}
+
+impl Sender {
+    /// For an interface of a namespace.
+    ///
+    /// # Errors
+    /// The interface is not there.
+    pub fn new(namespace: &Namespace, interface: &str) -> Result<Self> {
+        let name = CString::new(interface).context("an interface's name")?;
+        namespace.run(|| {
+            let socket =
+                socket::open(libc::AF_PACKET, libc::SOCK_RAW, 0).context("cannot open a packet socket")?;
+            // SAFETY: `name` is a string that ends with zero.
+            let index = unsafe { libc::if_nametoindex(name.as_ptr()) };
+            ensure!(index != 0, "no interface {interface}");
+            // SAFETY: all zeros is a valid sockaddr_ll.
+            let mut to: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
+            to.sll_family = libc::AF_PACKET as u16;
+            to.sll_ifindex = index.cast_signed();
+            Ok(Self { socket, to })
+        })
+    }
+
+    /// The same for frames that begin with a `virtio_net_hdr` (linux/virtio_net.h), which says what is left to be done: checksums,
+    /// segmentation.
+    ///
+    /// # Errors
+    /// As [`Sender::new`].
+    pub fn with_offloads(namespace: &Namespace, interface: &str) -> Result<Self> {
+        let sender = Self::new(namespace, interface)?;
+        socket::set_option(&sender.socket, libc::SOL_PACKET, PACKET_VNET_HDR, &1i32)?;
+        Ok(sender)
+    }
+
+    /// Sends one.
+    ///
+    /// # Errors
+    /// The kernel does not take it.
+    pub fn send(&self, frame: &[u8]) -> io::Result<()> {
+        // SAFETY: `frame` and `to` live until the call returns, with the lengths that are given.
+        let sent = unsafe {
+            libc::sendto(
+                self.socket.as_raw_fd(),
+                frame.as_ptr().cast(),
+                frame.len(),
+                0,
+                (&raw const self.to).cast(),
+                size_of_val(&self.to) as libc::socklen_t,
+            )
+        };
+        if sent < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    }
+}
+
+/// `PACKET_VNET_HDR` of linux/if_packet.h.
+const PACKET_VNET_HDR: i32 = 15;
+
 /// Sends a frame several times out of an interface of a namespace.
 ///
 /// # Errors
 /// The interface is not there, or the kernel does not take the frame.
 pub fn send(namespace: &Namespace, interface: &str, frame: &[u8], times: usize) -> Result<()> {
-    let name = CString::new(interface).context("an interface's name")?;
-    namespace.run(|| {
-        let socket =
-            socket::open(libc::AF_PACKET, libc::SOCK_RAW, 0).context("cannot open a packet socket")?;
-        // SAFETY: `name` is a string that ends with zero.
-        let index = unsafe { libc::if_nametoindex(name.as_ptr()) };
-        ensure!(index != 0, "no interface {interface}");
-        // SAFETY: all zeros is a valid sockaddr_ll.
-        let mut to: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
-        to.sll_family = libc::AF_PACKET as u16;
-        to.sll_ifindex = index.cast_signed();
-        for _ in 0..times {
-            // SAFETY: `frame` and `to` live until the call returns, with the lengths that are given.
-            let sent = unsafe {
-                libc::sendto(
-                    socket.as_raw_fd(),
-                    frame.as_ptr().cast(),
-                    frame.len(),
-                    0,
-                    (&raw const to).cast(),
-                    size_of_val(&to) as libc::socklen_t,
-                )
-            };
-            ensure!(sent >= 0, "cannot send a frame: {}", io::Error::last_os_error());
-        }
-        Ok(())
-    })
+    let sender = Sender::new(namespace, interface)?;
+    (0..times).try_for_each(|_| sender.send(frame)).context("cannot send a frame")
 }
 
 /// Counts the datagrams that a UDP port gets.

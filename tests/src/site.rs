@@ -123,6 +123,16 @@ impl Site {
             .with_context(|| format!("netd status has no {list} named {name}"))
     }
 
+    /// What `netd status` says, whether all is well or not.
+    ///
+    /// # Errors
+    /// The daemon does not answer.
+    pub fn status(&self) -> Result<Value> {
+        let output = self.host.netd(["status", "--json"])?;
+        let said = || format!("netd status: {}", String::from_utf8_lossy(&output.stderr).trim());
+        serde_json::from_slice(&output.stdout).with_context(said)
+    }
+
     /// The endpoints of `netd ls`.
     ///
     /// # Errors

@@ -1,7 +1,7 @@
 //! Streams that notice when anything of them is lost, doubled or changed.
 
 use std::{
-    io::{Read as _, Write as _},
+    io::{BufReader, Read as _, Write as _},
     net::{Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpStream, UdpSocket},
     sync::{
         Arc,
@@ -111,6 +111,77 @@ impl TcpFlood {
     pub fn finish(self) -> Result<u64> {
         self.stop.store(true, Ordering::Relaxed);
         self.thread.join().map_err(|_| anyhow!("the sender panicked"))?
+    }
+}
+
+/// A TCP connection on which a counter comes as fast as a machine with other work can stand: a download.
+#[derive(Debug)]
+pub struct TcpFetch {
+    stop: Arc<AtomicBool>,
+    thread: JoinHandle<Result<()>>,
+    /// Bytes that have come so far.
+    progress: Arc<AtomicU64>,
+}
+
+impl TcpFetch {
+    /// Serves the other end: sends until the connection ends.
+    ///
+    /// # Errors
+    /// The address cannot be bound.
+    pub fn source(namespace: &Namespace, address: impl Into<SocketAddr>) -> Result<Service> {
+        Service::tcp(namespace, address.into(), |mut stream| {
+            let mut next: u64 = 0;
+            let block =
+                |next: u64| (next..next + WORDS as u64).flat_map(u64::to_le_bytes).collect::<Vec<u8>>();
+            while stream.write_all(&block(next)).is_ok() {
+                next += WORDS as u64;
+                thread::sleep(Duration::from_micros(500));
+            }
+        })
+    }
+
+    /// Connects from a namespace and reads until it is told to stop.
+    ///
+    /// # Errors
+    /// There is no connection.
+    pub fn start(from: &Namespace, server: impl Into<SocketAddr>) -> Result<Self> {
+        let server = server.into();
+        let stream = from.run(|| {
+            TcpStream::connect_timeout(&server, TIMEOUT).with_context(|| format!("no TCP to {server}"))
+        })?;
+        stream.set_read_timeout(Some(TIMEOUT))?;
+        let (stop, progress) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+        let (stopped, came) = (Arc::clone(&stop), Arc::clone(&progress));
+        let thread = thread::spawn(move || {
+            let mut next: u64 = 0;
+            let mut word = [0; 8];
+            let mut reader = BufReader::new(stream);
+            while !stopped.load(Ordering::Relaxed) {
+                for _ in 0..WORDS {
+                    reader.read_exact(&mut word).context("the connection broke while reading")?;
+                    ensure!(word == next.to_le_bytes(), "word {next} is wrong");
+                    next += 1;
+                }
+                came.store(next * 8, Ordering::Relaxed);
+            }
+            Ok(())
+        });
+        Ok(Self { stop, thread, progress })
+    }
+
+    /// Bytes that have come so far.
+    #[must_use]
+    pub fn got(&self) -> u64 {
+        self.progress.load(Ordering::Relaxed)
+    }
+
+    /// Ends the stream.
+    ///
+    /// # Errors
+    /// It broke, or something was lost.
+    pub fn finish(self) -> Result<()> {
+        self.stop.store(true, Ordering::Relaxed);
+        self.thread.join().map_err(|_| anyhow!("the reader panicked"))?
     }
 }
 

@@ -1,55 +1,16 @@
 //! What bad input gets: one line that names the thing, a status that is not zero, and nothing changed.
 
-use std::{
-    fs,
-    path::Path,
-    process::{Command, Output},
-};
+use std::{fs, path::Path, process::Output};
 
 use anyhow::{Context, Result, ensure};
 use netd::lab::{Namespace, host::binary};
 use netd_tests::{
     Site,
+    refusals::{each, refused, run, unchanged},
     site::{reach, with_stopped_site},
-    snapshot::Snapshot,
+    snapshot::{Snapshot, netd_links},
     with_site,
 };
-
-/// Checks that it failed with that status and one line on standard error, which begins with `netd: ` and has all of these
-/// words in it.
-fn refused(what: &str, output: &Output, code: i32, words: &[&str]) -> Result<()> {
-    let said = String::from_utf8_lossy(&output.stderr);
-    ensure!(output.status.code() == Some(code), "{what}: {}: {said}", output.status);
-    ensure!(said.starts_with("netd: ") && said.lines().count() == 1, "{what}: not one line: {said}");
-    for word in words {
-        ensure!(said.contains(word), "{what}: {word:?} is not named: {said}");
-    }
-    ensure!(output.stdout.is_empty(), "{what}: printed {}", String::from_utf8_lossy(&output.stdout));
-    Ok(())
-}
-
-/// Runs each row of a table, and fails with all that failed.
-fn each<T>(table: &[T], mut check: impl FnMut(&T) -> Result<()>) -> Result<()> {
-    let failures: Vec<String> =
-        table.iter().filter_map(|row| check(row).err()).map(|error| format!("{error:#}")).collect();
-    ensure!(failures.is_empty(), "{} of {}:\n{}", failures.len(), table.len(), failures.join("\n"));
-    Ok(())
-}
-
-/// Fails if something on the host is not as it was.
-fn unchanged(what: &str, site: &Site, before: &Snapshot) -> Result<()> {
-    let after = Snapshot::of(&site.host)?;
-    ensure!(after == *before, "{what}: something was changed: {}", before.difference(&after));
-    Ok(())
-}
-
-/// `netd run` on the site's host, not longer than it may take to fail. `before` are words in front of the command.
-fn run(site: &Site, before: &[&str], netd: &Path) -> Result<Output> {
-    let words: Vec<&str> = ["timeout", "20"].iter().chain(before).copied().collect();
-    let mut command: Command = site.host.namespace.command(words[0])?;
-    command.args(&words[1..]).arg(netd).args(site.host.run_arguments());
-    command.output().context("cannot run netd")
-}
 
 #[test]
 fn a_bad_configuration_is_refused() {
@@ -82,6 +43,27 @@ fn a_bad_configuration_is_refused() {
         ("an uplink that is not there", "[node]\nuplink = \"nope0\"\n", &["nope0"]),
         ("an address that the uplink has not", "[node]\naddress = \"192.0.2.77\"\n", &["192.0.2.77"]),
         ("a name that is none", "[node]\nname = \"a b\"\n", &["node.name", "a b"]),
+        ("a name with a line in it", "[node]\nname = \"a\\nb\"\n", &["node.name", "a\\nb"]),
+        (
+            "an MTU too small for IPv6",
+            "[networks.default]\nmtu = 1279\n",
+            &["networks.default.mtu", "1279", "1280"],
+        ),
+        (
+            "an octal subnet",
+            "[networks.x]\nsubnets = [\"010.9.0.0/16\"]\n",
+            &["networks.x.subnets", "010.9.0.0/16"],
+        ),
+        (
+            "a peer with this host's address",
+            "[[cluster.peers]]\nname = \"b\"\naddress = \"198.18.1.2\"\nsubnets = [\"10.88.2.0/24\"]\n",
+            &["cluster.peers.b.address", "198.18.1.2", "this host's own"],
+        ),
+        (
+            "a peer with a slice of no network",
+            "[[cluster.peers]]\nname = \"b\"\naddress = \"198.18.1.9\"\nsubnets = [\"198.18.1.0/24\"]\n",
+            &["cluster.peers.b.subnets", "198.18.1.0/24", "no network"],
+        ),
     ];
     with_stopped_site("a_bad_configuration_is_refused", "", |site| {
         let before = Snapshot::of(&site.host)?;
@@ -132,6 +114,7 @@ fn what_it_cannot_work_with_is_refused() {
         Ok(())
     });
 }
+use nix::sys::signal::Signal;
 
 /// `netd run` with other values for some of its options.
 fn run_with(site: &Site, netd: &Path, options: &[[&str; 2]]) -> Result<Output> {
@@ -226,6 +209,30 @@ fn a_bad_request_is_refused() {
                 &["198.18.0.0/15", "eth0"],
             ),
             ("a subnet that is none", vec!["network", "create", "n", "--subnet", "ten"], &["ten"]),
+            (
+                "an octal subnet",
+                vec!["network", "create", "n", "--subnet", "010.91.0.0/24"],
+                &["010.91.0.0/24"],
+            ),
+            (
+                "an MTU too small for IPv6",
+                vec![
+                    "network",
+                    "create",
+                    "n",
+                    "--subnet",
+                    "10.91.0.0/24",
+                    "--subnet",
+                    "fd91::/64",
+                    "--mtu",
+                    "1200",
+                ],
+                &["1200", "1280"],
+            ),
+            ("a name with a line in it", vec!["attach", "x\nnetd: y", "--netns", netns], &["x\\nnetd: y"]),
+            ("a network name with a line in it", vec!["network", "rm", "x\ny"], &["x\\ny"]),
+            ("a source with a line in it", vec!["deny", "add", "x\ny"], &["x\\ny"]),
+            ("a namespace with a line in it", vec!["attach", "x", "--netns", "x\ny"], &["x\\ny"]),
             ("no such network to remove", vec!["network", "rm", "nope"], &["nope"]),
             ("a network of the file", vec!["network", "rm", "other"], &["other"]),
             ("a network in use", vec!["network", "rm", "default"], &["default"]),
@@ -275,7 +282,7 @@ fn a_disk_that_fills_up_refuses_and_recovers() {
         let state = site.host.state();
         site.lab.tmpfs(&state, 16 << 20)?;
         site.host.start()?;
-        let a = site.container("a")?;
+        let (a, b) = (site.container("a")?, site.container("b")?);
         let filler = state.join("filler");
         fill(&filler)?;
 
@@ -299,8 +306,18 @@ fn a_disk_that_fills_up_refuses_and_recovers() {
             break;
         }
         let namespace: Namespace = refusal.context("200 endpoints fit on a full disk")?;
-        // What is there works on.
+        // What is there works on, also under another daemon.
         reach(&site.host.namespace, a.address, a.gateway)?;
+        site.host.stop(Signal::SIGKILL)?;
+        site.host.start()?;
+        reach(&site.host.namespace, a.address, a.gateway)?;
+        // What ends can end, though that is not kept yet.
+        let output = site.host.netd(["detach", "b"])?;
+        ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        ensure!(!netd_links(&site.host.namespace)?.contains(&b.host_interface), "its link is there still");
+        let status = site.host.json(["status", "--json"])?;
+        ensure!(status["healthy"] == false && status["problems"].to_string().contains("store: "), "{status}");
+
         let count = site.endpoints()?.len();
         fs::remove_file(&filler)?;
         attached.push(site.host.attach("late", &namespace, &[])?);

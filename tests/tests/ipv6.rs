@@ -24,6 +24,8 @@ use nix::sys::signal::Signal;
 
 const PAUSE: Duration = Duration::from_millis(300);
 const PORT: u16 = 4600;
+/// How long flows of an address that is gone may stay: it may come back.
+const AWAY: Duration = Duration::from_secs(60);
 
 /// Two networks.
 const DUAL: &str = "[networks.default]\n[networks.other]\nsubnets = [\"10.89.0.0/16\", \"fd89::/48\"]\n";
@@ -214,7 +216,32 @@ fn a_container_without_ipv6() {
         let b = site.container("b")?;
         reach(&b.namespace, plain.address, b.address)?;
         reach(&namespace, site.world.address, site.host.address)?;
-        unreachable(&b.namespace, "fd88::2".parse::<Ipv6Addr>()?)
+        unreachable(&b.namespace, "fd88::2".parse::<Ipv6Addr>()?)?;
+        // Nor is there IPv6 on a link that is too small for it, as that of a small uplink is.
+        site.host.namespace.ip(["link set eth0 mtu 1279"])?;
+        eventually("links become as small as the uplink", PATIENCE, || {
+            let networks = site.host.json(["network", "ls", "--json"])?;
+            Ok(networks["networks"][0]["mtu"] == 1279)
+        })?;
+        let narrow = site.lab.namespace("narrow")?;
+        let refused = site.host.netd(["attach", "narrow", "--netns", narrow.name(), "--ip", "fd88::9"])?;
+        let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+        ensure!(!refused.status.success() && said.contains("1280"), "{said}");
+        let narrow = site.host.attach("narrow", &narrow, &[])?;
+        ensure!(narrow.address6.is_none() && narrow.gateway6.is_none());
+        site.serve(&narrow.namespace, narrow.address)?;
+        reach(&plain.namespace, narrow.address, plain.address)?;
+        // One that has IPv6 keeps it, also when its link is made anew.
+        b.namespace.ip(["link delete eth0"])?;
+        eventually("its link is there again", PATIENCE, || {
+            let links = b.namespace.ip_json("link show")?;
+            let eth0 = links.as_array().into_iter().flatten().find(|link| link["ifname"] == "eth0");
+            Ok(eth0.is_some_and(|link| link["mtu"] == 1280))
+        })?;
+        eventually("it reaches the host by IPv6", PATIENCE, || {
+            let gateway = b.gateway6.context("no IPv6 gateway")?;
+            Ok(b.namespace.run(|| icmp::ping(gateway, 64, PATIENCE)).is_ok())
+        })
     });
 }
 
@@ -261,7 +288,7 @@ fn an_uplinks_ipv6_comes_and_goes() {
         ensure!(flows()?.len() == 2, "ICMPv6 is not ICMP");
 
         host.ip(&gone)?;
-        eventually("its flows go with it", PATIENCE, || Ok(flows()?.is_empty()))
+        eventually("its flows go with it", AWAY, || Ok(flows()?.is_empty()))
     });
 }
 

@@ -1,12 +1,14 @@
 //! Next hops that the programs remember: what changes is forgotten, with a daemon at once, without one soon.
 
 use std::{
+    fs,
     net::{IpAddr, SocketAddr, UdpSocket},
     thread::sleep,
     time::Duration,
 };
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
+use aya::maps::{Array, Map, MapData};
 use netd::lab::{Container, echo};
 use netd_tests::{
     Site,
@@ -15,9 +17,7 @@ use netd_tests::{
 };
 use nix::sys::signal::Signal;
 
-/// How long the daemon may take to hear of a change: far less than what is remembered holds without it.
-const HEARD: Duration = Duration::from_millis(30);
-/// How long that is at most, with the slowest clock that a kernel may have.
+/// How long what is remembered holds without a daemon at most, with the slowest clock that a kernel may have.
 const FORGOTTEN: Duration = Duration::from_millis(700);
 /// How often the router's address changes.
 const ROUNDS: u8 = 8;
@@ -67,25 +67,39 @@ impl Talk {
     }
 }
 
+/// How often the daemon has told the programs that next hops have changed, in a map that only it and they have.
+fn turns(site: &Site) -> Result<Array<MapData, u32>> {
+    let pid = site.host.process().context("there is no daemon")?.pid();
+    for entry in fs::read_dir(format!("/proc/{pid}/fdinfo"))? {
+        // It may have closed the file meanwhile.
+        let text = fs::read_to_string(entry?.path()).unwrap_or_default();
+        let id = text.lines().find_map(|line| line.strip_prefix("map_id:")?.trim().parse().ok());
+        let Some(id) = id else { continue };
+        let map = MapData::from_id(id).with_context(|| format!("map {id}"))?;
+        if map.info()?.name_as_str() == Some("NEXT_HOPS_TURN") {
+            return Map::Array(map).try_into().context("the map is no array of words");
+        }
+    }
+    bail!("the daemon has no map NEXT_HOPS_TURN")
+}
+
+/// Once the daemon has heard of a change, not one packet goes the old way.
 #[test]
 fn a_change_is_heard_of() {
     with_site("a_change_is_heard_of", "", |site| {
         let a = site.container("a")?;
+        let turns = turns(site)?;
+        let turn = || turns.get(&0, 0).context("reading map NEXT_HOPS_TURN");
         for talk in Talk::all(site, &a)? {
-            // Without the daemon, a packet so soon after the change would be lost in seven rounds of eight; with it, only where the
-            // machine is so busy that the daemon has not had its turn.
-            let mut lost = 0;
             for round in 0..ROUNDS {
                 talk.remember()?;
+                let before = turn()?;
                 talk.change(site, round)?;
-                sleep(HEARD);
-                lost += u8::from(!talk.answered(SILENCE));
+                eventually("the daemon tells the programs", PATIENCE, || Ok(turn()? != before))?;
+                // Far sooner than what was remembered would have been forgotten anyway.
+                let answered = talk.answered(PATIENCE);
+                ensure!(answered, "round {round}: a packet to {} went to the old MAC address", talk.server);
             }
-            ensure!(
-                lost < ROUNDS / 2,
-                "{lost} of {ROUNDS} packets to {} went to the old MAC address",
-                talk.server
-            );
         }
         Ok(())
     });

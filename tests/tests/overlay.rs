@@ -429,22 +429,6 @@ fn vxlan_of_others_is_the_hosts() {
     });
 }
 
-#[test]
-fn a_container_cannot_speak_for_its_node() {
-    with_cluster("a_container_cannot_speak_for_its_node", "vxlan", |cluster| {
-        let (a, b) = cluster.pair()?;
-        let guest = cluster.container(0, "guest", "other")?;
-        let caught = Catcher::new(&b.namespace, PORT)?;
-        // Masqueraded, it would come from the node's address.
-        send_overlay(&guest.namespace, cluster.nodes[1].address, VNI, a.address, &b, 10)?;
-        eventually("the drops are counted", PATIENCE, || {
-            Ok(cluster.counter(0, "drops", "overlay-container")? == 10)
-        })?;
-        ensure!(caught.count()? == 0, "a container of another network got in");
-        Ok(())
-    });
-}
-
 fn networks_are_isolated(test: &str, transport: &str) {
     with_cluster(test, transport, |cluster| {
         let (a, b) = cluster.pair()?;

@@ -38,9 +38,9 @@ fn moved(before: &[Counter], after: &[Counter]) -> Vec<(String, u64, u64)> {
 }
 
 fn check(loaded: &mut Loaded, case: &Case) {
+    let mut before = loaded.datapath.counters().expect("counters");
     for (number, step) in case.steps.iter().enumerate() {
         let what = format!("{}, packet {}", case.name, number + 1);
-        let before = loaded.datapath.counters().expect("counters");
         let run = loaded.run(step.at, &step.frame);
         let after = loaded.datapath.counters().expect("counters");
         let bytes = step.frame.len() as u64;
@@ -58,6 +58,7 @@ fn check(loaded: &mut Loaded, case: &Case) {
         assert_eq!(moved(&before.0, &after.0), ways, "{what}: ways");
         assert_eq!(run.verdict, verdict, "{what}: verdict");
         assert_eq!(step.fixed(&run.frame), step.fixed(&step.after), "{what}: bytes");
+        before = after;
     }
 }
 

@@ -275,28 +275,34 @@ fn filters_and_links_do_the_same() {
     });
 }
 
-/// What a container sends is moved from the filter to a link when there is time, and stays there, also under the next daemon.
+/// An endpoint's programs are moved from filters to links when there is time, and stay there, also under the next daemon.
 #[test]
 fn an_endpoint_is_moved_to_a_link() {
     in_a_world("an_endpoint_is_moved_to_a_link", |loaded| {
         let a = endpoint(&loaded.world.a);
         Datapath::purge(&loaded.directory).expect("purge");
         let options = options(&loaded.directory);
-        let hook = |loaded: &Loaded| loaded.datapath.programs().expect("programs")[0].hook.clone();
-        let count = || (attached("a", "ingress"), filters("a", "ingress").0);
+        let hooks =
+            |loaded: &Loaded| [0, 1].map(|at| loaded.datapath.programs().expect("programs")[at].hook.clone());
+        let count = || ["ingress", "egress"].map(|hook| (attached("a", hook), filters("a", hook).0));
         loaded.datapath = Datapath::open(&options).expect("opened");
         loaded.datapath.attach_endpoint(&a).expect("attach");
-        assert_eq!((count(), hook(loaded)), ((0, 1), "clsact".to_owned()));
+        assert_eq!((count(), hooks(loaded)), ([(0, 1); 2], ["clsact".to_owned(), "clsact".to_owned()]));
+        assert!(!loaded.datapath.put_back(a.ifindex + 1000).expect("no such interface"));
+        run("tc", &["qdisc", "del", "dev", "a", "clsact"]);
+        assert_eq!(count(), [(0, 0); 2]);
+        assert!(loaded.datapath.put_back(a.ifindex).expect("put back"));
+        assert_eq!(count(), [(0, 1); 2]);
         assert!(loaded.datapath.promote_endpoint(a.ifindex).expect("moved"));
         assert!(!loaded.datapath.promote_endpoint(a.ifindex).expect("there already"));
         for _ in 0..2 {
-            assert_eq!((count(), hook(loaded)), ((1, 0), "tcx".to_owned()));
-            assert_eq!((attached("a", "egress"), filters("a", "egress").0), (0, 1), "the other hook stays");
+            assert_eq!((count(), hooks(loaded)), ([(1, 0); 2], ["tcx".to_owned(), "tcx".to_owned()]));
+            assert!(!loaded.datapath.put_back(a.ifindex).expect("nothing to put back"));
             loaded.datapath = Datapath::open(&options).expect("opened");
             loaded.datapath.attach_endpoint(&a).expect("attach");
         }
         loaded.datapath.detach_endpoint(&a).expect("detach");
-        assert_eq!(count(), (0, 0));
+        assert_eq!(count(), [(0, 0); 2]);
     });
 }
 

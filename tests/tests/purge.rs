@@ -1,6 +1,6 @@
 //! `netd run --purge`: as if netd had never been.
 
-use std::{process::Output, time::Duration};
+use std::{fs, os::unix::fs::PermissionsExt as _, path::Path, process::Output, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 use netd::lab::{End, host::binary};
@@ -34,7 +34,8 @@ fn nothing_is_left(test: &str, signal: Signal) {
     with_stopped_site(test, config, |site| {
         let host = site.host.namespace.clone();
         // Things of others, some of which look like netd's.
-        host.set_sysctl("net.ipv4.ip_local_reserved_ports", "8080")?;
+        // Also of ports that netd takes.
+        host.set_sysctl("net.ipv4.ip_local_reserved_ports", "8080,50000-50010")?;
         let neighbour = site.lab.namespace("neighbour")?;
         site.lab.cable(
             End { namespace: &host, interface: "nd0123456789", address: Some("192.0.2.1/24") },
@@ -95,6 +96,36 @@ fn nothing_is_left_after_sigterm_and_purge() {
 #[test]
 fn nothing_is_left_after_sigkill_and_purge() {
     nothing_is_left("nothing_is_left_after_sigkill_and_purge", Signal::SIGKILL);
+}
+
+/// Where netd never was, nothing is netd's, though it looks like it.
+#[test]
+fn others_keep_what_they_have() {
+    with_stopped_site("others_keep_what_they_have", "[nat]\nports = \"50000-60000\"\n", |site| {
+        let host = site.host.namespace.clone();
+        host.set_sysctl("net.ipv4.ip_local_reserved_ports", "50000-60000")?;
+        host.set_sysctl("net.ipv4.conf.lo.forwarding", "1")?;
+        let before = Snapshot::of(&site.host)?;
+        ensure!(purge(site)?.status.success(), "it fails");
+        let after = Snapshot::of(&site.host)?;
+        ensure!(after == before, "not as before: {}", before.difference(&after));
+        // Nor where it was.
+        site.host.start()?;
+        let mode = |path: &Path| Ok::<_, anyhow::Error>(fs::metadata(path)?.permissions().mode() & 0o777);
+        let state = site.host.state();
+        ensure!(mode(&state)? == 0o700, "others can read {}", state.display());
+        for entry in fs::read_dir(&state)? {
+            let path = entry?.path();
+            ensure!(mode(&path)? == 0o600, "others can read {}", path.display());
+        }
+        site.host.stop(Signal::SIGKILL)?;
+        site.host.start()?;
+        site.host.stop(Signal::SIGKILL)?;
+        ensure!(purge(site)?.status.success(), "it fails");
+        let after = Snapshot::of(&site.host)?;
+        ensure!(after == before, "not as before: {}", before.difference(&after));
+        Ok(())
+    });
 }
 
 #[test]

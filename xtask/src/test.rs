@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result};
 
 use crate::summary::{Reader, Totals};
 use crate::tools::Goal;
-use crate::{ebpf, progress, setup, workspace};
+use crate::{ebpf, progress, setup, skips, workspace};
 
 /// How many program and network tests run at a time: they mostly wait, but each has several namespaces with daemons, and
 /// some of them look at the clock.
@@ -131,6 +131,11 @@ impl Stages<'_> {
     fn finish(mut self) -> ExitCode {
         if self.filter.is_some() && !self.totals.any_ran() {
             self.totals.fail("no test has a name with the given filter");
+        }
+        if skips::all_required() {
+            let whole = self.filter.is_none() && self.args.is_empty() && !self.totals.any_failed();
+            let faults = skips::faults(self.totals.skipped(), whole);
+            faults.into_iter().for_each(|fault| self.totals.fail(fault));
         }
         println!("\n== summary");
         for line in &self.lines {

@@ -11,6 +11,7 @@ use crate::{
     headers::{self, Headers, Transport},
     icmp_error,
     nat::{self, Mapping},
+    overlay,
     packet::{Hook, Packet},
     plan::{Plan, To},
     reason::{Drop, Way},
@@ -130,30 +131,37 @@ fn ip<'t, A: Addr, P: Packet, T: Tables<A>>(
     }
     let mut mapping = Mapping::NONE;
     let tuple = transport.tuple(&ip, Tuple::<A>::OUT);
-    if nat::known(tables, &tuple, transport.tcp_flags, &mut mapping) {
-        if mapping.flags & Flow::<A>::HAIRPIN != 0 {
-            return Ok(Then::Hairpin);
-        }
-        to_uplink(tables, plan)?;
-    } else {
+    if !nat::known(tables, &tuple, transport.tcp_flags, &mut mapping) {
         return Ok(Then::Open);
     }
+    if mapping.flags & Flow::<A>::HAIRPIN != 0 {
+        return Ok(Then::Hairpin);
+    }
+    masquerade(packet, tables, &ip, &transport, &mapping, plan)?;
     if ip.is_fragment() {
         plan.id = fragment::remember(tables, &tuple, ip.id, interface.slot, &mapping);
-        plan.rewrite = Plan::<A>::ID;
+        plan.rewrite |= Plan::<A>::ID;
     }
-    masquerade(packet, &ip, &transport, &mapping, plan).map(|()| Then::Plan)
+    Ok(Then::Plan)
 }
 
-/// A packet of a flow gets what stands for its container.
+/// A packet of a flow gets what stands for its container. Here alone, packets with ports get an address of the host's: none of them may
+/// pass for the node's own, whatever its flow was made for.
 #[inline(always)]
-fn masquerade<A: Addr, P: Packet>(
+fn masquerade<A: Addr, P: Packet, T: Tables<A>>(
     packet: &P,
+    tables: &T,
     ip: &Headers<A>,
     transport: &Transport,
     mapping: &Mapping<A>,
     plan: &mut Plan<A>,
 ) -> Result<(), Drop> {
+    let config = tables.config().ok_or(Drop::NoRoute)?;
+    if overlay::is_overlay(&config, ip.protocol, transport.destination) {
+        return Err(Drop::OverlayContainer);
+    }
+    plan.ifindex = config.uplink;
+    plan.mtu = config.mtu;
     routed(packet, ip, plan)?;
     plan.way = Way::Masquerade;
     plan.rewrite |= Plan::<A>::SOURCE;

@@ -3,16 +3,16 @@
 use super::{Then, host_or_hairpin, masquerade, route, routed};
 use crate::{
     abi::{Interface, Tuple},
-    addr::{Addr, V6},
+    addr::Addr,
     fragment,
     headers::{self, Headers},
     nat::{self, Mapping},
+    overlay,
     packet::Packet,
     plan::{Plan, To},
     reason::{Drop, Way},
     related::{self, Found},
     tables::Tables,
-    wire::{Vxlan, protocol},
 };
 
 /// Where a packet goes that belongs to no flow, and a new flow if that is the world: then [`Then::Again`].
@@ -33,10 +33,8 @@ fn open<A: Addr, P: Packet, T: Tables<A>>(
     if interface.flags & Interface::<A>::MASQUERADE == 0 {
         return routed(packet, ip, plan).map(|()| Then::Plan);
     }
-    if tuple.protocol == protocol::UDP
-        && tuple.destination_port == Vxlan::PORT
-        && tables.route(&ip.destination).is_some_and(|route| route.node != V6::ZERO)
-    {
+    let config = tables.config().ok_or(Drop::NoRoute)?;
+    if overlay::is_overlay(&config, tuple.protocol, tuple.destination_port) {
         return Err(Drop::OverlayContainer);
     }
     if ip.ttl <= 1 {
@@ -118,10 +116,11 @@ pub fn decide_rare<A: Addr, P: Packet, T: Tables<A>>(
             if !nat::known(tables, &tuple, transport.tcp_flags, &mut mapping) {
                 return Ok(Then::Open);
             }
+            self::masquerade(packet, tables, &ip, &transport, &mapping, plan)?;
             plan.id = fragment::remember(tables, &tuple, ip.id, slot, &mapping);
             plan.id_at = ip.id_at;
-            plan.rewrite = Plan::<A>::ID;
-            return self::masquerade(packet, &ip, &transport, &mapping, plan).map(|()| Then::Plan);
+            plan.rewrite |= Plan::<A>::ID;
+            return Ok(Then::Plan);
         }
         Ok(_) => return Err(Drop::Malformed),
         Err(reason) => reason,

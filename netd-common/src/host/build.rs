@@ -20,12 +20,14 @@ pub struct Ip {
     pub fragment: u16,
     /// Options, a multiple of four bytes.
     pub options: Vec<u8>,
+    /// DSCP and ECN.
+    pub class: u8,
 }
 
 impl Ip {
     /// From here to there, 64 hops, neither fragment nor options.
     pub fn new(source: [u8; 4], destination: [u8; 4]) -> Self {
-        Self { source, destination, ttl: 64, id: 0x1234, fragment: 0, options: Vec::new() }
+        Self { source, destination, ttl: 64, id: 0x1234, fragment: 0, options: Vec::new(), class: 0 }
     }
 }
 
@@ -40,12 +42,14 @@ pub struct Ip6 {
     pub hops: u8,
     /// Extension headers: type and bytes, of which the first will be the next one's type.
     pub extensions: Vec<(u8, Vec<u8>)>,
+    /// DSCP and ECN.
+    pub class: u8,
 }
 
 impl Ip6 {
     /// From here to there, 64 hops, no extension headers.
     pub fn new(source: [u8; 16], destination: [u8; 16]) -> Self {
-        Self { source, destination, hops: 64, extensions: Vec::new() }
+        Self { source, destination, hops: 64, extensions: Vec::new(), class: 0 }
     }
 }
 
@@ -95,7 +99,8 @@ pub fn ipv6(ip: &Ip6, protocol: u8, payload: &[u8]) -> Vec<u8> {
         rest.extend(&bytes[1..]);
     }
     rest.extend(payload);
-    let head = [&[0x60, 0, 0, 0][..], &(rest.len() as u16).to_be_bytes(), &[types[0], ip.hops]].concat();
+    let version = [0x60 | ip.class >> 4, ip.class << 4, 0, 0];
+    let head = [&version[..], &(rest.len() as u16).to_be_bytes(), &[types[0], ip.hops]].concat();
     [&head[..], &ip.source, &ip.destination, &rest].concat()
 }
 
@@ -122,7 +127,7 @@ pub fn ethernet(destination: MacBytes, source: MacBytes, ethertype: u16, payload
 /// An IPv4 packet.
 pub fn ipv4(ip: &Ip, protocol: u8, payload: &[u8]) -> Vec<u8> {
     let header = 20 + ip.options.len();
-    let mut bytes = vec![0x40 | (header / 4) as u8, 0];
+    let mut bytes = vec![0x40 | (header / 4) as u8, ip.class];
     bytes.extend(((header + payload.len()) as u16).to_be_bytes());
     bytes.extend(ip.id.to_be_bytes());
     bytes.extend(ip.fragment.to_be_bytes());

@@ -1,7 +1,7 @@
 //! A small world, and what is to become of packets in it: verdict, bytes, counters. The same table is run through the core
 //! on the host and through the loaded programs in the kernel.
 
-use std::{borrow::Cow, ops::Range, rc::Rc};
+use std::{borrow::Cow, ops::Range, sync::Arc};
 
 use super::{
     Frame, Memory,
@@ -144,7 +144,7 @@ impl World {
     pub fn tables(&self) -> Memory<V4> {
         let mut tables = Memory {
             v6: Some(Box::new(self.tables6())),
-            config: Some(Rc::new(Config {
+            config: Some(Arc::new(Config {
                 uplink: self.uplink,
                 address: V4::new(NODE),
                 underlay4: V4::new(NODE),
@@ -154,6 +154,8 @@ impl World {
                 quota: QUOTA,
                 mtu: MTU,
                 overlay: OVERLAY,
+                overlay_port: Vxlan::PORT,
+                reserved: 0,
             })),
             ..Memory::default()
         };
@@ -162,7 +164,7 @@ impl World {
             let network = member.network;
             tables.interfaces.insert(
                 member.ifindex,
-                Rc::new(Interface {
+                Arc::new(Interface {
                     address: V4::new(member.address),
                     subnet: V4::new(network.subnet),
                     mask: mask(network.prefix),
@@ -178,7 +180,7 @@ impl World {
             );
             tables.endpoints.insert(
                 V4::new(member.address),
-                Rc::new(Endpoint {
+                Arc::new(Endpoint {
                     ifindex: member.ifindex,
                     macs,
                     network: network.number,
@@ -187,9 +189,9 @@ impl World {
             );
         }
         let (prefix, bits, route) = self.route_over_ipv6();
-        tables.routes.push((V4::new(prefix), mask(bits), Rc::new(route)));
+        tables.routes.push((V4::new(prefix), mask(bits), Arc::new(route)));
         for (prefix, bits, route) in self.routes() {
-            tables.routes.push((V4::new(prefix), mask(bits), Rc::new(route)));
+            tables.routes.push((V4::new(prefix), mask(bits), Arc::new(route)));
         }
         for port in self.ports() {
             let key = PortKey {
@@ -200,7 +202,7 @@ impl World {
             };
             let Member { address, slot, .. } = port.member;
             let (address, port) = (V4::new(address), Be16::new(port.port));
-            tables.ports.insert(key, Rc::new(Port { address, port, reserved: 0, slot }));
+            tables.ports.borrow_mut().insert(key, Arc::new(Port { address, port, reserved: 0, slot }));
         }
         tables
     }
@@ -228,10 +230,11 @@ impl World {
     /// The routes, longest first: prefix, bits, route.
     pub fn routes(&self) -> [([u8; 4], u8, Route); 9] {
         let (one, two) = (self.a.network, self.c.network);
-        let route = |kind, network: u32| Route { kind, mtu: 0, network, node: V6::ZERO, slot: 0 };
+        let route = |kind, network: u32| Route { kind, flags: 0, mtu: 0, network, node: V6::ZERO, slot: 0 };
         let node = |kind, network: u32, node, slot| {
             let overhead = if kind == Route::VXLAN { Vxlan::OVERHEAD } else { 0 };
-            Route { kind, mtu: (MTU - overhead) as u16, network, node: V4::new(node).mapped(), slot }
+            let flags = if network == two.number { Route::ROUTED } else { 0 };
+            Route { kind, flags, mtu: (MTU - overhead) as u16, network, node: V4::new(node).mapped(), slot }
         };
         [
             (NODE, 32, route(Route::HOST, 0)),
@@ -260,7 +263,7 @@ pub enum At {
     FromUplink,
     /// `to_container` of an interface; forwarded from another one, or not (0).
     ToContainer(u32, u32),
-    /// `from_overlay`, decapsulated from a node's packet with a VNI. TEST_RUN cannot say that of a packet.
+    /// `from_overlay`, decapsulated from a node's packet to this node's address, with a VNI. TEST_RUN cannot say that of a packet.
     FromOverlay([u8; 4], u32),
 }
 
@@ -322,11 +325,16 @@ pub fn run(world: &World, tables: &Memory<V4>, at: At, frame: &mut Frame) -> Ver
     match at {
         At::FromContainer(ifindex) if v6 => crate::from_container6(frame, tables, hook(ifindex, false)),
         At::FromContainer(ifindex) => crate::from_container(frame, tables, hook(ifindex, false)),
-        At::FromUplink => crate::from_uplink(frame, tables, hook(world.uplink, false))
-            .unwrap_or_else(|| crate::from_uplink6(frame, tables, hook(world.uplink, false))),
+        At::FromUplink => {
+            let foreign = frame.get(0) != Some(Mac::new(UPLINK_MACS.0));
+            let hook = Hook { foreign, ..hook(world.uplink, false) };
+            crate::from_uplink(frame, tables, hook)
+                .unwrap_or_else(|| crate::from_uplink6(frame, tables, hook))
+        }
         At::ToContainer(ifindex, from) => crate::to_container(frame, tables, hook(ifindex, from != 0)),
         At::FromOverlay(node, vni) => {
-            crate::from_overlay(frame, tables, Hook { node: V4::new(node).mapped(), vni, ..hook(0, false) })
+            let (node, own) = (V4::new(node).mapped(), V4::new(NODE).mapped());
+            crate::from_overlay(frame, tables, Hook { node, own, vni, ..hook(0, false) })
         }
     }
 }
@@ -346,6 +354,13 @@ pub fn cases(world: &World) -> Vec<Case> {
         super::hairpin_error_cases::cases(world),
         super::ipv6_cases::cases(world),
         super::ipv6_node_cases::cases(world),
+        super::attack_cases::cases(world),
+        super::attack6_cases::cases(world),
+        super::attack_uplink_cases::cases(world),
+        super::attack_overlay_cases::cases(world),
+        super::own_overlay_cases::cases(world),
+        super::uplink_cases::cases(world),
+        super::class_cases::cases(world),
     ]
     .concat()
 }

@@ -1,6 +1,6 @@
 //! The IPv6 side of the world of [`super::cases`]: each member's address goes with its IPv4 address.
 
-use std::rc::Rc;
+use std::sync::Arc;
 
 use super::{
     Memory,
@@ -96,6 +96,8 @@ impl World {
             quota: QUOTA,
             mtu: MTU,
             overlay: OVERLAY,
+            overlay_port: Vxlan::PORT,
+            reserved: 0,
         }
     }
 
@@ -126,12 +128,13 @@ impl World {
     /// The IPv6 routes, longest first: prefix, bits, route.
     pub fn routes6(&self) -> [(V6, u8, Route); 11] {
         let (one, two) = (self.a.network, self.c.network);
-        let plain = |kind, network: u32| Route { kind, mtu: 0, network, node: V6::ZERO, slot: 0 };
+        let plain = |kind, network: u32| Route { kind, flags: 0, mtu: 0, network, node: V6::ZERO, slot: 0 };
         let slice = |last: u16| V6::new(address([0xfd88, 0, 0, 0, 0, 0, 0, last]));
         let far = V4::new(FAR_NODE).mapped();
         let node = |kind, network: u32, node: V6, slot| {
             let overhead = if kind == Route::VXLAN { Vxlan::overhead(!node.is_mapped()) } else { 0 };
-            Route { kind, mtu: (MTU - overhead) as u16, network, node, slot }
+            let flags = if network == two.number { Route::ROUTED } else { 0 };
+            Route { kind, flags, mtu: (MTU - overhead) as u16, network, node, slot }
         };
         let farther = V6::new(FAR_NODE6);
         [
@@ -168,21 +171,21 @@ impl World {
     pub fn route_over_ipv6(&self) -> ([u8; 4], u8, Route) {
         let node = V6::new(FAR_NODE6);
         let mtu = (MTU - Vxlan::OVERHEAD6) as u16;
-        ([10, 88, 96, 0], 24, Route { kind: Route::VXLAN, mtu, network: 1, node, slot: 2 })
+        ([10, 88, 96, 0], 24, Route { kind: Route::VXLAN, flags: 0, mtu, network: 1, node, slot: 2 })
     }
 
     /// The tables of IPv6.
     pub(super) fn tables6(&self) -> Memory<V6> {
-        let mut tables = Memory { config: Some(Rc::new(self.config6())), ..Memory::default() };
+        let mut tables = Memory { config: Some(Arc::new(self.config6())), ..Memory::default() };
         for (ifindex, interface, address, endpoint) in self.members6() {
-            tables.interfaces.insert(ifindex, Rc::new(interface));
-            tables.endpoints.insert(address, Rc::new(endpoint));
+            tables.interfaces.insert(ifindex, Arc::new(interface));
+            tables.endpoints.insert(address, Arc::new(endpoint));
         }
         for (prefix, bits, route) in self.routes6() {
-            tables.routes.push((prefix, mask(bits), Rc::new(route)));
+            tables.routes.push((prefix, mask(bits), Arc::new(route)));
         }
         for (key, port) in self.ports6() {
-            tables.ports.insert(key, Rc::new(port));
+            tables.ports.borrow_mut().insert(key, Arc::new(port));
         }
         tables
     }

@@ -1,12 +1,15 @@
 //! Tables in memory.
 
 use std::{
-    cell::{Cell, RefCell},
     collections::{BTreeMap, HashMap},
-    hash::Hash,
-    rc::Rc,
+    hash::{BuildHasherDefault, DefaultHasher, Hash},
+    sync::{Arc, Mutex, PoisonError},
 };
 
+use super::{
+    schedule,
+    sync::{Table, Value},
+};
 use crate::{
     Addr, Common, Drop, Tables, V4, V6, Way,
     abi::{
@@ -20,51 +23,65 @@ use crate::{
     xdp_uplink::DenyList,
 };
 
-/// Tables of one family, and of the other in them.
+/// Entries whose memory is kept for others.
+const SPARE: usize = 8;
+
+/// Rounds of a loop while orders are explored.
+const ROUNDS: u32 = 3;
+
+/// A hash map that has the same order in each run.
+pub type Repeatable<K, V> = HashMap<K, V, BuildHasherDefault<DefaultHasher>>;
+
+/// Tables of one family, and of the other in them. Threads may share them, as CPUs share maps.
 #[derive(Debug)]
 pub struct Memory<A> {
     /// Tables of IPv6 that belong to these of IPv4; their clock and counters are not used.
     pub v6: Option<Box<Memory<V6>>>,
     /// The node.
-    pub config: Option<Rc<Config<A>>>,
+    pub config: Option<Arc<Config<A>>>,
     /// Who sends from an interface.
-    pub interfaces: HashMap<u32, Rc<Interface<A>>>,
+    pub interfaces: HashMap<u32, Arc<Interface<A>>>,
     /// Who has an address.
-    pub endpoints: HashMap<A, Rc<Endpoint>>,
-    /// Prefix, mask, route; the first that matches counts.
-    pub routes: Vec<(A, A, Rc<Route>)>,
+    pub endpoints: HashMap<A, Arc<Endpoint>>,
+    /// Prefix, mask, route; the longest prefix counts.
+    pub routes: Vec<(A, A, Arc<Route>)>,
     /// The flow table.
-    pub flows: RefCell<HashMap<Tuple<A>, Rc<Flow<A>>>>,
+    pub flows: Table<Repeatable<Tuple<A>, Arc<Flow<A>>>>,
+    /// The memory of the entries that were removed last: as in the kernel, the next one to be added gets it at once, while others may
+    /// still look at what was there. Here, where all that does not change in an entry is the same.
+    pub spare: Mutex<Vec<Arc<Flow<A>>>>,
     /// Entries that it has room for.
     pub max_flows: usize,
     /// Flows of each slot.
-    pub flow_counts: RefCell<BTreeMap<u32, u32>>,
+    pub flow_counts: Table<BTreeMap<u32, u32>>,
     /// Published ports.
-    pub ports: HashMap<PortKey<A>, Rc<Port<A>>>,
+    pub ports: Table<HashMap<PortKey<A>, Arc<Port<A>>>>,
     /// Packets that come in fragments.
-    pub fragments: RefCell<HashMap<FragmentKey<A>, Rc<Fragment<A>>>>,
+    pub fragments: Table<Repeatable<FragmentKey<A>, Arc<Fragment<A>>>>,
     /// How many entries each ring has got.
-    pub fragment_turns: RefCell<BTreeMap<u32, u32>>,
+    pub fragment_turns: Table<BTreeMap<u32, u32>>,
     /// The keys in the rings' places.
-    pub fragment_places: RefCell<BTreeMap<u32, FragmentKey<A>>>,
+    pub fragment_places: Table<BTreeMap<u32, FragmentKey<A>>>,
     /// The time.
-    pub time: Cell<Ticks>,
+    pub time: Value<Ticks>,
     /// State of the random number generator.
-    pub seed: Cell<u64>,
+    pub seed: Value<u64>,
     /// What went on, by way.
-    pub ways: RefCell<BTreeMap<u32, Counter>>,
+    pub ways: Table<BTreeMap<u32, Counter>>,
     /// What was dropped, by reason.
-    pub drops: RefCell<BTreeMap<u32, Counter>>,
+    pub drops: Table<BTreeMap<u32, Counter>>,
     /// Counters of the slots.
-    pub slots: RefCell<BTreeMap<u32, EndpointCounters>>,
+    pub slots: Table<BTreeMap<u32, EndpointCounters>>,
     /// Counters of the other nodes.
-    pub nodes: RefCell<BTreeMap<u32, NodeCounters>>,
-    /// Denied IPv4 sources: prefix, mask, entry; the first that matches counts.
+    pub nodes: Table<BTreeMap<u32, NodeCounters>>,
+    /// Numbers of outer packets that were given out, for each of them.
+    pub ids: Table<BTreeMap<u32, u32>>,
+    /// Denied IPv4 sources: prefix, mask, entry; the longest prefix counts.
     pub denied4: Vec<(V4, V4, Denied)>,
     /// The same of IPv6.
     pub denied6: Vec<(V6, V6, Denied)>,
     /// Packets that each of their entries has dropped.
-    pub denied: RefCell<BTreeMap<u32, u64>>,
+    pub denied: Table<BTreeMap<u32, u64>>,
 }
 
 impl<A> Default for Memory<A> {
@@ -75,22 +92,24 @@ impl<A> Default for Memory<A> {
             interfaces: HashMap::new(),
             endpoints: HashMap::new(),
             routes: Vec::new(),
-            flows: RefCell::default(),
+            flows: Table::default(),
+            spare: Mutex::default(),
             max_flows: 1 << 20,
-            flow_counts: RefCell::default(),
-            ports: HashMap::new(),
-            fragments: RefCell::default(),
-            fragment_turns: RefCell::default(),
-            fragment_places: RefCell::default(),
-            time: Cell::new(0),
-            seed: Cell::new(1),
-            ways: RefCell::default(),
-            drops: RefCell::default(),
-            slots: RefCell::default(),
-            nodes: RefCell::default(),
+            flow_counts: Table::default(),
+            ports: Table::default(),
+            fragments: Table::default(),
+            fragment_turns: Table::default(),
+            fragment_places: Table::default(),
+            time: Value::new(0),
+            seed: Value::new(1),
+            ways: Table::default(),
+            drops: Table::default(),
+            slots: Table::default(),
+            nodes: Table::default(),
+            ids: Table::default(),
             denied4: Vec::new(),
             denied6: Vec::new(),
-            denied: RefCell::default(),
+            denied: Table::default(),
         }
     }
 }
@@ -106,14 +125,59 @@ impl<A: Addr + Hash> Memory<A> {
     where
         Self: Tables<B>,
     {
-        let inward: Vec<_> = tables
-            .flows
-            .borrow()
-            .iter()
-            .filter(|(tuple, _)| tuple.direction == Tuple::<B>::IN)
-            .map(|(tuple, flow)| (*tuple, flow.clone()))
-            .collect();
-        inward.iter().filter(|(tuple, flow)| flow::remove(self, tuple, flow, self.time.get(), when)).count()
+        self.remove_flows(&tables.inward(|_, _| true), when)
+    }
+
+    /// The inbound tuples of the flows for which `which` says so.
+    fn inward(&self, which: impl Fn(&Tuple<A>, &Flow<A>) -> bool) -> Vec<Tuple<A>> {
+        let flows = self.flows.borrow();
+        let all =
+            flows.iter().filter(|(tuple, flow)| tuple.direction == Tuple::<A>::IN && which(tuple, flow));
+        all.map(|(tuple, _)| *tuple).collect()
+    }
+
+    /// What the program does that the daemon has remove flows: looks for each anew. Returns how many are gone.
+    fn remove_flows<B: Addr>(&self, tuples: &[Tuple<B>], when: When) -> usize
+    where
+        Self: Tables<B>,
+    {
+        let now = self.time.get();
+        let remove = |tuple: &&Tuple<B>| {
+            self.flow(tuple).is_some_and(|flow| flow::remove(self, tuple, &flow, now, when))
+        };
+        tuples.iter().filter(remove).count()
+    }
+
+    /// An entry in the memory of another that is gone.
+    fn in_spare(&self, flow: Flow<A>) -> Arc<Flow<A>> {
+        let fixed = |flow: &Flow<A>| (flow.slot, flow.address, flow.port, flow.flags);
+        let mut spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(index) = spare.iter().rposition(|old| fixed(old) == fixed(&flow)) else {
+            return Arc::new(flow);
+        };
+        let memory = spare.remove(index);
+        schedule::in_one_step(|| {
+            memory.state.set(flow.state.get());
+            memory.seen.set(flow.seen.get());
+        });
+        memory
+    }
+
+    /// What the daemon does where a port is no longer published: takes out the port first, then its flows.
+    pub fn unpublish(&self, key: &PortKey<A>) {
+        let Some(port) = self.ports.borrow_mut().remove(key) else { return };
+        let by = |tuple: &Tuple<A>, flow: &Flow<A>| {
+            flow.flags & Flow::<A>::PUBLISHED != 0
+                && (tuple.destination_port, tuple.protocol) == (key.port, key.protocol)
+                && (flow.address, flow.port) == (port.address, port.port)
+        };
+        self.remove_flows(&self.inward(by), When::Now);
+    }
+
+    /// What the daemon does where an endpoint is detached, or asked to: removes all flows of an address.
+    pub fn flush(&self, address: A) {
+        let of = |tuple: &Tuple<A>, flow: &Flow<A>| flow.address == address || tuple.destination == address;
+        self.remove_flows(&self.inward(of), When::Now);
     }
 
     /// Packets dropped for a reason.
@@ -134,12 +198,12 @@ impl<A: Addr + Hash> Common for Memory<A> {
 
     fn random(&self) -> u32 {
         // xorshift64: any will do, as long as a failure can be repeated.
-        let mut x = self.seed.get();
-        x ^= x << 13;
-        x ^= x >> 7;
-        x ^= x << 17;
-        self.seed.set(x);
-        (x >> 32) as u32
+        let next = self.seed.update(|mut x| {
+            x ^= x << 13;
+            x ^= x >> 7;
+            x ^ x << 17
+        });
+        (next >> 32) as u32
     }
 
     fn flows_of(&self, slot: u32, change: i32) -> u32 {
@@ -153,7 +217,7 @@ impl<A: Addr + Hash> Common for Memory<A> {
     fn is_published(&self, protocol: u8, port: u16) -> bool {
         let is = |key: &PortKey<A>| (key.protocol, key.port) == (protocol, Be16::new(port));
         let other = self.v6.as_ref().is_some_and(|v6| v6.is_published(protocol, port));
-        matches!(protocol, protocol::TCP | protocol::UDP) && (self.ports.keys().any(is) || other)
+        matches!(protocol, protocol::TCP | protocol::UDP) && (self.ports.borrow().keys().any(is) || other)
     }
 
     fn fragment_turn(&self, ring: u32) -> u32 {
@@ -164,6 +228,8 @@ impl<A: Addr + Hash> Common for Memory<A> {
     }
 
     fn repeat<S>(times: u32, step: extern "C" fn(u32, &mut S) -> i64, state: &mut S) {
+        // Of hundreds of rounds there are too many orders.
+        let times = if schedule::is_running() { times.min(ROUNDS) } else { times };
         let _ = (0..times).any(|round| step(round, state) != 0);
     }
 
@@ -192,12 +258,15 @@ impl<A: Addr + Hash> Common for Memory<A> {
         counters.tx_bytes += u64::from(bytes);
     }
 
-    fn count_on_wire(&self, slot: u32, packets: u32) -> u16 {
+    fn outer_ids(&self, slot: u32, packets: u32) -> u16 {
+        let mut given = self.ids.borrow_mut();
+        let given = given.entry(slot).or_default();
         let mut nodes = self.nodes.borrow_mut();
-        let counters = nodes.entry(slot).or_default();
-        let first = counters.tx_wire;
-        counters.tx_wire += u64::from(packets);
-        first as u16
+        let before = *given;
+        nodes.entry(slot).or_default().number(packets, before, |more| {
+            *given = before.wrapping_add(more);
+            before
+        })
     }
 
     fn count_from_node(&self, slot: u32, bytes: u32) {
@@ -217,28 +286,27 @@ impl<A: Addr + Hash> Common for Memory<A> {
 
 impl<A: Addr + Hash> Tables<A> for Memory<A> {
     type Ref<'a, V: 'a>
-        = Rc<V>
+        = Arc<V>
     where
         A: 'a;
 
-    fn config(&self) -> Option<Rc<Config<A>>> {
+    fn config(&self) -> Option<Arc<Config<A>>> {
         self.config.clone()
     }
 
-    fn interface(&self, ifindex: u32) -> Option<Rc<Interface<A>>> {
+    fn interface(&self, ifindex: u32) -> Option<Arc<Interface<A>>> {
         self.interfaces.get(&ifindex).cloned()
     }
 
-    fn endpoint(&self, address: &A) -> Option<Rc<Endpoint>> {
+    fn endpoint(&self, address: &A) -> Option<Arc<Endpoint>> {
         self.endpoints.get(address).cloned()
     }
 
-    fn route(&self, address: &A) -> Option<Rc<Route>> {
-        let found = self.routes.iter().find(|(network, mask, _)| address.within(network, mask));
-        found.map(|(_, _, route)| route.clone())
+    fn route(&self, address: &A) -> Option<Arc<Route>> {
+        longest(&self.routes, address).cloned()
     }
 
-    fn flow(&self, tuple: &Tuple<A>) -> Option<Rc<Flow<A>>> {
+    fn flow(&self, tuple: &Tuple<A>) -> Option<Arc<Flow<A>>> {
         self.flows.borrow().get(tuple).cloned()
     }
 
@@ -250,24 +318,30 @@ impl<A: Addr + Hash> Tables<A> for Memory<A> {
         if flows.len() >= self.max_flows {
             return Err(Add::Full);
         }
-        flows.insert(*tuple, Rc::new(flow));
+        flows.insert(*tuple, self.in_spare(flow));
         Ok(())
     }
 
     fn flow_remove(&self, tuple: &Tuple<A>) {
-        self.flows.borrow_mut().remove(tuple);
+        if let Some(flow) = self.flows.borrow_mut().remove(tuple) {
+            let mut spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner);
+            if spare.len() == SPARE {
+                spare.remove(0);
+            }
+            spare.push(flow);
+        }
     }
 
-    fn port(&self, key: &PortKey<A>) -> Option<Rc<Port<A>>> {
-        self.ports.get(key).cloned()
+    fn port(&self, key: &PortKey<A>) -> Option<Arc<Port<A>>> {
+        self.ports.borrow().get(key).cloned()
     }
 
-    fn fragment(&self, key: &FragmentKey<A>) -> Option<Rc<Fragment<A>>> {
+    fn fragment(&self, key: &FragmentKey<A>) -> Option<Arc<Fragment<A>>> {
         self.fragments.borrow().get(key).cloned()
     }
 
     fn fragment_set(&self, key: &FragmentKey<A>, fragment: &Fragment<A>) {
-        self.fragments.borrow_mut().insert(*key, Rc::new(*fragment));
+        self.fragments.borrow_mut().insert(*key, Arc::new(*fragment));
     }
 
     fn fragment_remove(&self, key: &FragmentKey<A>) {
@@ -289,25 +363,25 @@ impl Memory<V4> {
 
 /// Those of IPv6 that belong to these of IPv4.
 impl Tables<V6> for Memory<V4> {
-    type Ref<'a, V: 'a> = Rc<V>;
+    type Ref<'a, V: 'a> = Arc<V>;
 
-    fn config(&self) -> Option<Rc<Config<V6>>> {
+    fn config(&self) -> Option<Arc<Config<V6>>> {
         self.v6.as_ref()?.config()
     }
 
-    fn interface(&self, ifindex: u32) -> Option<Rc<Interface<V6>>> {
+    fn interface(&self, ifindex: u32) -> Option<Arc<Interface<V6>>> {
         self.v6.as_ref()?.interface(ifindex)
     }
 
-    fn endpoint(&self, address: &V6) -> Option<Rc<Endpoint>> {
+    fn endpoint(&self, address: &V6) -> Option<Arc<Endpoint>> {
         self.v6.as_ref()?.endpoint(address)
     }
 
-    fn route(&self, address: &V6) -> Option<Rc<Route>> {
+    fn route(&self, address: &V6) -> Option<Arc<Route>> {
         self.v6.as_ref()?.route(address)
     }
 
-    fn flow(&self, tuple: &Tuple<V6>) -> Option<Rc<Flow<V6>>> {
+    fn flow(&self, tuple: &Tuple<V6>) -> Option<Arc<Flow<V6>>> {
         self.v6.as_ref()?.flow(tuple)
     }
 
@@ -319,11 +393,11 @@ impl Tables<V6> for Memory<V4> {
         self.v6.iter().for_each(|v6| v6.flow_remove(tuple));
     }
 
-    fn port(&self, key: &PortKey<V6>) -> Option<Rc<Port<V6>>> {
+    fn port(&self, key: &PortKey<V6>) -> Option<Arc<Port<V6>>> {
         self.v6.as_ref()?.port(key)
     }
 
-    fn fragment(&self, key: &FragmentKey<V6>) -> Option<Rc<Fragment<V6>>> {
+    fn fragment(&self, key: &FragmentKey<V6>) -> Option<Arc<Fragment<V6>>> {
         self.v6.as_ref()?.fragment(key)
     }
 
@@ -346,17 +420,21 @@ fn count(counters: &mut BTreeMap<u32, Counter>, number: u32, bytes: u32) {
     counter.bytes += u64::from(bytes);
 }
 
-fn find<A: Addr>(list: &[(A, A, Denied)], source: &A) -> Option<Denied> {
-    list.iter().find(|(prefix, mask, _)| source.within(prefix, mask)).map(|(.., entry)| *entry)
+/// What a list says of an address: that of the longest prefix that it is in, as in the kernel's LPM tries.
+fn longest<'a, A: Addr, V>(list: &'a [(A, A, V)], address: &A) -> Option<&'a V> {
+    let all = list.iter().filter(|(prefix, mask, _)| address.within(prefix, mask));
+    // Of two masks that hold the same address, the longer one has all bits of the other.
+    let longer = |a: &&(A, A, V), b: &&(A, A, V)| a.1.within(&b.1, &b.1).cmp(&b.1.within(&a.1, &a.1));
+    all.max_by(longer).map(|(.., value)| value)
 }
 
 impl<A> DenyList for Memory<A> {
     fn denied4(&self, source: &V4) -> Option<Denied> {
-        find(&self.denied4, source)
+        longest(&self.denied4, source).copied()
     }
 
     fn denied6(&self, source: &V6) -> Option<Denied> {
-        find(&self.denied6, source)
+        longest(&self.denied6, source).copied()
     }
 
     fn count_denied(&self, entry: Denied) {

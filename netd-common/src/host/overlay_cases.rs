@@ -62,14 +62,6 @@ fn outward(world: &World) -> Vec<Case> {
             )],
         ),
         case(
-            "a container's own VXLAN to a node",
-            vec![unchanged(
-                at,
-                frame(a.host_mac, a.mac, &Ip::new(a.address, FAR_NODE), &Body::Udp(1000, 4789, vec![8; 60])),
-                Fate::Dropped(Drop::OverlayContainer),
-            )],
-        ),
-        case(
             "to a far node of another network",
             vec![unchanged(
                 at,

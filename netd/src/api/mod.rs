@@ -39,6 +39,7 @@ use tokio::net::UnixListener;
 
 use crate::{
     daemon::Handle,
+    names,
     request::{
         AttachRequest, DeniedList, DenyRequest, EndpointList, EndpointView, FlowList, FlowQuery, Flushed,
         NetworkList, NetworkRequest, NetworkView, NodeList, PublishRequest, Refusal, Status,
@@ -59,7 +60,8 @@ struct Failure(StatusCode, String);
 
 impl IntoResponse for Failure {
     fn into_response(self) -> Response {
-        (self.0, Json(ErrorBody { error: self.1 })).into_response()
+        // It may quote what was sent.
+        (self.0, Json(ErrorBody { error: names::one_line(&self.1) })).into_response()
     }
 }
 

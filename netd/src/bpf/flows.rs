@@ -1,6 +1,9 @@
 //! The flow table from user space: it reads, and lets the `flow_gc` program remove.
 
-use std::{collections::HashSet, net::IpAddr};
+use std::{
+    collections::{BTreeSet, HashSet},
+    net::IpAddr,
+};
 
 use anyhow::{Context as _, Result};
 use aya::{
@@ -9,10 +12,10 @@ use aya::{
 };
 use netd_common::{
     V4, V6,
-    abi::{FlowList, Tuple},
+    abi::{Flow, FlowList, Tuple},
     flow::{State, TICK_SHIFT, Ticks, service},
     fragment,
-    wire::Be16,
+    wire::{Be16, protocol},
 };
 
 use super::{
@@ -31,6 +34,13 @@ pub(super) struct Record<A> {
     pub(super) address: A,
     pub(super) port: Be16,
     pub(super) flags: u16,
+}
+
+impl<A> Record<A> {
+    /// Whether it has the address that leads to the world, because its container asked for nothing else.
+    fn is_masqueraded(&self) -> bool {
+        self.flags & (Flow::<A>::PUBLISHED | Flow::<A>::HAIRPIN) == 0
+    }
 }
 
 /// Where the search for flows that have timed out is: in the tables one after the other.
@@ -117,7 +127,7 @@ impl Datapath {
         self.remove_flows::<A>(|tuple, flow| flow.address == address || tuple.destination == address)
     }
 
-    /// Removes the flows of the address's family that are translated to any other address. Returns how many.
+    /// Removes the masqueraded flows of the address's family that are translated to any other address. Returns how many.
     pub fn keep_flows_of(&mut self, address: IpAddr) -> Result<usize> {
         match address {
             IpAddr::V4(_) => self.keep_flows_of_family::<V4>(address),
@@ -130,7 +140,45 @@ impl Datapath {
         Datapath: HasTables<A>,
     {
         let Some(address) = A::of(address) else { return Ok(0) };
-        self.remove_flows::<A>(|tuple, _| tuple.destination != address)
+        self.remove_flows::<A>(|tuple, flow| flow.is_masqueraded() && tuple.destination != address)
+    }
+
+    /// Removes the flows of an address that the host no longer has, but for TCP's by published ports: those end by themselves, and go
+    /// on should it come back, as with netfilter. Returns how many.
+    pub fn forget_flows_of(&mut self, address: IpAddr) -> Result<usize> {
+        match address {
+            IpAddr::V4(_) => self.forget_flows_of_family::<V4>(address),
+            IpAddr::V6(_) => self.forget_flows_of_family::<V6>(address),
+        }
+    }
+
+    fn forget_flows_of_family<A: Family>(&mut self, address: IpAddr) -> Result<usize>
+    where
+        Datapath: HasTables<A>,
+    {
+        let Some(address) = A::of(address) else { return Ok(0) };
+        self.remove_flows::<A>(|tuple, flow| {
+            tuple.destination == address && (flow.is_masqueraded() || tuple.protocol != protocol::TCP)
+        })
+    }
+
+    /// The host's addresses that there are flows of.
+    pub fn flow_addresses(&self) -> Result<BTreeSet<IpAddr>> {
+        let mut found = BTreeSet::new();
+        self.add_flow_addresses::<V4>(&mut found)?;
+        self.add_flow_addresses::<V6>(&mut found)?;
+        Ok(found)
+    }
+
+    fn add_flow_addresses<A: Family>(&self, found: &mut BTreeSet<IpAddr>) -> Result<()>
+    where
+        Datapath: HasTables<A>,
+    {
+        let mut walk = Walk::default();
+        while inbound(&self.tables().flows, &mut walk, |tuple: &Tuple<A>, _| {
+            found.insert(tuple.destination.ip());
+        })? {}
+        Ok(())
     }
 
     /// Removes the flows of a family for which `which` says so.

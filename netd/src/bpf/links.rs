@@ -5,8 +5,8 @@
 //! (`tcx_entry_sync`), detaching it for another. That is 12 ms each on a kernel with 250 ticks a second, 24 ms for an endpoint
 //! each way, against 0.3 ms for two filters, which is more than all the rest of an attach.
 //!
-//! But a TCX program costs a packet some 50 ns less than a filter. So what a container sends is moved to a TCX link when nobody
-//! waits ([`promote`]), and stays there.
+//! But a TCX program costs a packet some 50 ns less than a filter, and does not go when somebody removes the qdisc. So both are moved
+//! to TCX links when nobody waits ([`promote`]), and stay there.
 
 use std::{fs, io};
 
@@ -131,7 +131,7 @@ pub(super) fn attach(programs: &mut Ebpf, pins: &Pins, ifindex: u32, hook: Hook)
     }
 }
 
-/// Moves what an endpoint's link runs from a filter to a TCX link. In between it runs both, the link's first; where that leaves the
+/// Moves what an endpoint's link runs at a hook from a filter to a TCX link. In between it runs both, the link's first; where that leaves the
 /// packet to the host's stack the filter sees it again and does the same, so that it may be counted twice.
 ///
 /// Whoever calls this waits for an RCU grace period, with the lock of all network devices held (`tcx_link_attach`).

@@ -1,6 +1,9 @@
 //! The maps from user space: their shapes, their sizes, and handles to them.
 
-use std::collections::HashSet;
+use std::{
+    collections::HashSet,
+    sync::atomic::{Ordering, fence},
+};
 
 use anyhow::{Context as _, Result, bail};
 use aya::{
@@ -14,7 +17,7 @@ use aya::{
 use netd_common::{
     V4, V6,
     abi::{
-        Config, Counter, Denied, Endpoint, EndpointCounters, Flow, Fragment, FragmentKey, Interface,
+        Config, Configs, Counter, Denied, Endpoint, EndpointCounters, Flow, Fragment, FragmentKey, Interface,
         NodeCounters, Peer, PeerKey, Place, Port, PortKey, Route, Tuple, place_of,
     },
     reason,
@@ -42,6 +45,7 @@ fn shapes(options: &Options) -> Vec<Shape> {
         shape::<u32, Counter>("COUNTERS", MapType::PerCpuArray, None),
         shape::<u32, EndpointCounters>("ENDPOINT_COUNTERS", MapType::PerCpuArray, endpoints),
         shape::<u32, NodeCounters>("NODE_COUNTERS", MapType::PerCpuArray, Some(MAX_NODES)),
+        shape::<u32, u32>("NODE_IDS", MapType::Array, Some(MAX_NODES)),
         shape::<u32, u32>("FLOW_COUNTS", MapType::Array, endpoints),
         shape::<u32, u64>("PORT_BITS", MapType::Array, None),
         shape::<u32, u64>("HOST", MapType::Array, None),
@@ -62,7 +66,7 @@ fn shapes_of<A: Family>(options: &Options) -> [Shape; 10] {
     let endpoints = Some(options.max_endpoints);
     let names = A::NAMES;
     [
-        shape::<u32, Config<A>>(names.config, MapType::Array, None),
+        shape::<u32, Configs<A>>(names.config, MapType::Array, None),
         shape::<u32, Interface<A>>(names.interfaces, MapType::Hash, endpoints),
         shape::<u32, Place<u32, Interface<A>>>(names.interface_places, MapType::Array, None),
         shape::<A, Endpoint>(names.endpoints, MapType::Hash, endpoints),
@@ -139,7 +143,7 @@ pub(super) struct Maps {
 
 /// Handles to the maps of a family.
 pub(super) struct Tables<A: Family> {
-    pub(super) config: Array<MapData, Config<A>>,
+    config: Array<MapData, Configs<A>>,
     pub(super) interfaces: HashMap<MapData, u32, Interface<A>>,
     interface_places: Places<u32, Interface<A>>,
     pub(super) endpoints: HashMap<MapData, A, Endpoint>,
@@ -185,6 +189,26 @@ impl<A: Family> Tables<A> {
             fragments,
             max_flows: max_flows.max_entries() / 2,
         })
+    }
+
+    /// What the programs know of the node.
+    pub(super) fn config(&self) -> Result<Config<A>> {
+        Ok(*self.configs()?.get())
+    }
+
+    fn configs(&self) -> Result<Configs<A>> {
+        self.config.get(&0, 0).with_context(|| reading(A::NAMES.config))
+    }
+
+    /// Tells them something else. Each packet sees what was before or this, never some of both. No program may still be at work that
+    /// began before the last change: see [`syscall::wait_for_programs`].
+    pub(super) fn configure(&mut self, config: Config<A>) -> Result<()> {
+        for configs in self.configs()?.change(config) {
+            let written = self.config.set(0, configs, 0);
+            written.with_context(|| format!("writing the node's entry to map {}", A::NAMES.config))?;
+            fence(Ordering::SeqCst);
+        }
+        Ok(())
     }
 
     /// Writes who sends from an interface.

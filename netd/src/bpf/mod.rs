@@ -18,7 +18,11 @@ mod sockets;
 mod syscall;
 mod types;
 
-use std::{collections::HashSet, net::Ipv4Addr, path::Path};
+use std::{
+    collections::HashSet,
+    net::{IpAddr, Ipv4Addr},
+    path::Path,
+};
 
 use anyhow::{Context as _, Result, anyhow, bail};
 use aya::{
@@ -29,7 +33,7 @@ use aya::{
 use ipnet::IpNet;
 use netd_common::{
     V4, V6, abi,
-    wire::{Mac as WireMac, MacPair},
+    wire::{Be16, Mac as WireMac, MacPair, Vxlan},
 };
 
 pub use self::crowd::add_crowd;
@@ -46,7 +50,7 @@ pub use self::types::{
 };
 use self::{
     deny::DenyMaps,
-    family::v6,
+    family::{Family as _, v6},
     flows::Expiry,
     links::{Hook, XDP_UPLINK},
     maps::Maps,
@@ -111,29 +115,14 @@ impl Datapath {
         }
         deny::load(&mut programs)
             .map_err(|error| anyhow!("the kernel refuses program {XDP_UPLINK}: {}", refusal(&error)))?;
-        // Programs that others go on with. Those of a daemon before this one go on with them from here on, too.
-        for (step, name) in (0..).zip(abi::STEP_PROGRAMS) {
-            let program = program(&mut programs, name)?;
-            // One that is attached too is loaded already.
-            if !PROGRAMS.contains(&name) {
-                program
-                    .load()
-                    .map_err(|error| anyhow!("the kernel refuses program {name}: {}", refusal(&error)))?;
-            }
-            let fd = program.fd().and_then(|fd| Ok(fd.try_clone()?));
-            let fd = fd.with_context(|| format!("asking for program {name}"))?;
-            let steps = programs.map_mut("STEPS").context("the eBPF object has no map STEPS")?;
-            ProgramArray::try_from(steps)?
-                .set(step, &fd, 0)
-                .with_context(|| format!("writing program {name} to map STEPS"))?;
-        }
+        set_steps(&mut programs)?;
         let maps = Maps::take(&mut programs)?;
         let deny = DenyMaps::take(&mut programs)?;
         let next_hops = Some(NextHopsTurn::take(&mut programs)?);
         pins.adopt_links()?;
         let (routes, ports) = Default::default();
         // That of the daemon before, until this one has looked.
-        let overlay = maps.v4.config.get(&0, 0).map_or(0, |config| config.overlay);
+        let overlay = maps.v4.config().map_or(0, |config| config.overlay);
         Ok(Self {
             programs,
             maps,
@@ -157,10 +146,11 @@ impl Datapath {
     /// Tells the programs about the node.
     pub fn configure(&mut self, config: &NodeConfig) -> Result<()> {
         let uplink = config.uplink;
+        let [away, away6] = config.away;
         let address = uplink.map_or(V4(0), |uplink| v4(uplink.address));
         let address6 = uplink.and_then(|uplink| uplink.address6).map_or(V6([0; 4]), v6);
         let value = abi::Config {
-            uplink: uplink.map_or(0, |uplink| uplink.ifindex),
+            uplink: uplink.filter(|_| !away).map_or(0, |uplink| uplink.ifindex),
             address,
             underlay4: address,
             underlay6: address6,
@@ -169,25 +159,36 @@ impl Datapath {
             quota: config.max_flows_per_endpoint,
             mtu: config.mtu,
             overlay: self.overlay,
+            overlay_port: if config.in_cluster { Vxlan::PORT } else { Be16::ZERO },
+            reserved: 0,
         };
-        // The same, but for the type.
-        let abi::Config { uplink, underlay4, underlay6, first_port, last_port, quota, mtu, overlay, .. } =
-            value;
-        let value6 = abi::Config {
-            address: address6,
-            uplink,
-            underlay4,
-            underlay6,
-            first_port,
-            last_port,
-            quota,
-            mtu,
-            overlay,
-        };
-        self.maps.v4.config.set(0, value, 0).context("writing the node's entry to map CONFIG4")?;
-        self.maps.v6.config.set(0, value6, 0).context("writing the node's entry to map CONFIG6")?;
+        let value6 = with_address(&value, address6);
+        // What other nodes get in VXLAN needs no IPv6 address here.
+        let uplink6 = if away6 && value.overlay == 0 { 0 } else { value.uplink };
+        let value6 = abi::Config { uplink: uplink6, ..value6 };
         self.config = Some(*config);
-        Ok(())
+        if self.maps.v4.config()? == value && self.maps.v6.config()? == value6 {
+            return Ok(());
+        }
+        syscall::wait_for_programs();
+        self.maps.v4.configure(value)?;
+        self.maps.v6.configure(value6)
+    }
+
+    /// The uplink and its MTU as the programs know them from a daemon before this one; none: they know of no address, or are attached
+    /// to no uplink.
+    pub fn pinned_uplink(&self) -> Result<Option<(Uplink, u32)>> {
+        let v4 = self.maps.v4.config()?;
+        let v6 = self.maps.v6.config()?;
+        let links = self.pins.links()?;
+        let link = links.iter().find(|(_, hook)| *hook == Hook::Uplink).map(|(ifindex, _)| *ifindex);
+        let (Some(ifindex), IpAddr::V4(address)) = (link, v4.address.ip()) else { return Ok(None) };
+        let address6 = match v6.address.ip() {
+            IpAddr::V6(address) if !address.is_unspecified() => Some(address),
+            _ => None,
+        };
+        let known = !address.is_unspecified();
+        Ok(known.then_some((Uplink { ifindex, address, address6 }, v4.mtu)))
     }
 
     /// Attaches the uplink's program, or replaces what is attached. Idempotent. Detaches from any other uplink.
@@ -253,15 +254,29 @@ impl Datapath {
         Ok(())
     }
 
-    /// Moves what an endpoint sends to a faster hook, if this kernel has it and that has not been done yet (`links.rs`). Takes some
-    /// 10 ms; whether there was anything to do.
+    /// Moves an endpoint's programs to hooks that are faster, and that nobody takes away with a qdisc, if this kernel has them and
+    /// that has not been done yet (`links.rs`). Takes some 10 ms for each; whether there was anything to do.
     pub fn promote_endpoint(&mut self, ifindex: u32) -> Result<bool> {
-        let hook = Hook::Ingress;
-        if Attachment::of_this_kernel() != Attachment::Tcx || self.pins.is_link(ifindex, hook) {
-            return Ok(false);
+        let mut moved = false;
+        for hook in [Hook::Ingress, Hook::Egress] {
+            if Attachment::of_this_kernel() == Attachment::Tcx && !self.pins.is_link(ifindex, hook) {
+                links::promote(&mut self.programs, &self.pins, ifindex, hook)?;
+                moved = true;
+            }
         }
-        links::promote(&mut self.programs, &self.pins, ifindex, hook)?;
-        Ok(true)
+        Ok(moved)
+    }
+
+    /// Puts those filters of an interface back that should be there. Whether any should: links are nobody's to take away.
+    pub fn put_back(&mut self, ifindex: u32) -> Result<bool> {
+        let mut filters = false;
+        for (_, hook) in self.pins.links()?.into_iter().filter(|(at, _)| *at == ifindex) {
+            if !self.pins.is_link(ifindex, hook) {
+                links::attach(&mut self.programs, &self.pins, ifindex, hook)?;
+                filters = true;
+            }
+        }
+        Ok(filters)
     }
 
     /// Writes what the programs know of who sends from an endpoint's link.
@@ -341,7 +356,8 @@ impl Datapath {
         closed.and(self.reset_counters(endpoint.slot))
     }
 
-    /// Makes the pinned state hold exactly these endpoints: removes the entries, flows, link pins of all others.
+    /// Makes the pinned state hold exactly these endpoints: removes the entries, flows, link pins of all others. All that is attached is
+    /// of this version then.
     pub fn retain_endpoints(&mut self, endpoints: &[Endpoint]) -> Result<()> {
         let links: HashSet<u32> = endpoints.iter().map(|endpoint| endpoint.ifindex).collect();
         let addresses: HashSet<V4> = endpoints.iter().map(|endpoint| v4(endpoint.address)).collect();
@@ -355,6 +371,7 @@ impl Datapath {
                 self.pins.remove_link(ifindex, hook)?;
             }
         }
+        self.pins.forget_former()?;
         self.remove_flows::<V4>(|_, flow| !addresses.contains(&flow.address))?;
         self.remove_flows::<V6>(|_, flow| !addresses6.contains(&flow.address))?;
         let slots: HashSet<u32> = endpoints.iter().map(|endpoint| endpoint.slot).collect();
@@ -366,6 +383,13 @@ impl Datapath {
         let [v4, v6] = &mut self.routes;
         v4.change(&mut self.maps.v4.routes, routes)?;
         v6.change(&mut self.maps.v6.routes, routes)
+    }
+
+    /// The subnets of the networks that the programs know of.
+    pub fn pinned_networks(&self) -> Result<Vec<IpNet>> {
+        let mut found = routes::networks(&self.maps.v4.routes)?;
+        found.extend(routes::networks(&self.maps.v6.routes)?);
+        Ok(found)
     }
 
     /// The loaded programs.
@@ -395,7 +419,7 @@ impl Datapath {
     /// The names of what holds a program on its interfaces.
     fn hooks(&self, hook: Hook, links: &[(u32, Hook)]) -> &'static str {
         let usual = self.pins.attachment(hook).label();
-        if hook != Hook::Ingress || usual == Attachment::Tcx.label() {
+        if !hook.is_endpoints() || usual == Attachment::Tcx.label() {
             return usual;
         }
         let own = || links.iter().filter(|(_, at)| *at == hook);
@@ -440,6 +464,46 @@ impl Datapath {
     /// Removes every pin below `directory`: programs detach, maps go. Nothing there is not an error.
     pub fn purge(directory: &Path) -> Result<()> {
         pins::purge(directory)
+    }
+}
+
+/// Loads the programs that others go on with, and then has those of a daemon before this one go on with them, too. All are loaded before
+/// the first is written: one that the kernel refuses leaves what runs as it is.
+fn set_steps(programs: &mut Ebpf) -> Result<()> {
+    // One that is attached too is loaded already.
+    for name in abi::STEP_PROGRAMS.iter().filter(|name| !PROGRAMS.contains(name)) {
+        program(programs, name)?
+            .load()
+            .map_err(|error| anyhow!("the kernel refuses program {name}: {}", refusal(&error)))?;
+    }
+    for (step, name) in (0..).zip(abi::STEP_PROGRAMS) {
+        let fd = program(programs, name)?.fd().and_then(|fd| Ok(fd.try_clone()?));
+        let fd = fd.with_context(|| format!("asking for program {name}"))?;
+        let steps = programs.map_mut("STEPS").context("the eBPF object has no map STEPS")?;
+        ProgramArray::try_from(steps)?
+            .set(step, &fd, 0)
+            .with_context(|| format!("writing program {name} to map STEPS"))?;
+    }
+    Ok(())
+}
+
+/// What the programs of another family know of the node: the same, but for the address.
+const fn with_address<A: Copy, B>(config: &abi::Config<A>, address: B) -> abi::Config<B> {
+    let abi::Config { uplink, underlay4, underlay6, first_port, last_port, quota, mtu, overlay, .. } =
+        *config;
+    let (overlay_port, reserved) = (config.overlay_port, config.reserved);
+    abi::Config {
+        address,
+        uplink,
+        underlay4,
+        underlay6,
+        first_port,
+        last_port,
+        quota,
+        mtu,
+        overlay,
+        overlay_port,
+        reserved,
     }
 }
 

@@ -16,6 +16,9 @@ use super::{
 
 /// The directory of the links of programs for sockets.
 const SOCKETS: &str = "sockets";
+/// The directory of the maps of steps of other versions, as long as their programs run: the kernel empties such a map when it is pinned
+/// nowhere and nobody has it open, and their programs would go on with nothing.
+const FORMER: &str = "former";
 
 /// The pins of this version.
 pub(super) struct Pins {
@@ -29,7 +32,7 @@ impl Pins {
     /// Makes the directories.
     pub(super) fn open(directory: &Path, attachments: [Attachment; 2]) -> Result<Self> {
         let version = directory.join(format!("v{ABI_VERSION}"));
-        for path in [version.join("maps"), version.join("links"), version.join(SOCKETS)] {
+        for path in ["maps", "links", SOCKETS, FORMER].map(|name| version.join(name)) {
             fs::create_dir_all(&path).with_context(|| {
                 format!("creating {} (is a bpf file system mounted there?)", path.display())
             })?;
@@ -79,6 +82,16 @@ impl Pins {
         }
     }
 
+    /// Removes what programs of other versions go on with: none of them runs any more.
+    pub(super) fn forget_former(&self) -> Result<()> {
+        let former = self.version.join(FORMER);
+        for name in names(&former)? {
+            let path = former.join(name);
+            fs::remove_file(&path).with_context(|| format!("removing {}", path.display()))?;
+        }
+        Ok(())
+    }
+
     /// Moves the links of other versions here, so that their programs run until ours replace them, and removes the rest of
     /// those versions: their flows cannot be read by this one.
     pub(super) fn adopt_links(&self) -> Result<()> {
@@ -94,13 +107,20 @@ impl Pins {
             for link in names(&other.join("links"))? {
                 let from = other.join("links").join(&link);
                 let to = self.version.join("links").join(&link);
-                fs::rename(&from, &to)
-                    .with_context(|| format!("moving {} to {}", from.display(), to.display()))?;
+                rename(&from, &to)?;
+            }
+            let steps = other.join("maps/STEPS");
+            if steps.exists() {
+                rename(&steps, &self.version.join(FORMER).join(&name))?;
             }
             remove(&other)?;
         }
         Ok(())
     }
+}
+
+fn rename(from: &Path, to: &Path) -> Result<()> {
+    fs::rename(from, to).with_context(|| format!("moving {} to {}", from.display(), to.display()))
 }
 
 /// Detaches all programs of a directory of pins and removes it. One that is not there is fine.

@@ -53,15 +53,16 @@ impl Routes {
 
 /// A route as the programs read it.
 fn entry(route: &Route) -> abi::Route {
-    let plain = |kind, network| abi::Route { kind, mtu: 0, network, node: V6([0; 4]), slot: 0 };
+    let plain = |kind, network| abi::Route { kind, flags: 0, mtu: 0, network, node: V6([0; 4]), slot: 0 };
     match *route {
         Route::Host => plain(abi::Route::HOST, 0),
         Route::Network(number) => plain(abi::Route::NETWORK, number),
         Route::Uplink => plain(abi::Route::UPLINK, 0),
         Route::Peer(node) => abi::Route { node: mapped(node), ..plain(abi::Route::UPLINK, 0) },
-        Route::Node { network, address, slot, vxlan, mtu } => {
+        Route::Node { network, address, slot, vxlan, mtu, routed } => {
             let kind = if vxlan { abi::Route::VXLAN } else { abi::Route::DIRECT };
-            abi::Route { kind, mtu, network, node: mapped(address), slot }
+            let flags = if routed { abi::Route::ROUTED } else { 0 };
+            abi::Route { kind, flags, mtu, network, node: mapped(address), slot }
         }
     }
 }
@@ -89,6 +90,12 @@ fn node_behind_in<A: Family>(directory: &Path, address: IpAddr) -> Result<Option
         Err(MapError::KeyNotFound) => Ok(None),
         Err(error) => Err(error).with_context(|| reading(A::NAMES.routes)),
     }
+}
+
+/// The subnets of networks in a map.
+pub(super) fn networks<A: Family>(map: &LpmTrie<MapData, A, abi::Route>) -> Result<Vec<IpNet>> {
+    let all = read(map)?.into_iter();
+    Ok(all.filter(|(_, route)| route.kind == abi::Route::NETWORK).map(|(prefix, _)| prefix).collect())
 }
 
 /// What a daemon before this one left in the map.

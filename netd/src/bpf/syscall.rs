@@ -68,6 +68,13 @@ impl Walk {
     }
 }
 
+/// Waits until no program runs any more that runs now: an RCU grace period, some milliseconds. Where the kernel cannot say
+/// (`nohz_full`), it does not wait.
+pub(super) fn wait_for_programs() {
+    // SAFETY: a system call that takes numbers alone.
+    unsafe { libc::syscall(libc::SYS_membarrier, libc::MEMBARRIER_CMD_GLOBAL, 0, 0) };
+}
+
 /// Whether something is pinned at a path, and is a link: by the name that the kernel gives the file (`bpf_link_new_fd`).
 pub(super) fn is_link(path: &Path) -> bool {
     let name = |pinned: OwnedFd| std::fs::read_link(format!("/proc/self/fd/{}", pinned.as_raw_fd()));

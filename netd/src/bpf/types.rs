@@ -29,12 +29,16 @@ pub struct Options {
 pub struct NodeConfig {
     /// The interface that leads to the world, if there is one.
     pub uplink: Option<Uplink>,
+    /// Families, IPv4 first, whose address the host does not have for now: nothing is sent with it, and its flows stay.
+    pub away: [bool; 2],
     /// The uplink's MTU, bytes.
     pub mtu: u32,
     /// The ports that masqueraded flows take, inclusive (`nat.ports`).
     pub ports: (u16, u16),
     /// `nat.max-flows-per-endpoint`.
     pub max_flows_per_endpoint: u32,
+    /// Whether it is one of several: then containers must not speak VXLAN under its address.
+    pub in_cluster: bool,
 }
 
 /// The node's uplink.
@@ -114,6 +118,8 @@ pub enum Route {
         vxlan: bool,
         /// The largest packet that gets there, as a container sends it, bytes.
         mtu: u16,
+        /// The network is not masqueraded: its containers come to published ports with their own addresses.
+        routed: bool,
     },
     /// Another node itself; like [`Route::Uplink`] for all but what could pass for this node's.
     Peer(IpAddr),

@@ -10,6 +10,7 @@ pub mod demo;
 mod deny;
 mod detach;
 mod flows;
+mod log;
 mod ls;
 mod network;
 mod nodes;
@@ -19,7 +20,7 @@ mod status;
 mod table;
 
 use std::{
-    io::{self, IsTerminal, Write},
+    io::{self, Write},
     path::PathBuf,
     process::ExitCode,
 };
@@ -27,9 +28,8 @@ use std::{
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 use serde::Serialize;
-use tracing_subscriber::EnvFilter;
 
-use crate::api::client::Client;
+use crate::{api::client::Client, names};
 
 /// Where the daemon answers if nothing else is said.
 const DEFAULT_SOCKET: &str = "/run/netd/netd.sock";
@@ -94,7 +94,7 @@ pub fn main() -> ExitCode {
     match cli.execute() {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("netd: {error:#}");
+            eprintln!("netd: {}", names::one_line(&format!("{error:#}")));
             ExitCode::FAILURE
         }
     }
@@ -103,7 +103,7 @@ pub fn main() -> ExitCode {
 impl Cli {
     fn execute(self) -> Result<ExitCode> {
         let client = Client::new(&self.socket);
-        log(if matches!(self.command, Command::Run(_)) { "info" } else { "off" });
+        log::begin(if matches!(self.command, Command::Run(_)) { "info" } else { "off" });
         match self.command {
             Command::Run(run) => run.run(self.socket)?,
             Command::Demo(demo) => return demo.run(),
@@ -122,17 +122,6 @@ impl Cli {
         }
         Ok(ExitCode::SUCCESS)
     }
-}
-
-/// Logs to standard error what `RUST_LOG` says, else `default` and what is more important.
-fn log(default: &str) {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default));
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(io::stderr)
-        .with_ansi(io::stderr().is_terminal())
-        .with_target(false)
-        .init();
 }
 
 /// Runs a command that asks the daemon. It only waits, so one thread will do.

@@ -6,7 +6,7 @@ use anyhow::Result;
 use clap::Args;
 
 use super::{print, print_json, table};
-use crate::{api::client::Client, bpf::Counter, request};
+use crate::{api::client::Client, bpf::Counter, names, request};
 
 /// Show how the daemon and the datapath are: programs, tables, packets forwarded and dropped
 ///
@@ -74,7 +74,7 @@ fn overview(status: &request::Status) -> comfy_table::Table {
         overview.add_row(["health", "good"]);
     }
     for problem in &status.problems {
-        overview.add_row(["PROBLEM", problem]);
+        overview.add_row(["PROBLEM", &names::one_line(problem)]);
     }
     overview
 }

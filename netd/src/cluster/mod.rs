@@ -3,6 +3,7 @@
 mod etcd;
 mod model;
 mod remotes;
+mod too_big;
 
 use std::{
     net::{IpAddr, Ipv6Addr},
@@ -13,11 +14,12 @@ use ipnet::Ipv4Net;
 use netd_common::wire::Vxlan;
 use serde::{Deserialize, Serialize};
 
-pub use self::etcd::{Directory, EtcdConfig, TlsFiles};
+pub use self::etcd::{Directory, EtcdConfig, Identity, TlsFiles};
 pub use self::model::{Announcement, Cluster, Registration, SharedNetwork, Slice, View};
 pub use self::remotes::{
     Presence, Remote, Remotes, Said, There, Update, said_by_cluster, said_by_configuration, slices_of,
 };
+pub use self::too_big::TooBig;
 use crate::netlink::UplinkInfo;
 
 /// How packets for another node travel.
@@ -58,6 +60,12 @@ pub struct ClusterConfig {
 }
 
 impl ClusterConfig {
+    /// Whether there are other nodes, or may be, known or not.
+    #[must_use]
+    pub fn is_one(&self) -> bool {
+        self.etcd.is_some() || !self.peers.is_empty()
+    }
+
     /// How long a node without a lease may send nothing until its routes go.
     #[must_use]
     pub fn silence(&self) -> Duration {

@@ -109,11 +109,17 @@ pub struct Announcement {
 pub struct View {
     /// The cluster as it was when it was last read; none: it was never read.
     pub cluster: Option<Cluster>,
-    /// All that was announced last is there, or is refused: see `refused`.
+    /// All that was announced last is there, or is refused for good: see `refused`.
     pub settled: bool,
     /// Why the store cannot be reached or written to; none: it is reached.
     pub unreachable: Option<String>,
     /// What this node cannot have, in words: a network that the cluster has with another subnet, a slice where none is
     /// left, its own name where another node has it.
     pub refused: Vec<String>,
+    /// What in the store makes no sense, in words: the first few. It does not count.
+    pub ignored: Vec<String>,
+    /// Another node has this one's name.
+    pub taken: bool,
+    /// It may be this one itself that has it, before the machine was restarted: that ends with a lease.
+    pub may_return: bool,
 }

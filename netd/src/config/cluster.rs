@@ -5,20 +5,21 @@ use std::collections::BTreeMap;
 use anyhow::{Context, Result, anyhow, bail};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
-use super::{address, address6, etcd, file, ipam, names};
+use super::{NodeConfig, address, address6, etcd, file, ipam, names, peers};
 use crate::{
     bpf::MAX_NODES,
     cluster::{ClusterConfig, Peer, Transport},
-    network::{Definition, overlap},
+    names::Shown,
+    network::{Definition, overlap, parse_subnet},
     pair,
 };
 
 /// The networks of the file, by name.
-type Networks = BTreeMap<String, Definition>;
+pub(super) type Networks = BTreeMap<String, Definition>;
 
 pub(super) fn cluster(
     mut cluster: file::Cluster,
-    own: &[Ipv4Net],
+    own: &NodeConfig,
     networks: &Networks,
 ) -> Result<ClusterConfig> {
     let etcd = match cluster.store.as_deref() {
@@ -28,7 +29,7 @@ pub(super) fn cluster(
         }
         Some("etcd") => {
             for (key, is_there) in
-                [("[[cluster.peers]]", !cluster.peers.is_empty()), ("node.subnets", !own.is_empty())]
+                [("[[cluster.peers]]", !cluster.peers.is_empty()), ("node.subnets", !own.subnets.is_empty())]
             {
                 if is_there {
                     bail!("{key} is for cluster.store = \"local\": etcd says what other nodes there are");
@@ -49,31 +50,17 @@ pub(super) fn cluster(
     }
     let mut peers: Vec<Peer> = Vec::new();
     for written in cluster.peers {
-        let key = |key: &str| format!("cluster.peers.{}.{key}", written.name);
         names::check(&written.name).context("cluster.peers.name")?;
-        let subnets = read_slices(&written.subnets, networks).with_context(|| key("subnets"))?;
+        let key = |key: &str| peers::key(&written.name, key);
         let peer = Peer {
             address: address(&key("address"), &written.address)?,
             address6: written.address6.as_deref().map(|text| address6(&key("address6"), text)).transpose()?,
             name: written.name.clone(),
-            subnets,
+            subnets: read_slices(&written.subnets, networks).with_context(|| key("subnets"))?,
         };
-        for slice in &peer.subnets {
-            if let Some(own) = own.iter().find(|own| overlap(**own, *slice)) {
-                bail!("{}: {slice} overlaps {own} of node.subnets", key("subnets"));
-            }
-        }
+        peers::check(&peer, own, networks)?;
         for other in &peers {
-            if other.name == peer.name {
-                bail!("cluster.peers: there are two of name {}", peer.name);
-            }
-            if other.address == peer.address {
-                bail!("{}: {} is that of {} too", key("address"), peer.address, other.name);
-            }
-            let pairs = other.subnets.iter().flat_map(|a| peer.subnets.iter().map(move |b| (a, b)));
-            if let Some((theirs, mine)) = pairs.into_iter().find(|(a, b)| overlap(**a, **b)) {
-                bail!("{}: {mine} overlaps {theirs} of {}", key("subnets"), other.name);
-            }
+            peers::check_apart(&peer, other)?;
         }
         peers.push(peer);
     }
@@ -95,7 +82,13 @@ fn read_slices(written: &[String], networks: &Networks) -> Result<Vec<Ipv4Net>> 
     let (mut slices, mut slices6) = (Vec::new(), Vec::new());
     for text in written {
         match slice(text)? {
-            IpNet::V4(slice) => slices.push(slice),
+            IpNet::V4(slice) => {
+                check_slice(slice, networks)?;
+                if let Some(other) = slices.iter().find(|other| overlap(**other, slice)) {
+                    bail!("{slice} overlaps {other}, which is before it");
+                }
+                slices.push(slice);
+            }
             IpNet::V6(slice) => slices6.push(slice),
         }
     }
@@ -103,6 +96,18 @@ fn read_slices(written: &[String], networks: &Networks) -> Result<Vec<Ipv4Net>> 
         check_slice6(slice, &slices, networks)?;
     }
     Ok(slices)
+}
+
+/// A slice is a part of a network: what else it would be, nobody routes.
+fn check_slice(slice: Ipv4Net, networks: &Networks) -> Result<()> {
+    let mut subnets = networks.values().map(|network| network.subnet);
+    if let Some(subnet) = subnets.clone().find(|subnet| slice.contains(subnet) && slice != *subnet) {
+        bail!("{slice} is no slice of a network: it contains {subnet} as a whole");
+    }
+    if !subnets.any(|subnet| subnet.contains(&slice)) {
+        bail!("{slice} lies in no network of this file");
+    }
+    Ok(())
 }
 
 fn check_slice6(slice: Ipv6Net, slices: &[Ipv4Net], networks: &Networks) -> Result<()> {
@@ -124,8 +129,8 @@ fn check_slice6(slice: Ipv6Net, slices: &[Ipv4Net], networks: &Networks) -> Resu
 }
 
 fn slice(text: &str) -> Result<IpNet> {
-    let slice: IpNet =
-        text.parse().map_err(|_| anyhow!("{text:?} is not a subnet, such as \"10.88.1.0/24\""))?;
+    let slice = parse_subnet(text)
+        .ok_or_else(|| anyhow!("\"{}\" is not a subnet, such as \"10.88.1.0/24\"", Shown(text)))?;
     if slice != slice.trunc() {
         bail!("{slice} has host bits set: did you mean {}?", slice.trunc());
     }

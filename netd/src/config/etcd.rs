@@ -3,6 +3,7 @@
 use std::{
     fs::{self, File},
     io::Read as _,
+    net::IpAddr,
     os::unix::fs::PermissionsExt as _,
     path::Path,
     time::Duration,
@@ -58,6 +59,14 @@ pub(super) fn read(cluster: &mut file::Cluster) -> Result<EtcdConfig> {
         (Some(_), None) => bail!("cluster.user needs cluster.password-file"),
         (None, Some(_)) => bail!("cluster.password-file needs cluster.user"),
     };
+    if user.is_some()
+        && let Some(url) = endpoints.iter().find(|url| !encrypted && !is_loopback(url))
+    {
+        warn!(
+            "cluster.user: the password goes to {url} as it is, for everybody on the way to read: use https there, and \
+             cluster.ca here"
+        );
+    }
     Ok(EtcdConfig { endpoints, prefix, lease, tls, user })
 }
 
@@ -86,6 +95,13 @@ fn is_https(url: &str) -> Result<bool> {
         Some((scheme @ ("http" | "https"), host, _)) if is_host(host) => Ok(scheme == "https"),
         _ => Err(anyhow!("{url:?} is not a URL such as \"http://127.0.0.1:2379\"")),
     }
+}
+
+/// Whether the host of a URL is this machine, so that nobody else sees what goes there.
+fn is_loopback(url: &str) -> bool {
+    let host = url.split_once("://").and_then(|(_, rest)| rest.rsplit_once(':')).map_or("", |(host, _)| host);
+    let address = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
+    host == "localhost" || address.is_ok_and(|address| address.is_loopback())
 }
 
 fn check_prefix(prefix: &str) -> Result<()> {
@@ -193,6 +209,21 @@ mod tests {
         assert_eq!(config.user, Some(("netd".to_owned(), "pass word".to_owned())));
         let shown = format!("{config:?}");
         assert!(shown.contains("netd") && !shown.contains("pass word"), "{shown}");
+    }
+
+    #[test]
+    fn where_a_password_may_go() {
+        for (url, expected) in [
+            ("http://127.0.0.1:2379", true),
+            ("http://[::1]:2379", true),
+            ("http://localhost:2379", true),
+            ("http://127.0.0.1.example:2379", false),
+            ("http://192.0.2.1:2379", false),
+            ("http://[2001:db8::1]:2379", false),
+            ("http://localhost.example:2379", false),
+        ] {
+            assert_eq!(is_loopback(url), expected, "{url}");
+        }
     }
 
     #[test]

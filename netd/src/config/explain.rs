@@ -5,9 +5,16 @@ use std::ops::Range;
 use anyhow::{Error, anyhow};
 use toml::de::{DeTable, DeValue};
 
+use crate::names;
+
 /// Turns an error of the TOML reader into one line.
 pub(super) fn explain(error: &toml::de::Error, text: &str) -> Error {
-    let Some(span) = error.span() else { return anyhow!("{}", one_line(error.message())) };
+    // It quotes keys and values.
+    anyhow!("{}", names::one_line(&describe(error, text)))
+}
+
+fn describe(error: &toml::de::Error, text: &str) -> String {
+    let Some(span) = error.span() else { return one_line(error.message()) };
     let line = text.get(..span.start).map_or(1, |before| before.matches('\n').count() + 1);
     let key = DeTable::parse(text).ok().and_then(|table| key_at(table.get_ref(), &span));
     let in_line = format!("line {line}");
@@ -15,11 +22,11 @@ pub(super) fn explain(error: &toml::de::Error, text: &str) -> Error {
         // The span of a table's header is that of its last part, which may lie below the unknown one.
         let mut key = key.unwrap_or_else(|| vec![unknown.to_owned()]);
         key.truncate(key.iter().position(|part| part == unknown).map_or(key.len(), |at| at + 1));
-        return anyhow!("{in_line}: unknown key `{}`: {}", key.join("."), suggestion(unknown, &known));
+        return format!("{in_line}: unknown key `{}`: {}", key.join("."), suggestion(unknown, &known));
     }
     match key {
-        Some(key) => anyhow!("{in_line}: {}: {}", key.join("."), one_line(error.message())),
-        None => anyhow!("{in_line}: {}", one_line(error.message())),
+        Some(key) => format!("{in_line}: {}: {}", key.join("."), one_line(error.message())),
+        None => format!("{in_line}: {}", one_line(error.message())),
     }
 }
 

@@ -7,6 +7,7 @@ mod cluster;
 mod etcd;
 mod explain;
 mod file;
+mod peers;
 
 use std::{
     collections::BTreeMap,
@@ -17,11 +18,14 @@ use std::{
 
 use anyhow::{Context, Result, anyhow, bail};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use netd_common::wire::Vxlan;
 
+pub use self::peers::check_beside;
 use crate::{
-    cluster::ClusterConfig,
-    ipam, names,
-    network::{Definition, LinkChoice, check_mtu, check_subnets, overlapping},
+    cluster::{ClusterConfig, Transport},
+    ipam,
+    names::{self, Shown},
+    network::{Definition, LinkChoice, check_mtu, check_mtu6, check_subnets, overlapping, parse_subnet},
     pair,
 };
 
@@ -116,18 +120,13 @@ impl Config {
         let nat = nat(&file.nat)?;
         let networks = networks(file.networks)?;
         node.subnets = cluster::slices(written, &networks)?;
-        let cluster = cluster::cluster(file.cluster, &node.subnets, &networks)?;
+        let cluster = cluster::cluster(file.cluster, &node, &networks)?;
         if cluster.etcd.is_none()
             && let Some(network) = networks.values().find(|network| network.slice.is_some())
         {
             bail!("networks.{}.slice is for cluster.store = \"etcd\"", network.name);
         }
-        for slice in node.subnets.iter().chain(cluster.peers.iter().flat_map(|peer| &peer.subnets)) {
-            let mut subnets = networks.values().map(|network| network.subnet);
-            if let Some(subnet) = subnets.find(|subnet| slice.contains(subnet) && slice != subnet) {
-                bail!("{slice} is no slice of a network: it contains {subnet} as a whole");
-            }
-        }
+        check_ports(nat.ports, &cluster)?;
         Ok(Self { path: None, node, networks, nat, cluster })
     }
 }
@@ -217,6 +216,19 @@ fn port_range(text: &str) -> Result<(u16, u16)> {
     Ok((lo, hi))
 }
 
+/// Translated flows must not take the port that other nodes send VXLAN to.
+fn check_ports((lo, hi): (u16, u16), cluster: &ClusterConfig) -> Result<()> {
+    let port = Vxlan::PORT.host();
+    let has_nodes = cluster.etcd.is_some() || !cluster.peers.is_empty();
+    if has_nodes && cluster.transport != Transport::Direct && (lo..=hi).contains(&port) {
+        bail!(
+            "nat.ports: {lo}-{hi} holds {port}, the port of VXLAN between nodes: leave it out, or set cluster.transport to \
+             \"direct\""
+        );
+    }
+    Ok(())
+}
+
 fn networks(written: Option<BTreeMap<String, file::Network>>) -> Result<BTreeMap<String, Definition>> {
     let written =
         written.unwrap_or_else(|| BTreeMap::from([(DEFAULT_NETWORK.to_owned(), file::Network::default())]));
@@ -234,7 +246,7 @@ fn networks(written: Option<BTreeMap<String, file::Network>>) -> Result<BTreeMap
 }
 
 fn definition(name: &str, network: &file::Network) -> Result<Definition> {
-    names::check(name).with_context(|| format!("networks.{name}"))?;
+    names::check(name).with_context(|| format!("networks.{}", Shown(name)))?;
     let key = |key: &str| format!("networks.{name}.{key}");
     let (subnet, subnet6) = match network.subnets.as_deref() {
         None if name == DEFAULT_NETWORK => (DEFAULT_SUBNET, Some(DEFAULT_SUBNET6)),
@@ -250,6 +262,7 @@ fn definition(name: &str, network: &file::Network) -> Result<Definition> {
         Some(link) => bail!("{}: {link:?} is not a kind of link: auto or veth", key("link")),
     };
     let mtu = network.mtu.map(check_mtu).transpose().with_context(|| key("mtu"))?.flatten();
+    check_mtu6(mtu, subnet6).with_context(|| key("mtu"))?;
     Ok(Definition {
         name: name.to_owned(),
         subnet,
@@ -280,12 +293,13 @@ fn slice_length(length: i64, subnet: Ipv4Net) -> Result<u8> {
 pub fn parse_subnets<S: AsRef<str>>(written: &[S]) -> Result<(Ipv4Net, Option<Ipv6Net>)> {
     let (mut subnet, mut subnet6) = (None, None);
     for text in written.iter().map(AsRef::as_ref) {
-        let before = match text.parse::<IpNet>() {
-            Ok(IpNet::V4(net)) => subnet.replace(net).map(IpNet::from),
-            Ok(IpNet::V6(net)) => subnet6.replace(net).map(IpNet::from),
-            Err(_) => {
+        let before = match parse_subnet(text) {
+            Some(IpNet::V4(net)) => subnet.replace(net).map(IpNet::from),
+            Some(IpNet::V6(net)) => subnet6.replace(net).map(IpNet::from),
+            None => {
                 bail!(
-                    "{text:?} is not a subnet, such as \"10.88.0.0/16\" (prefix at most /{})",
+                    "\"{}\" is not a subnet, such as \"10.88.0.0/16\" (prefix at most /{})",
+                    Shown(text),
                     ipam::MAX_PREFIX
                 )
             }

@@ -2,7 +2,7 @@ use super::*;
 
 fn error(text: &str) -> String {
     let error = format!("{:#}", Config::parse(text).expect_err(text));
-    assert!(!error.contains('\n'), "more than one line: {error}");
+    assert!(!error.contains(char::is_control), "more than one line: {error:?}");
     error
 }
 
@@ -69,6 +69,17 @@ fn everything() {
 fn without_a_quota_no_endpoint_has_more_than_all() {
     let config = Config::parse("[nat]\nmax-flows = 4096").unwrap();
     assert_eq!(config.nat.max_flows_per_endpoint, 4096);
+}
+
+/// Ports that hold VXLAN's are fine where no VXLAN comes.
+#[test]
+fn the_port_of_vxlan() {
+    let ports = "[nat]\nports = '4000-5000'\n";
+    let peer = "[[cluster.peers]]\nname = 'b'\naddress = '192.0.2.2'\nsubnets = []";
+    Config::parse(ports).unwrap();
+    Config::parse(&format!("{ports}[cluster]\ntransport = 'direct'\n{peer}")).unwrap();
+    let error = error(&format!("{ports}[cluster]\nstore = 'etcd'"));
+    assert!(error.starts_with("nat.ports: 4000-5000 holds 4789"), "{error}");
 }
 
 #[test]
@@ -145,7 +156,79 @@ fn errors_name_the_key() {
         ),
         (
             "[node]\nsubnets = ['10.0.0.0/8']",
-            "10.0.0.0/8 is no slice of a network: it contains 10.88.0.0/16 as a whole",
+            "node.subnets: 10.0.0.0/8 is no slice of a network: it contains 10.88.0.0/16 as a whole",
+        ),
+        // Peers that cannot be.
+        (
+            "[node]\nname = 'b'\n[[cluster.peers]]\nname = 'b'\naddress = '192.0.2.2'\nsubnets = []",
+            "cluster.peers.b.name: `b` is this node's own name: set node.name here, or another name there",
+        ),
+        (
+            "[node]\nname = 'a'\naddress = '192.0.2.2'\n\
+             [[cluster.peers]]\nname = 'b'\naddress = '192.0.2.2'\nsubnets = []",
+            "cluster.peers.b.address: 192.0.2.2 is this node's own (node.address)",
+        ),
+        (
+            "[node]\nname = 'a'\naddress6 = '2001:db8::2'\n\
+             [[cluster.peers]]\nname = 'b'\naddress = '192.0.2.2'\naddress6 = '2001:db8::2'\nsubnets = []",
+            "cluster.peers.b.address6: 2001:db8::2 is this node's own (node.address6)",
+        ),
+        (
+            "[[cluster.peers]]\nname = 'b'\naddress = '10.88.0.1'\nsubnets = []",
+            "cluster.peers.b.address: 10.88.0.1 lies within 10.88.0.0/16 of network `default`: a node's address is that \
+             of its uplink",
+        ),
+        (
+            "[[cluster.peers]]\nname = 'b'\naddress = '192.0.2.2'\naddress6 = 'fd88::2'\nsubnets = []",
+            "cluster.peers.b.address6: fd88::2 lies within fd88::/48 of network `default`: a node's address is that of \
+             its uplink",
+        ),
+        (
+            "[[cluster.peers]]\nname = 'b'\naddress = '2001:db8::2'\nsubnets = []\n\
+             [[cluster.peers]]\nname = 'c'\naddress = '192.0.2.3'\naddress6 = '2001:db8::2'\nsubnets = []",
+            "cluster.peers.c.address6: 2001:db8::2 is that of b too",
+        ),
+        (
+            "[[cluster.peers]]\nname = 'b'\naddress = '192.0.2.2'\nsubnets = ['192.0.2.0/25']",
+            "cluster.peers.b.subnets: 192.0.2.0/25 lies in no network of this file",
+        ),
+        ("[node]\nsubnets = ['10.99.1.0/24']", "node.subnets: 10.99.1.0/24 lies in no network of this file"),
+        (
+            "[[cluster.peers]]\nname = 'b'\naddress = '192.0.2.2'\nsubnets = ['10.88.1.0/24', '10.88.1.128/25']",
+            "cluster.peers.b.subnets: 10.88.1.128/25 overlaps 10.88.1.0/24, which is before it",
+        ),
+        // What is written as no number is.
+        (
+            "[networks.a]\nsubnets = ['010.1.0.0/16']",
+            "networks.a.subnets: \"010.1.0.0/16\" is not a subnet, such as \"10.88.0.0/16\" (prefix at most /30)",
+        ),
+        (
+            "[networks.a]\nsubnets = ['10.1.0.0/016']",
+            "networks.a.subnets: \"10.1.0.0/016\" is not a subnet, such as \"10.88.0.0/16\" (prefix at most /30)",
+        ),
+        (
+            "[node]\nsubnets = ['10.88.01.0/24']",
+            "node.subnets: \"10.88.01.0/24\" is not a subnet, such as \"10.88.1.0/24\"",
+        ),
+        (
+            "[nat]\nports = '4000-5000'\n\
+             [[cluster.peers]]\nname = 'b'\naddress = '192.0.2.2'\nsubnets = []",
+            "nat.ports: 4000-5000 holds 4789, the port of VXLAN between nodes: leave it out, or set cluster.transport to \
+             \"direct\"",
+        ),
+        (
+            "[networks.a]\nsubnets = ['10.0.0.0/16', 'fd88::/48']\nmtu = 1279",
+            "networks.a.mtu: 1279 is less than the 1280 that IPv6 needs: raise it, or leave out the IPv6 subnet",
+        ),
+        (
+            "[networks.default]\nmtu = 1200",
+            "networks.default.mtu: 1200 is less than the 1280 that IPv6 needs: raise it, or \
+             leave out the IPv6 subnet",
+        ),
+        // No name writes a line of its own.
+        (
+            "[node]\nname = \"a\\nb\\u001b\"",
+            "node.name: `a\\nb\\u{1b}` contains '\\n': a name is made of letters, digits, `-`, `_` and `.`",
         ),
         ("[node]\nsubnets = ['10.88.1.0/31']", "node.subnets: 10.88.1.0/31 is too small: at most /30"),
         (

@@ -2,7 +2,7 @@
 
 use std::{
     fs::{self, File, OpenOptions},
-    os::unix::fs::MetadataExt,
+    os::unix::fs::{MetadataExt, OpenOptionsExt as _},
     path::Path,
 };
 
@@ -33,6 +33,7 @@ pub(super) fn state_directory(directory: &Path) -> Result<Lock> {
             .write(true)
             .create(true)
             .truncate(false)
+            .mode(0o600)
             .open(&path)
             .with_context(|| format!("cannot open {}", path.display()))?;
         let lock = lock(file, &format!("state directory {}", directory.display()))?;

@@ -11,14 +11,18 @@ use tokio::{
 };
 use tracing::{info, warn};
 
-use super::{handle::Reply, owner::Owner};
+use super::{
+    announcement::{announcement, remembered},
+    handle::Reply,
+    owner::Owner,
+};
 use crate::{
     cluster::{
-        Announcement, Cluster, Directory, EtcdConfig, Presence, Registration, SharedNetwork, View,
+        Announcement, Cluster, Directory, EtcdConfig, Identity, Presence, Remotes, SharedNetwork, View,
         said_by_cluster, slices_of,
     },
     config::Config,
-    network::{Definition, Origin},
+    network::Definition,
     node::{HostView, Occupied},
     reconcile::remove_gateways,
     request::{NetworkView, Refusal},
@@ -70,14 +74,19 @@ impl Membership {
         etcd: &EtcdConfig,
         config: &Config,
         state: &State,
+        remotes: &Remotes,
         view: &HostView,
     ) -> Result<Self> {
         let announced = announcement(config, state, view, None);
-        let (node, id) = (&config.node.name, &state.facts().id);
-        let (directory, mut views) = Directory::open(etcd, node, id, announced.clone())?;
-        let settled = views.wait_for(|view| view.settled);
-        if let Ok(Err(_)) = timeout(JOIN, settled).await {
-            bail!("the connection to etcd has ended");
+        let known = remembered(&config.node.name, state, remotes);
+        let me =
+            Identity { node: config.node.name.clone(), id: state.facts().id.clone(), place: super::place()? };
+        let (directory, mut views) = Directory::open(etcd, me, &known, announced.clone())?;
+        settle(&mut views, JOIN).await?;
+        if views.borrow().may_return {
+            // From before a restart of the machine, perhaps: that ends.
+            info!("waiting until the lease of this node's name ends: {}", views.borrow().refused.join("; "));
+            settle(&mut views, etcd.lease + RETURN).await?;
         }
         views.mark_changed();
         let (outcomes, arriving) = mpsc::channel(16);
@@ -104,7 +113,7 @@ impl Membership {
             Some(cluster) => {
                 let own = cluster.nodes.get(&config.node.name);
                 if let (Some(announced), Some(why)) = (&self.announced.registration, why())
-                    && own.is_none_or(|own| own.address != announced.address)
+                    && (view.taken || own.is_none_or(|own| own.address != announced.address))
                 {
                     bail!("{why}");
                 }
@@ -130,6 +139,14 @@ impl Membership {
     }
 }
 
+/// Waits, not longer than that, until all is there or refused.
+async fn settle(views: &mut watch::Receiver<Arc<View>>, patience: Duration) -> Result<()> {
+    match timeout(patience, views.wait_for(|view| view.settled)).await {
+        Ok(Err(_)) => bail!("the connection to etcd has ended"),
+        _ => Ok(()),
+    }
+}
+
 /// Something of the cluster; never, where there is none.
 pub(super) async fn news(membership: &mut Option<Membership>) -> News {
     match membership {
@@ -139,38 +156,6 @@ pub(super) async fn news(membership: &mut Option<Membership>) -> News {
             Ok(()) = membership.views.changed() => News::View,
             else => std::future::pending().await,
         },
-    }
-}
-
-/// What the node wants of the cluster. Without an uplink, what it said of itself before stays.
-fn announcement(
-    config: &Config,
-    state: &State,
-    view: &HostView,
-    before: Option<&Registration>,
-) -> Announcement {
-    let used =
-        |state: &&crate::state::NetworkState| state.endpoints() > 0 || state.network.origin == Origin::Config;
-    let uses = state.networks().filter(used).map(|state| state.network.name.clone()).collect();
-    let registration = match &view.uplink {
-        Some(uplink) => Some(Registration {
-            address: uplink.address.addr(),
-            address6: uplink.address6.map(|address| address.addr()),
-            transport: config.cluster.transport,
-            mtu: uplink.mtu,
-            uses,
-        }),
-        None => before.map(|before| Registration { uses, ..before.clone() }),
-    };
-    let number = |definition: &Definition| {
-        let network = state.network(&definition.name).ok()?;
-        (network.subnet == definition.subnet).then_some(network.number)
-    };
-    let slices = state.networks().filter_map(|state| Some((state.network.name.clone(), state.slice()?)));
-    Announcement {
-        registration,
-        networks: config.networks.values().map(|network| (network.clone(), number(network))).collect(),
-        slices: slices.collect(),
     }
 }
 
@@ -189,6 +174,7 @@ impl Owner {
         let view = Arc::clone(&membership.views.borrow_and_update());
         let mut problems = view.refused.clone();
         problems.extend(view.unreachable.clone());
+        problems.extend(view.ignored.iter().cloned());
         if let Some(cluster) = &view.cluster {
             match self.adopt(cluster).await {
                 Ok(found) => problems.extend(found),
@@ -196,7 +182,10 @@ impl Owner {
             }
         }
         if let Some(membership) = &mut self.membership {
-            for problem in problems.iter().filter(|problem| !membership.problems.contains(*problem)) {
+            // What the store has of nonsense is in the log already, record by record.
+            let new =
+                |problem: &&String| !membership.problems.contains(problem) && !view.ignored.contains(problem);
+            for problem in problems.iter().filter(new) {
                 warn!("{problem}");
             }
             if problems.is_empty() && !membership.problems.is_empty() {

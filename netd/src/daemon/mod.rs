@@ -1,13 +1,17 @@
 //! The daemon: start-up, serving, and the end.
 
+mod announcement;
 mod bpffs;
 mod deny;
 mod flows;
 mod handle;
 mod lock;
+mod looks;
 mod membership;
 mod next_hops;
 mod owner;
+mod paths;
+mod private;
 mod privileges;
 mod publish;
 mod purge;
@@ -18,6 +22,7 @@ mod status;
 mod work;
 
 use std::{
+    fs,
     io::{self, Write},
     path::{Path, PathBuf},
     time::Duration,
@@ -32,7 +37,10 @@ use tokio::{
 use tracing::{info, warn};
 
 pub use self::{handle::Handle, purge::purge};
-use crate::api;
+use crate::{
+    api,
+    netlink::{Netns, NetnsId},
+};
 
 /// How long requests that are under way at the end may still take.
 const LAST_REQUESTS: Duration = Duration::from_secs(5);
@@ -113,8 +121,25 @@ fn identity(state_dir: &Path) -> Result<String> {
     if rest != Path::new("") {
         canonical.push(rest);
     }
-    let digest = Sha256::digest(canonical.as_os_str().as_encoded_bytes());
-    Ok(digest.iter().take(4).map(|byte| format!("{byte:02x}")).collect())
+    Ok(digest(canonical.as_os_str().as_encoded_bytes(), 4))
+}
+
+/// The boot of the machine that this process runs on.
+fn boot() -> Result<String> {
+    const PATH: &str = "/proc/sys/kernel/random/boot_id";
+    Ok(fs::read_to_string(PATH).with_context(|| format!("cannot read {PATH}"))?.trim().to_owned())
+}
+
+/// Tells where this process runs from anywhere else: by the boot of its machine, and by its network namespace there. A copy
+/// of the machine, or of its state directory, has another one.
+fn place() -> Result<String> {
+    let NetnsId { dev, inode } = Netns::current()?;
+    Ok(digest(format!("{} {dev} {inode}", boot()?).as_bytes(), 8))
+}
+
+/// The first bytes of a text's digest, in hexadecimal.
+fn digest(text: &[u8], bytes: usize) -> String {
+    Sha256::digest(text).iter().take(bytes).map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]
@@ -151,7 +176,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let state = directory.path().join("a/state");
         let before = identity(&state).unwrap();
-        std::fs::create_dir_all(&state).unwrap();
+        fs::create_dir_all(&state).unwrap();
         assert_eq!(identity(&state).unwrap(), before, "before it exists");
         std::os::unix::fs::symlink(&state, directory.path().join("link")).unwrap();
         assert_eq!(identity(&directory.path().join("link")).unwrap(), before, "by another name");

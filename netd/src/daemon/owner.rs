@@ -1,6 +1,10 @@
 //! The task that owns the state: requests, the kernel's announcements and the clock come to it one at a time.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    net::IpAddr,
+    time::Duration,
+};
 
 use anyhow::{Error, Result};
 use tokio::{
@@ -13,18 +17,21 @@ use tracing::{debug, error, info, warn};
 use super::{
     deny::DENIED,
     handle::Request,
+    looks::Looks,
     membership::{Membership, news},
     work::Work,
 };
 use crate::{
     bpf::Expired,
+    cluster::TooBig,
     config::Config,
+    endpoint::Endpoint,
     held::Held,
-    netlink::{Event, Netlink, NetnsId, monitor},
+    netlink::{Event, Netlink, NetnsId, forward_from_loopback, monitor, reserve_ports},
     node::{HostRoutes, HostView, host_routes, log_uplink},
     reconcile::{Reconciler, network_of},
     state::State,
-    store::{Change, Store},
+    store::{Change, Kind, Store},
 };
 
 /// How often flows are looked at, and what failed is tried again.
@@ -35,10 +42,9 @@ const MOMENT: Duration = Duration::from_millis(100);
 const IDLE: Duration = Duration::from_secs(2);
 /// How long after one endpoint the next is moved.
 const PAUSE: Duration = Duration::from_millis(200);
-/// How often the host's network is looked at although nothing is announced: not every change of a route is.
-const LOOK: Duration = Duration::from_secs(30);
-/// How long after a change of the host's network it is looked at: what comes in quick succession is one change.
-const SETTLE: Duration = Duration::from_millis(200);
+
+/// How long the flows of an address are kept that the host has lost: it may come back.
+const AWAY: Duration = Duration::from_secs(30);
 
 /// The owner of the state.
 pub(super) struct Owner {
@@ -53,14 +59,20 @@ pub(super) struct Owner {
     pub(super) held: Held,
     /// Its part in a cluster with a shared store.
     pub(super) membership: Option<Membership>,
+    /// What routers say of packets to other nodes.
+    pub(super) paths: mpsc::Receiver<TooBig>,
     /// Endpoints that do not work, and why.
     pub(super) broken: BTreeMap<String, Error>,
     /// Changes that are made already, but that the store did not take. They are part of the next commit.
     pub(super) pending: Vec<Change>,
     /// What is done beside this task.
     pub(super) work: Work,
+    /// Links of endpoints that have been detached, with the endpoints' names.
+    pub(super) leaving: HashMap<u32, String>,
     /// What went wrong beside endpoints when it was last tried; one line for each task.
     pub(super) troubles: BTreeMap<&'static str, String>,
+    /// Addresses of flows' that the host has lost, and until when they may come back.
+    pub(super) away: BTreeMap<IpAddr, Instant>,
 }
 
 impl Owner {
@@ -70,9 +82,8 @@ impl Owner {
         mut requests: mpsc::Receiver<Request>,
         mut events: mpsc::Receiver<Event>,
     ) {
-        let (views, mut observed) = mpsc::channel(1);
         let Some(mut done) = self.work.done.take() else { return };
-        let mut look_at = Instant::now() + LOOK;
+        let mut looks = Looks::new();
         let mut expire_at = Instant::now() + TICK;
         let mut listen_at = Instant::now();
         let mut promote_at = Some(Instant::now() + IDLE);
@@ -102,20 +113,17 @@ impl Owner {
                         }
                     }
                     if self.hear(&batch).await {
-                        look_at = look_at.min(Instant::now() + SETTLE);
+                        looks.changed();
                     }
                 },
-                () = time::sleep_until(look_at) => {
-                    look_at = Instant::now() + LOOK;
+                () = sleep_until(looks.due()) => {
                     // On a task of its own: it grows with the host's network, and nobody waits for it.
-                    let (nl, config, views) =
-                        (self.kernel.netlink().clone(), self.config.clone(), views.clone());
-                    tokio::spawn(async move {
-                        let _ = views.send(look(&nl, &config).await).await;
-                    });
+                    let (nl, config) = (self.kernel.netlink().clone(), self.config.clone());
+                    let last = self.kernel.last_uplink();
+                    looks.begin(tokio::spawn(async move { look(&nl, &config, last).await }));
                 },
-                Some(view) = observed.recv() => {
-                    self.see(view).await;
+                seen = looks.seen() => {
+                    self.see(seen).await;
                     self.announce();
                 }
                 Some(done) = done.recv() => {
@@ -123,8 +131,10 @@ impl Owner {
                     self.announce();
                 }
                 news = news(&mut self.membership) => self.take_in(news).await,
+                Some(told) = self.paths.recv() => self.learn(told).await,
                 () = time::sleep_until(listen_at) => listen_at = self.listen().await,
                 () = time::sleep_until(expire_at) => expire_at = self.expire(),
+                () = sleep_until(self.away.values().min().copied()) => self.forget_addresses(),
                 () = sleep_until(promote_at) => promote_at = self.promote(),
                 _ = ticks.tick() => {
                     self.tick().await;
@@ -141,16 +151,26 @@ impl Owner {
         for event in batch {
             match event {
                 Event::LinkRemoved(ifindex) => {
+                    let left = self.leaving.remove(ifindex);
+                    self.pending.extend(left.map(|name| Change::delete(Kind::Leaving, &name)));
                     lost.extend(self.kernel.owner(*ifindex).map(str::to_owned));
-                    changed |= self.view.uplink.as_ref().is_some_and(|uplink| uplink.ifindex == *ifindex);
+                    changed |= self.kernel.last_uplink() == Some(*ifindex);
                 }
-                Event::LinkAdded(..) => {}
+                Event::LinkAdded(ifindex, name) => {
+                    if let Err(error) = self.kernel.expect_uplink(*ifindex, name) {
+                        debug!("{name} may become the uplink: {error:#}");
+                    }
+                }
+                Event::FiltersRemoved(ifindex) => self.put_filters_back(*ifindex),
                 Event::HostChanged => changed = true,
                 Event::Lost => {
                     changed = true;
                     match self.kernel.without_link().await {
                         Ok(names) => lost.extend(names),
                         Err(error) => error!("cannot look for missing links: {error:#}"),
+                    }
+                    for ifindex in self.kernel.links() {
+                        self.put_filters_back(ifindex);
                     }
                 }
             }
@@ -164,12 +184,19 @@ impl Owner {
         let (mut gone, mut missing) = (Vec::new(), Vec::new());
         for name in names {
             let Some(endpoint) = self.state.endpoint(&name) else { continue };
-            if endpoint.netns.open().is_none() { gone.push(name) } else { missing.push(name) }
+            match self.is_gone(endpoint).await {
+                Ok(true) => gone.push(name),
+                Ok(false) => missing.push(name),
+                Err(error) => {
+                    warn!("endpoint {name}: {error:#}");
+                    self.broken.insert(name, error);
+                }
+            }
         }
         self.free(&gone).await;
         for name in missing {
             let Some(endpoint) = self.state.endpoint(&name).cloned() else { continue };
-            warn!("endpoint {name}: its link is missing, while its namespace is there: rebuilding it");
+            warn!("endpoint {name}: it is not as it should be, while its namespace is there: repairing it");
             let rebuilt = match network_of(&self.state, &endpoint) {
                 Ok(network) => {
                     let mtu = network.mtu.unwrap_or(self.view.mtu());
@@ -185,6 +212,24 @@ impl Owner {
                 }
             }
         }
+    }
+
+    /// Puts filters of a link back that somebody has removed, so that nothing is open for longer than that takes.
+    fn put_filters_back(&mut self, ifindex: u32) {
+        match self.kernel.put_filters_back(ifindex) {
+            Ok(Some(owner)) => warn!("{owner}: filters of its link were removed: they are there again"),
+            Ok(None) => {}
+            // If its link is gone, that is announced on its own.
+            Err(error) => warn!("cannot put filters of link number {ifindex} back: {error:#}"),
+        }
+    }
+
+    /// Whether an endpoint's container has ended.
+    ///
+    /// # Errors
+    /// That cannot be told: then it is as if it had not.
+    async fn is_gone(&self, endpoint: &Endpoint) -> Result<bool> {
+        Ok(endpoint.netns.open()?.is_none() && self.kernel.link_of(endpoint).await?.is_none())
     }
 
     /// Frees endpoints whose namespace is gone, with one commit for all of them.
@@ -207,29 +252,65 @@ impl Owner {
     async fn see(&mut self, seen: Result<(HostView, HostRoutes)>) {
         let (view, routes) = match seen {
             Ok(seen) => seen,
-            Err(error) => {
-                warn!("cannot look at the host's network: {error:#}");
-                return;
-            }
+            // What was seen before is gone by. In the next look it may be right again.
+            Err(error) => return self.note("looking at the host's network", Err(error)),
         };
+        self.note("looking at the host's network", Ok(()));
         if view != self.view {
             self.change_view(view).await;
         }
         let restored = self.kernel.restore_routes(&routes).await;
         self.note("host routes", restored);
+        let kept = self.keep_settings();
+        self.note("sysctls", kept);
+    }
+
+    /// Puts settings of the host's back that somebody has changed: `ip_forward`, for one, changes those of all interfaces.
+    fn keep_settings(&self) -> Result<()> {
+        let (lo, hi) = self.config.nat.ports;
+        if reserve_ports(lo, hi)? {
+            warn!(
+                "ports {lo}-{hi} were no longer reserved (net.ipv4.ip_local_reserved_ports): they are again"
+            );
+        }
+        if forward_from_loopback()? {
+            warn!("net.ipv4.conf.lo.forwarding or IPv6's was switched off: it is on again");
+        }
+        Ok(())
     }
 
     async fn change_view(&mut self, view: HostView) {
         debug!("the host's network has changed: {view:?}");
         let old = std::mem::replace(&mut self.view, view);
+        let ipv6_is_back = self.view.ipv6 && !old.ipv6;
         if (&old.uplink, &old.problem) != (&self.view.uplink, &self.view.problem) {
             log_uplink(&self.view);
         }
         self.apply_view().await;
-        // An address that is only without its route, say while the cable is out, keeps its flows.
-        let addresses = old.uplink.into_iter().flat_map(|uplink| uplink.addresses());
-        for address in addresses.filter(|address| !self.view.addresses.contains(address)) {
-            self.kernel.forget_address(address);
+        self.away.retain(|address, _| !self.view.addresses.contains(address));
+        self.expect_back(old.addresses.difference(&self.view.addresses).copied().collect());
+        if ipv6_is_back {
+            self.repair(self.kernel.without_ipv6(&self.state)).await;
+        }
+    }
+
+    /// Keeps the flows of addresses that the host has lost, for a while.
+    pub(super) fn expect_back(&mut self, addresses: BTreeSet<IpAddr>) {
+        let until = Instant::now() + AWAY;
+        for address in addresses {
+            self.away.entry(address).or_insert(until);
+        }
+    }
+
+    /// Removes the flows of addresses that have not come back.
+    fn forget_addresses(&mut self) {
+        let now = Instant::now();
+        let late: Vec<IpAddr> =
+            self.away.iter().filter(|(_, until)| **until <= now).map(|(address, _)| *address).collect();
+        for address in late {
+            self.away.remove(&address);
+            let forgotten = block_in_place(|| self.kernel.forget_address(address, &self.view));
+            self.note("addresses that are gone", forgotten);
         }
     }
 
@@ -269,7 +350,7 @@ impl Owner {
         match self.kernel.listen_to_nodes(silence) {
             Ok(update) if !update.changed => {}
             Ok(update) => {
-                info!("routes to nodes that are silent go");
+                info!("routes to nodes change: some are silent, or their ways are tried anew");
                 self.pending.extend(update.changes);
                 self.flush_pending().await;
                 let set = self.kernel.set_routes(&self.state, &self.view).await;
@@ -351,6 +432,6 @@ async fn sleep_until(time: Option<Instant>) {
 }
 
 /// Looks at the host's network.
-async fn look(nl: &Netlink, config: &Config) -> Result<(HostView, HostRoutes)> {
-    Ok((HostView::observe(nl, &config.node, &config.cluster).await?, host_routes(nl).await?))
+async fn look(nl: &Netlink, config: &Config, last: Option<u32>) -> Result<(HostView, HostRoutes)> {
+    Ok((HostView::observe(nl, &config.node, &config.cluster, last).await?, host_routes(nl).await?))
 }

@@ -10,18 +10,18 @@ use std::{
 use anyhow::{Context, Error, Result, anyhow, bail};
 use tracing::{info, warn};
 
-use super::{Options, bpffs, identity, lock, privileges, socket};
+use super::{Options, boot, bpffs, identity, lock, place, privileges, socket};
 use crate::{
     bpf::{Datapath, Mac},
-    cluster::Directory,
-    config::Config,
+    cluster::{Directory, Identity},
+    config::{Config, NatConfig},
     mac,
-    netlink::{Link, Netlink, forward_from_loopback, release_ports},
+    netlink::{Before, Link, Netlink},
     network::{Network, Origin},
     node::is_own,
     reconcile::{delete_link, remove_gateway},
     state::State,
-    store::{Kind, REDB_FILE, Record, RedbStore, Store},
+    store::{Kind, REDB_FILE, REDB_FRESH, Record, RedbStore, Store},
 };
 
 /// Removes links, routes, gateways, pins, the port reservation, the socket and the state, whatever of it is there.
@@ -48,8 +48,9 @@ pub async fn purge(options: &Options) -> Result<()> {
     if let Some(config) = &config
         && let Some(etcd) = &config.cluster.etcd
     {
-        let id = facts.as_ref().map_or("", |facts| facts.id.as_str());
-        let left = match Directory::visit(etcd, &config.node.name, id) {
+        let id = facts.as_ref().map(|facts| facts.id.clone()).unwrap_or_default();
+        let me = Identity { node: config.node.name.clone(), id, place: place()? };
+        let left = match Directory::visit(etcd, me) {
             Ok((directory, _views)) => directory.leave().await,
             Err(error) => Err(error),
         };
@@ -63,6 +64,8 @@ pub async fn purge(options: &Options) -> Result<()> {
     let mut identities = BTreeSet::from([identity(state_dir)?]);
     identities.extend(facts.as_ref().map(|facts| facts.identity.clone()));
     errors.extend(links(&nl, &identities, &mut gateways).await.err());
+    let has_pins = fs::read_dir(&options.bpffs_dir).is_ok_and(|mut pins| pins.next().is_some());
+    let was_here = state_dir.join(REDB_FILE).exists() || has_pins || !gateways.is_empty();
     let stored = records.iter().filter(|record| record.kind == Kind::Network);
     let stored = stored.filter_map(|record| record.read::<Network>().ok());
     let configured = config.iter().flat_map(|config| config.networks.values().cloned());
@@ -75,10 +78,23 @@ pub async fn purge(options: &Options) -> Result<()> {
         errors.extend(Datapath::purge(&options.bpffs_dir).err());
         errors.extend(remove_directory(&options.bpffs_dir).err());
     }
-    if let Some((lo, hi)) = facts.map(|facts| facts.ports).or(config.map(|config| config.nat.ports)) {
-        errors.extend(release_ports(lo, hi).err());
+    match facts {
+        Some(facts) if facts.boot == boot()? => {
+            let before = facts.before.unwrap_or_default();
+            errors.extend(before.release_ports(facts.ports.0, facts.ports.1).err());
+            errors.extend(before.stop_forwarding().err());
+        }
+        // Settings begin anew with each boot, and in this one netd has changed none.
+        Some(_) => {}
+        // What it was before is lost: then as if it had been nothing.
+        None if was_here => {
+            let ports = config.map_or(NatConfig::default().ports, |config| config.nat.ports);
+            errors.extend(Before::default().release_ports(ports.0, ports.1).err());
+            errors.extend(Before::default().stop_forwarding().err());
+        }
+        // netd never was here, as far as anybody knows: what there is, is another's.
+        None => {}
     }
-    errors.extend(forward_from_loopback(false).err());
     // One that answers is another daemon's.
     if socket::check(&options.socket).is_ok() {
         errors.extend(remove_file(&options.socket).err());
@@ -90,6 +106,7 @@ pub async fn purge(options: &Options) -> Result<()> {
     }
     if state_lock.is_some() {
         errors.extend(remove_file(&state_dir.join(REDB_FILE)).err());
+        errors.extend(remove_file(&state_dir.join(REDB_FRESH)).err());
         errors.extend(remove_file(&state_dir.join(lock::FILE)).err());
         errors.extend(remove_directory(state_dir).err());
     }

@@ -7,16 +7,17 @@ use super::{
     owner::Owner,
 };
 use crate::{
-    config::parse_subnets,
+    config::{DEFAULT_NETWORK, parse_subnets},
     endpoint::{Endpoint, NetnsRef},
     names,
     netlink::{Netns, has_ipv6, is_gone},
-    network::{Definition, Network, check_mtu, check_slice},
+    network::{Definition, MTU6, Network, check_mtu, check_mtu6, check_slice},
     node::Occupied,
     pair,
     reconcile::{add_gateways, delete_link, free_interface, network_of, remove_gateways},
     request::{AttachRequest, EndpointView, NetworkRequest, NetworkView, Refusal},
     state::Place,
+    store::{Change, Kind},
 };
 
 impl Owner {
@@ -128,12 +129,20 @@ impl Owner {
         let host_interface = self.kernel.free_name(&request.name, names).await?;
         let without_ipv6 = if !self.view.ipv6 {
             Some("this host has no IPv6, or has it switched off (net.ipv6.conf.default.disable_ipv6)")
+        } else if self.mtu_of(request) < MTU6 {
+            Some("the MTU of its link would be below 1280, which is the least for IPv6")
         } else if !netns.run(|| has_ipv6("default"))? {
             Some("the namespace has IPv6 switched off (net.ipv6.conf.default.disable_ipv6)")
         } else {
             None
         };
         Ok(Place { netns: NetnsRef::of(&netns)?, interface, host_interface, without_ipv6 })
+    }
+
+    /// The MTU of the link that an endpoint gets.
+    fn mtu_of(&self, request: &AttachRequest) -> u32 {
+        let network = self.state.network(request.network.as_deref().unwrap_or(DEFAULT_NETWORK));
+        network.ok().and_then(|network| network.mtu).unwrap_or(self.view.mtu())
     }
 
     /// Undoes an attachment that failed half way.
@@ -153,17 +162,23 @@ impl Owner {
     }
 
     async fn detach(&mut self, name: &str, reply: Reply<()>) {
-        let Some((endpoint, changes)) = self.state.remove_name(name) else {
+        let Some((endpoint, mut changes)) = self.state.remove_name(name) else {
             return answer(
                 reply,
                 Err(Refusal::NotFound(format!("no endpoint `{name}`: `netd ls` shows all"))),
             );
         };
+        // Should the daemon end before the link is gone, the next one knows that it is to go.
+        changes.extend(Change::put(Kind::Leaving, name, &endpoint.host_interface));
         // Also if the disk is full: the container ends in any case. It stays pending then, and `netd status` says so.
         self.pending.extend(changes);
         self.flush_pending().await;
         self.broken.remove(name);
         let torn = self.kernel.tear_down(&endpoint).await;
+        match torn.link {
+            Some(link) => drop(self.leaving.insert(link, name.to_owned())),
+            None => self.pending.push(Change::delete(Kind::Leaving, name)),
+        }
         self.held.free(&endpoint.publish);
         info!("endpoint {name} detached");
         // The datapath no longer knows it, so from here on nobody else need wait.
@@ -225,7 +240,8 @@ fn definition(request: &NetworkRequest) -> Result<Definition, Refusal> {
     let (subnet, subnet6) = parsed.map_err(|error| Refusal::Invalid(error.to_string()))?;
     let slice = request.slice.map(|length| check_slice(subnet, i64::from(length))).transpose();
     let slice = slice.map_err(|error| Refusal::Invalid(format!("slice: {error}")))?;
-    let mtu = check_mtu(request.mtu).map_err(|error| Refusal::Invalid(format!("MTU: {error}")))?;
+    let mtu = check_mtu(request.mtu).and_then(|mtu| check_mtu6(mtu, subnet6).map(|()| mtu));
+    let mtu = mtu.map_err(|error| Refusal::Invalid(format!("MTU: {error}")))?;
     Ok(Definition {
         name: request.name.clone(),
         subnet,

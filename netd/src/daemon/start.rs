@@ -1,7 +1,7 @@
 //! The start: what can be refused is refused first; then the kernel is brought to the state that the store has.
 
 use std::{
-    collections::{BTreeSet, HashSet},
+    collections::{BTreeSet, HashMap},
     fs,
     path::Path,
 };
@@ -11,24 +11,26 @@ use tokio::sync::mpsc;
 use tracing::{debug, info, warn};
 
 use super::{
-    Options, bpffs, identity, lock, membership::Membership, owner::Owner, privileges, socket, work::Work,
+    Options, boot, bpffs, identity, lock, membership::Membership, owner::Owner, paths, private, privileges,
+    socket, work::Work,
 };
 use crate::{
     bpf::{self, Datapath},
     cluster::{Remotes, Update, View, said_by_cluster, said_by_configuration, slices_of},
-    config::Config,
-    endpoint::Endpoint,
+    config::{Config, check_beside},
+    endpoint::{Endpoint, alias_prefix},
     held::{Held, raise_limit},
+    ipam::gateway_of,
     netlink::{
-        Event, Netlink, Netns, NextHops, find_uplink, forward_from_loopback, monitor, release_ports,
+        Before, Event, Link, Netlink, Netns, NextHops, find_uplink, forward_from_loopback, monitor,
         reserve_ports,
     },
     network::Network,
-    node::{HostView, Occupied, is_own, log_uplink, wanted},
+    node::{HostView, Occupied, log_uplink, wanted},
     pair,
-    reconcile::{Reconciler, remove_gateways},
+    reconcile::{Reconciler, remove_gateway, remove_gateways},
     state::{Facts, MAX_ENDPOINTS, Share, State},
-    store::{Change, Kind, RedbStore, Store},
+    store::{Change, Kind, REDB_FILE, Record, RedbStore, Store},
 };
 
 /// A daemon that is ready to serve.
@@ -45,14 +47,14 @@ pub(super) async fn start(options: &Options) -> Result<Started> {
     raise_limit();
     let config = Config::load(options.config.as_deref())?;
     let state_dir = &options.state_dir;
-    fs::create_dir_all(state_dir)
-        .with_context(|| format!("cannot create the state directory {}", state_dir.display()))?;
+    private::directory(state_dir)?;
     let state_lock = lock::state_directory(state_dir)?;
     socket::check(&options.socket)?;
     bpffs::prepare(&options.bpffs_dir)?;
     let pin_lock = lock::pin_directory(&options.bpffs_dir)?;
 
     let mut store = RedbStore::open(state_dir)?;
+    private::file(&state_dir.join(REDB_FILE))?;
     let records = store.load().await?;
     let nl = Netlink::host()?;
     // Watching begins before looking, so that nothing is missed in between.
@@ -60,17 +62,12 @@ pub(super) async fn start(options: &Options) -> Result<Started> {
 
     let (facts, same_boot) = facts(State::facts_of(&records)?, state_dir, &config)?;
     let links = nl.links().await?;
-    let own: HashSet<&str> =
-        links.iter().filter(|link| is_own(link, &facts.identity)).map(|link| link.name.as_str()).collect();
+    let prefix = alias_prefix(&facts.identity);
+    let named = links.iter().filter_map(|link| Some((link.alias.as_deref()?.strip_prefix(&prefix)?, link)));
+    let own: HashMap<&str, &Link> = named.collect();
     let alive = |endpoint: &Endpoint| {
-        let netns = &endpoint.netns;
-        // A link that is there vouches for its namespace; without it, the number alone would not do.
-        same_boot
-            && if own.contains(endpoint.host_interface.as_str()) {
-                netns.seems_there()
-            } else {
-                netns.open().is_some()
-            }
+        // A link that is there vouches for its namespace, by whatever path that is reached now.
+        own.contains_key(endpoint.name.as_str()) || same_boot && seems_alive(endpoint)
     };
     let old_ports = same_boot
         .then(|| State::facts_of(&records).ok().flatten())
@@ -82,14 +79,18 @@ pub(super) async fn start(options: &Options) -> Result<Started> {
         None => Share::Fixed(config.node.subnets.clone()),
     };
     let (mut state, mut changes) = State::load(&records, facts, share, alive)?;
+    let leaving: Vec<&str> = leaving(&records).collect();
+    check_links(&own, &state, &leaving, &store.describe())?;
+    changes.extend(own.iter().filter_map(|(name, link)| state.rename_link(name, &link.name)));
 
     // Here an uplink that is not as it is configured is an error, unlike later.
     find_uplink(&nl, config.node.uplink.as_deref(), wanted(&config.node)).await?;
-    let mut view = HostView::observe(&nl, &config.node, &config.cluster).await?;
+    let mut view = HostView::observe(&nl, &config.node, &config.cluster, None).await?;
+    check_beside(&config.cluster.peers, &view.addresses)?;
     let occupied = Occupied::observe(&nl, &state.facts().identity).await?;
     let mut remotes = Remotes::load(&records)?;
     let membership = match &config.cluster.etcd {
-        Some(etcd) => Some(Membership::join(etcd, &config, &state, &view).await?),
+        Some(etcd) => Some(Membership::join(etcd, &config, &state, &remotes, &view).await?),
         None => None,
     };
     let (removed, nodes) = match &membership {
@@ -115,11 +116,18 @@ pub(super) async fn start(options: &Options) -> Result<Started> {
             view.addresses.remove(&gateway);
         }
     }
-    if let Some((lo, hi)) = old_ports {
-        release_ports(lo, hi)?;
+    if let (Some((lo, hi)), Some(before)) = (old_ports, &state.facts().before) {
+        before.release_ports(lo, hi)?;
     }
-    // Before anything is made: a full disk shows here.
-    store.commit(changes).await?;
+    // Before anything is made. With what is to be given back of that.
+    changes.push(state.put_facts()?);
+    let (unkept, store_trouble) = match store.commit(changes.clone()).await {
+        Ok(()) => (Vec::new(), Ok(())),
+        // Without a first state nothing can be kept at all.
+        Err(error) if records.is_empty() => return Err(error),
+        // On a full disk, what is there is served; what is new is refused until it can be kept.
+        Err(error) => (changes, Err(error)),
+    };
     log_uplink(&view);
     let stored = records.iter().filter(|record| record.kind == Kind::Endpoint);
     for gone in stored.filter(|record| state.endpoint(&record.name).is_none()) {
@@ -133,23 +141,33 @@ pub(super) async fn start(options: &Options) -> Result<Started> {
     .context("cannot load the datapath")?;
     debug!("datapath loaded");
     // Without it all goes on, by the kernel's way for each packet.
-    let next_hops = forward_from_loopback(true).and_then(|()| NextHops::watch());
+    let next_hops = forward_from_loopback().and_then(|_| NextHops::watch());
     match (next_hops, datapath.take_next_hops()) {
         (Ok(changes), Some(turn)) => drop(tokio::spawn(super::next_hops::watch(changes, turn))),
         (Err(error), _) => warn!("next hops are not remembered, which costs some speed: {error:#}"),
         (Ok(_), None) => {}
     }
+    for network in datapath.pinned_networks()? {
+        let gateway = gateway_of(network);
+        if !state.networks().any(|state| state.network.gateways().any(|own| own == gateway)) {
+            info!("network {network} is not known any more");
+            remove_gateway(&nl, gateway).await?;
+            view.addresses.remove(&gateway);
+        }
+    }
     for slot in nodes.reused {
         datapath.reset_node_counters(slot)?;
     }
-    let (identity, transport) = (&state.facts().identity, config.cluster.transport);
-    let mut kernel = Reconciler::new(nl, datapath, identity, config.nat, transport, remotes);
+    let identity = &state.facts().identity;
+    let mut kernel = Reconciler::new(nl, datapath, identity, config.nat, &config.cluster, remotes);
     let (lo, hi) = config.nat.ports;
     reserve_ports(lo, hi)?;
+    kernel.take_over_uplink(&mut view).await?;
     let broken = kernel.converge(&state, &view).await?;
     for (name, error) in &broken {
         warn!("endpoint {name}: {error:#}");
     }
+    let paths = paths::listen(&config);
     let mut owner = Owner {
         config,
         state,
@@ -159,17 +177,64 @@ pub(super) async fn start(options: &Options) -> Result<Started> {
         netns: Netns::current()?,
         held: Held::default(),
         membership,
+        paths,
         broken,
-        pending: Vec::new(),
+        pending: unkept,
         work: Work::new(),
+        leaving: Default::default(),
         troubles: Default::default(),
+        away: Default::default(),
     };
+    owner.note("store", store_trouble);
+    let away = owner.kernel.addresses_away(&owner.state, &owner.view)?;
+    owner.expect_back(away);
+    // Their links are gone now.
+    owner.pending.extend(leaving.iter().map(|name| Change::delete(Kind::Leaving, name)));
     let attached = owner.kernel.attach_sockets();
     owner.note("published ports, for the host's own sockets", attached);
     // Where another's XDP program is in the way, that is a trouble: what containers have does not depend on it.
     owner.apply_denied();
     owner.hold_ports();
     Ok(Started { owner, events, _locks: [state_lock, pin_lock] })
+}
+
+/// Whether an endpoint's namespace is there, or may be.
+fn seems_alive(endpoint: &Endpoint) -> bool {
+    match endpoint.netns.open() {
+        Ok(netns) => netns.is_some(),
+        Err(error) => {
+            warn!("endpoint {}: {error:#}", endpoint.name);
+            true
+        }
+    }
+}
+
+/// Endpoints that were being detached when the daemon before this one ended.
+fn leaving(records: &[Record]) -> impl Iterator<Item = &str> {
+    records.iter().filter(|record| record.kind == Kind::Leaving).map(|record| record.name.as_str())
+}
+
+/// Whether the state knows all links that are there. Where it does not, it is not the one that they were made by: by it they would be
+/// deleted, under containers that live.
+///
+/// # Errors
+/// It does not.
+fn check_links(own: &HashMap<&str, &Link>, state: &State, leaving: &[&str], store: &str) -> Result<()> {
+    // Endpoints' names have no colon; what has one is netd's own.
+    let known = |name: &str| name.contains(':') || state.endpoint(name).is_some() || leaving.contains(&name);
+    let mut unknown: Vec<(&str, &str)> =
+        own.iter().filter(|(name, _)| !known(name)).map(|(name, link)| (*name, link.name.as_str())).collect();
+    unknown.sort_unstable();
+    let Some((name, link)) = unknown.first() else { return Ok(()) };
+    let more = match unknown.len() - 1 {
+        0 => String::new(),
+        more => format!(" (and {more} more)"),
+    };
+    bail!(
+        "state file {store} knows nothing of endpoint `{name}`, whose link {link} is there{more}: it was lost, or is an older one. \
+         Put the right one back; or let the container lose its network, by `ip link del {link}`, or all of them, by \
+         `netd run --purge`"
+    )
 }
 
 /// Takes in what the cluster has, if it is known. Returns the networks that go, and what becomes of the other nodes.
@@ -189,7 +254,6 @@ fn adopt(
         bail!("{problem}");
     }
     changes.extend(networks.changes);
-    changes.push(state.put_facts()?);
     Ok((networks.removed, remotes.hear(said_by_cluster(cluster, node), &slices_of(cluster, node), true)?))
 }
 
@@ -201,18 +265,24 @@ fn random_id() -> Result<String> {
 
 /// The node's facts as they are from now on, and whether the stored ones are of this boot.
 fn facts(stored: Option<Facts>, state_dir: &Path, config: &Config) -> Result<(Facts, bool)> {
-    const PATH: &str = "/proc/sys/kernel/random/boot_id";
-    let boot = fs::read_to_string(PATH).with_context(|| format!("cannot read {PATH}"))?.trim().to_owned();
+    let boot = boot()?;
     let ports = config.nat.ports;
     Ok(match stored {
         Some(facts) => {
             let same_boot = facts.boot == boot;
             // Those of a netd that knew no clusters have none.
             let id = if facts.id.is_empty() { random_id()? } else { facts.id };
-            (Facts { boot, ports, id, ..facts }, same_boot)
+            let before = match facts.before {
+                Some(before) if same_boot => before,
+                // A netd that did not keep it has reserved its ports already.
+                None if same_boot => Before::observe_without(facts.ports.0, facts.ports.1)?,
+                _ => Before::observe()?,
+            };
+            (Facts { boot, ports, id, before: Some(before), ..facts }, same_boot)
         }
         None => {
-            (Facts { identity: identity(state_dir)?, boot, ports, next_network: 1, id: random_id()? }, true)
+            let (identity, before) = (identity(state_dir)?, Some(Before::observe()?));
+            (Facts { identity, boot, ports, next_network: 1, id: random_id()?, before }, true)
         }
     })
 }

@@ -81,6 +81,7 @@ impl Owner {
                 transport: uplink.map(|uplink| remote.transport(own, uplink)),
                 transport6: uplink.filter(|_| ipv6).and_then(|uplink| remote.transport6(own, uplink)),
                 mtu: remote.mtu,
+                path_mtu: remote.path_mtu(),
                 subnets: remote.slices.iter().flat_map(both).collect(),
                 presence: remote.presence,
                 last_seen: remote.last_seen().map(seconds),
@@ -106,6 +107,8 @@ impl Owner {
         problems.extend(self.held.taken.values().map(|why| format!("published {why}")));
         problems.extend(self.view.trouble());
         problems.extend(self.membership.iter().flat_map(|membership| membership.problems.clone()));
+        let remotes = self.kernel.remotes();
+        problems.extend(self.view.uplink.iter().flat_map(|uplink| remotes.misplaced(&self.state, uplink)));
         problems.extend(self.troubles.iter().map(|(task, error)| format!("{task}: {error}")));
         Ok(Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),

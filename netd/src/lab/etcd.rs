@@ -2,7 +2,7 @@
 
 use std::{
     net::{Ipv4Addr, SocketAddrV4},
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::Command,
     sync::Arc,
     thread,
@@ -153,6 +153,25 @@ impl Etcd {
     pub fn lose_data(&self, index: usize) -> Result<()> {
         let directory = &self.members[index].directory;
         std::fs::remove_dir_all(directory).with_context(|| format!("cannot remove {}", directory.display()))
+    }
+
+    /// Copies the data of a member that is stopped.
+    ///
+    /// # Errors
+    /// They cannot be copied.
+    pub fn back_up(&self, index: usize) -> Result<()> {
+        let directory = &self.members[index].directory;
+        copy(directory, &directory.with_extension("backup"))
+    }
+
+    /// Puts the copy of a member's data in place of what it has. It is stopped.
+    ///
+    /// # Errors
+    /// There is no copy, or it cannot be put there.
+    pub fn restore(&self, index: usize) -> Result<()> {
+        self.lose_data(index)?;
+        let directory = &self.members[index].directory;
+        copy(&directory.with_extension("backup"), directory)
     }
 
     /// The member that leads.
@@ -307,4 +326,11 @@ impl Etcd {
             thread::sleep(Duration::from_millis(50));
         }
     }
+}
+
+/// Copies a directory with all that is in it.
+fn copy(from: &Path, to: &Path) -> Result<()> {
+    let status = Command::new("cp").arg("-a").args([from, to]).status().context("cannot run cp")?;
+    ensure!(status.success(), "cannot copy {} to {}", from.display(), to.display());
+    Ok(())
 }

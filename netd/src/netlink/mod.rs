@@ -33,7 +33,7 @@ pub use self::{
     netns::{Netns, NetnsId, is_same},
     next_hops::NextHops,
     routes::Route,
-    sysctl::{forward_from_loopback, has_ipv6, release_ports, reserve_ports},
+    sysctl::{Before, forward_from_loopback, has_ipv6, reserve_ports},
     uplink::{UplinkInfo, Wanted, find_uplink},
 };
 

@@ -5,6 +5,7 @@ use std::{collections::HashMap, io};
 use anyhow::{Context, Result};
 use rtnetlink::{
     MulticastGroup,
+    packet_core::{NlasIterator, parse_string, parse_u32},
     packet_route::{RouteNetlinkMessage, link::LinkFlags, link::LinkMessage},
     sys::{self, protocols::NETLINK_ROUTE},
 };
@@ -22,6 +23,8 @@ pub enum Event {
     LinkAdded(u32, String),
     /// The link of that index went.
     LinkRemoved(u32),
+    /// Somebody removed BPF filters of the link of that index, or the qdisc that has them.
+    FiltersRemoved(u32),
     /// An address, an IPv4 default route of the main table, or a link's name, state (up, carrier) or MTU changed:
     /// the uplink may be another now. Said once for all that comes at once.
     HostChanged,
@@ -67,6 +70,7 @@ fn open() -> io::Result<AsyncFd<sys::Socket>> {
         MulticastGroup::Ipv4Ifaddr,
         MulticastGroup::Ipv6Ifaddr,
         MulticastGroup::Ipv4Route,
+        MulticastGroup::Tc,
     ];
     let mut socket = sys::Socket::new(NETLINK_ROUTE)?;
     socket.set_rx_buf_sz(KERNEL_QUEUE)?;
@@ -176,9 +180,25 @@ impl Links {
             libc::RTM_NEWROUTE | libc::RTM_DELROUTE => {
                 batch.changed |= routes::is_default_route(payload);
             }
+            libc::RTM_DELQDISC | libc::RTM_DELTFILTER => {
+                let event = filtered(payload).map(Event::FiltersRemoved);
+                batch.links.extend(event.filter(|event| batch.links.last() != Some(event)));
+            }
             _ => {}
         }
     }
+}
+
+/// The index of the link that an announcement about a clsact qdisc or a BPF filter is about.
+fn filtered(payload: &[u8]) -> Option<u32> {
+    /// Length of `struct tcmsg`, which precedes the attributes.
+    const HEADER: usize = 20;
+    const KIND: u16 = 1;
+    let kind =
+        NlasIterator::new(payload.get(HEADER..)?).flatten().find(|attribute| attribute.kind() == KIND)?;
+    let kind = parse_string(kind.value()).ok()?;
+    let ifindex = parse_u32(payload.get(4..8)?).ok()?;
+    matches!(kind.as_str(), "clsact" | "bpf").then_some(ifindex)
 }
 
 fn state(payload: &[u8]) -> Option<(u32, State)> {
@@ -268,6 +288,32 @@ mod tests {
             assert_eq!(heard(&mut events).await, [Event::HostChanged]);
             Ok(())
         });
+    }
+
+    #[test]
+    fn filters_that_go_are_told() {
+        let announced = |kind: &[u8]| {
+            let mut payload = vec![0; 20];
+            payload[4] = 5;
+            payload.extend((4 + kind.len() as u16).to_ne_bytes());
+            payload.extend(1u16.to_ne_bytes());
+            payload.extend(kind);
+            payload
+        };
+        for (message, kind, expected) in [
+            (libc::RTM_DELQDISC, &b"clsact\0"[..], vec![Event::FiltersRemoved(5)]),
+            (libc::RTM_DELTFILTER, b"bpf\0", vec![Event::FiltersRemoved(5)]),
+            (libc::RTM_DELQDISC, b"fq_codel\0", vec![]),
+            (libc::RTM_DELTFILTER, b"u32\0", vec![]),
+            (libc::RTM_NEWQDISC, b"clsact\0", vec![]),
+        ] {
+            let mut batch = Batch::default();
+            for _ in 0..2 {
+                Links(HashMap::new()).apply(message, &announced(kind), &mut batch);
+            }
+            assert_eq!(batch.events(), expected, "{message}");
+        }
+        assert_eq!((filtered(&[0; 12]), filtered(&[0; 20])), (None, None));
     }
 
     #[test]

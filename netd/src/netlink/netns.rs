@@ -142,10 +142,21 @@ impl AsFd for Netns {
     }
 }
 
-/// Whether `path` still is that namespace. It may be a later one of the same number (see [`NetnsId`]): whoever needs to
-/// be sure also looks whether its own link is still there.
-pub fn is_same(path: &Path, id: NetnsId) -> bool {
-    fs::metadata(path).is_ok_and(|metadata| NetnsId::of(&metadata) == id)
+/// Whether `path` still is that namespace. It may be a later one of the same number (see [`NetnsId`]).
+///
+/// # Errors
+/// The path cannot be looked at. That there is nothing is no error.
+pub fn is_same(path: &Path, id: NetnsId) -> Result<bool> {
+    match fs::metadata(path) {
+        Ok(metadata) => Ok(NetnsId::of(&metadata) == id),
+        Err(error)
+            if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
+                || error.raw_os_error() == Some(libc::ESRCH) =>
+        {
+            Ok(false)
+        }
+        Err(error) => Err(error).with_context(|| format!("looking at {}", path.display())),
+    }
 }
 
 #[cfg(test)]
@@ -203,12 +214,12 @@ mod tests {
             assert_eq!(by_name.id()?, Netns::current()?);
             assert_eq!(by_name.path(), Path::new("/run/netns/nd-nl-a"));
             assert_eq!(Netns::open("/run/netns/nd-nl-a")?.id()?, by_name.id()?);
-            assert!(is_same(by_name.path(), by_name.id()?));
+            assert!(is_same(by_name.path(), by_name.id()?)?);
             let other = testing::netns();
-            assert!(!is_same(by_name.path(), other.id()?));
+            assert!(!is_same(by_name.path(), other.id()?)?);
             bound(&format!("/proc/self/fd/{}", other.file.as_raw_fd()))?;
-            assert!(!is_same(by_name.path(), by_name.id()?));
-            assert!(is_same(by_name.path(), other.id()?));
+            assert!(!is_same(by_name.path(), by_name.id()?)?);
+            assert!(is_same(by_name.path(), other.id()?)?);
 
             // What is left of a namespace when only its mount is gone, and other things that it is not.
             File::create("/run/netns/nd-nl-file")?;
@@ -226,7 +237,7 @@ mod tests {
             for empty in ["", ".", ".."] {
                 Netns::open(empty).unwrap_err();
             }
-            assert!(!is_same(Path::new("/run/netns/nd-nl-b"), other.id()?));
+            assert!(!is_same(Path::new("/run/netns/nd-nl-b"), other.id()?)?);
             Ok(())
         });
     }

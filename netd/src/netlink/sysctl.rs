@@ -8,17 +8,19 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
+use serde::{Deserialize, Serialize};
 
+const FAMILIES: [&str; 2] = ["ipv4", "ipv6"];
 const RESERVED: &str = "/proc/sys/net/ipv4/ip_local_reserved_ports";
 /// More than the longest list: every second port, in five digits and a comma.
 const LONGEST: usize = 256 * 1024;
 
 /// Adds `lo` to `hi` (inclusive) to `net.ipv4.ip_local_reserved_ports` of the calling thread's namespace: the kernel no
-/// longer gives these ports to sockets that ask for any. What is reserved already stays.
+/// longer gives these ports to sockets that ask for any. What is reserved already stays. Returns whether something had to be changed.
 ///
 /// # Errors
 /// `lo` is above `hi` or is 0, or the setting cannot be read or written.
-pub fn reserve_ports(lo: u16, hi: u16) -> Result<()> {
+pub fn reserve_ports(lo: u16, hi: u16) -> Result<bool> {
     change(lo, hi, Ports::add).with_context(|| format!("reserving ports {lo}-{hi} in {RESERVED}"))
 }
 
@@ -27,8 +29,9 @@ pub fn reserve_ports(lo: u16, hi: u16) -> Result<()> {
 ///
 /// # Errors
 /// As for [`reserve_ports`].
-pub fn release_ports(lo: u16, hi: u16) -> Result<()> {
-    change(lo, hi, Ports::remove).with_context(|| format!("releasing ports {lo}-{hi} in {RESERVED}"))
+fn release_ports(lo: u16, hi: u16) -> Result<()> {
+    let changed = change(lo, hi, Ports::remove);
+    changed.map(drop).with_context(|| format!("releasing ports {lo}-{hi} in {RESERVED}"))
 }
 
 /// Whether links of the calling thread's namespace have IPv6: `interface` (`default`: those that are yet to be made) is not
@@ -41,31 +44,38 @@ pub fn has_ipv6(interface: &str) -> bool {
 
 /// Makes the loopback interface of the calling thread's namespace a forwarding one, without which `bpf_fib_lookup` says nothing of the
 /// routes of the host's own packets. It forwards no more by that: what comes from there is the host's own, or goes to it.
-/// `on`: false: it becomes what the host's other interfaces are.
+/// Returns whether something had to be changed.
 ///
 /// # Errors
 /// The setting cannot be read or written.
-pub fn forward_from_loopback(on: bool) -> Result<()> {
-    for family in ["ipv4", "ipv6"] {
-        let path = |interface: &str| format!("/proc/sys/net/{family}/conf/{interface}/forwarding");
-        let (own, all) = (path("lo"), path("all"));
-        if !Path::new(&own).exists() {
-            continue;
-        }
-        let value = if on {
-            "1".to_owned()
-        } else {
-            fs::read_to_string(&all).with_context(|| format!("reading {all}"))?.trim().to_owned()
-        };
-        let old = fs::read_to_string(&own).with_context(|| format!("reading {own}"))?;
-        if old.trim() != value {
-            fs::write(&own, &value).with_context(|| format!("writing {value} to {own}"))?;
-        }
-    }
-    Ok(())
+pub fn forward_from_loopback() -> Result<bool> {
+    FAMILIES.iter().try_fold(false, |changed, family| Ok(forward(family, true)? || changed))
 }
 
-fn change(lo: u16, hi: u16, how: impl FnOnce(&mut Ports, u16, u16)) -> Result<()> {
+/// `on`: false: it becomes what the host's other interfaces are.
+fn forward(family: &str, on: bool) -> Result<bool> {
+    let (own, all) = (forwarding(family, "lo"), forwarding(family, "all"));
+    if !Path::new(&own).exists() {
+        return Ok(false);
+    }
+    let value = if on {
+        "1".to_owned()
+    } else {
+        fs::read_to_string(&all).with_context(|| format!("reading {all}"))?.trim().to_owned()
+    };
+    let old = fs::read_to_string(&own).with_context(|| format!("reading {own}"))?;
+    let changes = old.trim() != value;
+    if changes {
+        fs::write(&own, &value).with_context(|| format!("writing {value} to {own}"))?;
+    }
+    Ok(changes)
+}
+
+fn forwarding(family: &str, interface: &str) -> String {
+    format!("/proc/sys/net/{family}/conf/{interface}/forwarding")
+}
+
+fn change(lo: u16, hi: u16, how: impl FnOnce(&mut Ports, u16, u16)) -> Result<bool> {
     if lo == 0 || lo > hi {
         bail!("{lo}-{hi} is not a range of ports");
     }
@@ -76,7 +86,7 @@ fn change(lo: u16, hi: u16, how: impl FnOnce(&mut Ports, u16, u16)) -> Result<()
         // Even an empty list needs a line: a write of nothing changes nothing.
         fs::write(RESERVED, format!("{after}\n"))?;
     }
-    Ok(())
+    Ok(after != before)
 }
 
 fn read() -> Result<String> {
@@ -119,6 +129,11 @@ impl Ports {
         self.0 = merged;
     }
 
+    fn without(mut self, others: &Self) -> Self {
+        others.0.iter().for_each(|&(lo, hi)| self.remove(lo, hi));
+        self
+    }
+
     fn remove(&mut self, lo: u16, hi: u16) {
         let around = |&(from, to): &(u16, u16)| {
             let below = (from < lo).then(|| (from, to.min(lo - 1)));
@@ -136,6 +151,56 @@ impl std::fmt::Display for Ports {
             if lo == hi { write!(f, "{comma}{lo}")? } else { write!(f, "{comma}{lo}-{hi}")? }
         }
         Ok(())
+    }
+}
+
+/// What netd changes of these settings, as it was before: so that only what netd has taken is given back.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Before {
+    /// The reserved ports.
+    reserved: String,
+    /// Whether loopback forwarded already, by [`FAMILIES`].
+    forwarding: [bool; 2],
+}
+
+impl Before {
+    /// As it is now.
+    ///
+    /// # Errors
+    /// A setting cannot be read.
+    pub fn observe() -> Result<Self> {
+        let reserved = Ports::parse(&read().with_context(|| format!("reading {RESERVED}"))?)?.to_string();
+        let is_on = |family| fs::read_to_string(forwarding(family, "lo")).is_ok_and(|on| on.trim() == "1");
+        Ok(Self { reserved, forwarding: FAMILIES.map(is_on) })
+    }
+
+    /// As it is now, where netd has changed it already: without these ports.
+    ///
+    /// # Errors
+    /// As [`Self::observe`].
+    pub fn observe_without(lo: u16, hi: u16) -> Result<Self> {
+        let mut reserved = Ports::parse(&Self::observe()?.reserved)?;
+        reserved.remove(lo, hi);
+        Ok(Self { reserved: reserved.to_string(), forwarding: [false; 2] })
+    }
+
+    /// Takes `lo` to `hi` out of the reserved ports, but for those that were reserved before.
+    ///
+    /// # Errors
+    /// As for [`reserve_ports`].
+    pub fn release_ports(&self, lo: u16, hi: u16) -> Result<()> {
+        let before = Ports::parse(&self.reserved)?;
+        let own = Ports(vec![(lo, hi)]).without(&before);
+        own.0.iter().try_for_each(|&(lo, hi)| release_ports(lo, hi))
+    }
+
+    /// Makes loopback forward no more than the host's other interfaces, unless it did before.
+    ///
+    /// # Errors
+    /// As for [`forward_from_loopback`].
+    pub fn stop_forwarding(&self) -> Result<()> {
+        let mut others = FAMILIES.iter().zip(self.forwarding).filter(|(_, before)| !before);
+        others.try_for_each(|(family, _)| forward(family, false).map(drop))
     }
 }
 
@@ -197,8 +262,8 @@ mod tests {
         isolated("reserved_and_released", || async {
             let list = || Ok::<_, anyhow::Error>(read()?.trim().to_owned());
             assert_eq!(list()?, "");
-            reserve_ports(49152, 65535)?;
-            reserve_ports(49152, 65535)?;
+            assert!(reserve_ports(49152, 65535)?);
+            assert!(!reserve_ports(49152, 65535)?);
             assert_eq!(list()?, "49152-65535");
             release_ports(49152, 65535)?;
             release_ports(49152, 65535)?;
@@ -215,6 +280,39 @@ mod tests {
             for (lo, hi) in [(0, 5), (6, 5)] {
                 let error = format!("{:#}", reserve_ports(lo, hi).unwrap_err());
                 assert!(error.contains(&format!("{lo}-{hi} is not a range of ports")), "{error}");
+            }
+            Ok(())
+        });
+    }
+
+    #[test]
+    fn only_what_was_taken_is_given_back() {
+        isolated("only_what_was_taken_is_given_back", || async {
+            let set = |list: &str| fs::write(RESERVED, format!("{list}\n"));
+            let list = || Ok::<_, anyhow::Error>(read()?.trim().to_owned());
+            for others in ["", "80", "80,50000-50010,65535", "49152-65535", "49000-49200", "1-65535"] {
+                set(others)?;
+                let before = Before::observe()?;
+                reserve_ports(49152, 65535)?;
+                assert_eq!(Before::observe_without(49152, 65535)?.reserved, {
+                    let mut ports = Ports::parse(others)?;
+                    ports.remove(49152, 65535);
+                    ports.to_string()
+                });
+                before.release_ports(49152, 65535)?;
+                assert_eq!(list()?, others);
+            }
+            for on in [["0", "0"], ["1", "0"], ["0", "1"], ["1", "1"]] {
+                let paths = FAMILIES.map(|family| forwarding(family, "lo"));
+                if !Path::new(&paths[1]).exists() {
+                    continue;
+                }
+                paths.iter().zip(on).try_for_each(|(path, on)| fs::write(path, on))?;
+                let before = Before::observe()?;
+                forward_from_loopback()?;
+                before.stop_forwarding()?;
+                let after = paths.each_ref().map(|path| fs::read_to_string(path).unwrap_or_default());
+                assert_eq!(after.each_ref().map(|on| on.trim()), on);
             }
             Ok(())
         });

@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use tokio::time::{Instant, sleep};
 
 use crate::netlink::Netlink;
@@ -24,11 +24,12 @@ const INTERVAL: Duration = Duration::from_millis(1);
 ///
 /// # Errors
 /// It does not: the link, or its other end, is down.
-pub(super) async fn wait(nl: &Netlink, name: &str, ifindex: u32) -> Result<()> {
+pub(super) async fn wait(nl: &Netlink, ifindex: u32) -> Result<()> {
     // Since 6.8 the kernel does what the thread has yet to do before it answers this. Before that, only time helps.
-    nl.link_by_index(ifindex).await?;
+    let link = nl.link_by_index(ifindex).await?.with_context(|| format!("link number {ifindex} is gone"))?;
+    let name = link.name;
     let end = Instant::now() + PATIENCE;
-    while !is_running(name)? {
+    while !is_running(&name)? {
         if Instant::now() > end {
             bail!("link {name} has no carrier: is its other end down?");
         }

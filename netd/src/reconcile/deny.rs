@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result};
 
-use super::Reconciler;
+use super::{Reconciler, uplink::Known};
 use crate::{node::HostView, state::State};
 
 impl Reconciler {
@@ -13,8 +13,9 @@ impl Reconciler {
     /// The kernel refuses.
     pub fn apply_denied(&mut self, state: &State, view: &HostView) -> Result<()> {
         self.datapath.set_denied(state.denied())?;
-        match &view.uplink {
-            Some(uplink) if !state.denied().is_empty() => self.datapath.attach_xdp(uplink.ifindex),
+        let known = self.uplink.as_ref().and_then(Known::interface);
+        match view.uplink.as_ref().map(|uplink| uplink.ifindex).or(known) {
+            Some(ifindex) if !state.denied().is_empty() => self.datapath.attach_xdp(ifindex),
             _ => self.datapath.detach_xdp(),
         }
         .context("cannot deny sources at the uplink")

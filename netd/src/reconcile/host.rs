@@ -1,14 +1,14 @@
 //! The host's side of things: gateways, routes to endpoints, and what the datapath is told about the host.
 
 use anyhow::{Context, Result, bail};
-use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use ipnet::IpNet;
 use netd_common::wire::Vxlan;
 use std::{collections::BTreeMap, net::IpAddr};
-use tracing::{debug, info, warn};
+use tracing::debug;
 
 use super::{OVERLAY, Reconciler, delete_link};
 use crate::{
-    bpf::{self, NodeConfig, Uplink},
+    bpf,
     endpoint::alias,
     netlink::{Link, Netlink, Route, is_gone},
     network::Network,
@@ -20,11 +20,22 @@ impl Reconciler {
     /// Makes the host itself reach an endpoint.
     pub(super) async fn add_route(&self, entry: &bpf::Endpoint) -> Result<()> {
         // IPv4 last: it is what says that all is there.
-        for (address, gateway) in entry.addresses().collect::<Vec<_>>().into_iter().rev() {
+        for (address, gateway) in self.addresses_of(entry).collect::<Vec<_>>().into_iter().rev() {
             self.nl.add_neighbour(entry.ifindex, address, entry.mac.0).await?;
             self.nl.add_route(&host_route(address, gateway, entry.ifindex)).await?;
         }
         Ok(())
+    }
+
+    /// An endpoint's addresses that the host itself can have routes to, each with its gateway.
+    fn addresses_of<'a>(&'a self, entry: &bpf::Endpoint) -> impl Iterator<Item = (IpAddr, IpAddr)> + use<'a> {
+        let all: Vec<_> = entry.addresses().collect();
+        all.into_iter().filter(|(address, _)| self.ipv6 || address.is_ipv4())
+    }
+
+    /// Whether the host has its routes to an endpoint.
+    pub(super) fn has_routes(&self, routes: &HostRoutes, entry: &bpf::Endpoint) -> bool {
+        self.addresses_of(entry).all(|(address, _)| routes.contains(&(address, entry.ifindex)))
     }
 
     /// Puts routes to endpoints back that are not there: the kernel drops them when their link is set down, or when the
@@ -35,10 +46,15 @@ impl Reconciler {
     pub async fn restore_routes(&self, routes: &HostRoutes) -> Result<()> {
         let mut result = Ok(());
         for (name, entry) in &self.live {
-            if has_routes(routes, entry) {
+            if self.has_routes(routes, entry) {
                 continue;
             }
-            match self.add_route(entry).await {
+            // Where the link was set down, it is to be up again.
+            let restored = match self.nl.set_up(entry.ifindex).await {
+                Ok(()) => self.add_route(entry).await,
+                down => down,
+            };
+            match restored {
                 Ok(()) => debug!("the host's route to endpoint {name} is there again"),
                 // Its link has gone since the routes were read; that is announced on its own.
                 Err(error) if is_gone(&error) => {}
@@ -58,26 +74,7 @@ impl Reconciler {
         for gateway in gateways(state, view).filter(|gateway| !view.addresses.contains(gateway)) {
             self.nl.add_address(LOOPBACK, gateway.into()).await?;
         }
-        let uplink = view.uplink.as_ref().map(|uplink| Uplink {
-            ifindex: uplink.ifindex,
-            address: uplink.address.addr(),
-            address6: uplink.address6.map(|address| address.addr()),
-        });
-        self.datapath.configure(&NodeConfig {
-            uplink,
-            mtu: view.uplink.as_ref().map_or(0, |uplink| uplink.mtu),
-            ports: self.nat.ports,
-            max_flows_per_endpoint: self.nat.max_flows_per_endpoint,
-        })?;
-        if let Some(uplink) = uplink {
-            self.datapath.attach_uplink(uplink.ifindex)?;
-            self.translate_to(uplink.address.into())?;
-            if let Some(address) = uplink.address6 {
-                self.translate_to(address.into())?;
-            }
-        } else {
-            self.datapath.detach_uplink()?;
-        }
+        self.apply_uplink(view)?;
         self.set_routes(state, view).await
     }
 
@@ -123,7 +120,8 @@ impl Reconciler {
     /// The kernel refuses.
     pub async fn set_routes(&mut self, state: &State, view: &HostView) -> Result<()> {
         let ipv6 = view.ipv6 && state.networks().any(|state| state.network.subnet6.is_some());
-        let encapsulated = self.remotes.any_encapsulated(self.transport, view.uplink.as_ref(), ipv6);
+        let uplink = view.uplink.as_ref().or(self.uplink.as_ref().map(|known| &known.info)).cloned();
+        let encapsulated = self.remotes.any_encapsulated(self.transport, uplink.as_ref(), ipv6);
         let overlay = view.overhead > 0 || encapsulated;
         self.ensure_overlay(overlay).await.context("cannot set up the overlay")?;
         let mut routes: BTreeMap<IpNet, bpf::Route> =
@@ -131,44 +129,17 @@ impl Reconciler {
         for address in view.addresses.iter().copied().chain(gateways(state, view)) {
             routes.insert(address.into(), bpf::Route::Host);
         }
-        if let Some(uplink) = &view.uplink {
-            routes.insert(Ipv4Net::default().into(), bpf::Route::Uplink);
-            if uplink.address6.is_some() {
-                routes.insert(Ipv6Net::default().into(), bpf::Route::Uplink);
-            }
+        routes.extend(self.uplink_routes(view));
+        if let Some(uplink) = &uplink {
             routes.extend(self.remotes.routes(self.transport, state, uplink));
         }
         let routes: Vec<_> = routes.into_iter().collect();
         self.datapath.set_routes(&routes).context("cannot set the datapath's routes")
     }
-
-    /// Forgets the flows of any other address than the one that new flows get: no answer to them would be translated back, and as
-    /// long as their containers talk they would not time out.
-    fn translate_to(&mut self, address: IpAddr) -> Result<()> {
-        let family = usize::from(address.is_ipv6());
-        if self.translated[family] == Some(address) {
-            return Ok(());
-        }
-        let gone =
-            self.datapath.keep_flows_of(address).context("cannot remove the flows of another address")?;
-        if gone > 0 {
-            info!("the uplink's address is {address}: {gone} flows of another one are gone");
-        }
-        self.translated[family] = Some(address);
-        Ok(())
-    }
-
-    /// Forgets the flows of an address that the host no longer has.
-    pub fn forget_address(&mut self, address: IpAddr) {
-        match self.datapath.flush_flows(address) {
-            Ok(flows) => info!("{address} is gone from the uplink, and {flows} flows with it"),
-            Err(error) => warn!("cannot remove the flows of {address}: {error:#}"),
-        }
-    }
 }
 
 /// The addresses that the host has in the networks.
-fn gateways<'a>(state: &'a State, view: &HostView) -> impl Iterator<Item = IpAddr> + 'a {
+pub(super) fn gateways<'a>(state: &'a State, view: &HostView) -> impl Iterator<Item = IpAddr> + 'a {
     let ipv6 = view.ipv6;
     let all = state.networks().flat_map(|state| state.network.gateways());
     all.filter(move |gateway| ipv6 || gateway.is_ipv4())
@@ -203,11 +174,6 @@ pub async fn remove_gateways(nl: &Netlink, network: &Network) -> Result<()> {
 /// The kernel refuses.
 pub async fn remove_gateway(nl: &Netlink, gateway: IpAddr) -> Result<()> {
     nl.del_address(LOOPBACK, gateway.into()).await.map(drop)
-}
-
-/// Whether the host has its routes to an endpoint.
-pub(super) fn has_routes(routes: &HostRoutes, entry: &bpf::Endpoint) -> bool {
-    entry.addresses().all(|(address, _)| routes.contains(&(address, entry.ifindex)))
 }
 
 /// How the host itself reaches an endpoint: from the gateway's address, which the container always answers to.

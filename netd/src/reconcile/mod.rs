@@ -7,6 +7,7 @@ mod carrier;
 mod deny;
 mod host;
 mod nodes;
+mod uplink;
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
@@ -17,16 +18,15 @@ use anyhow::{Context, Error, Result, bail, ensure};
 use ipnet::IpNet;
 use tracing::{debug, info, instrument};
 
-use self::host::has_routes;
 pub use self::host::{add_gateways, remove_gateway, remove_gateways};
 
 use crate::{
     bpf::{self, Datapath, Expired, FlowsOf},
-    cluster::{Remotes, Transport},
+    cluster::{ClusterConfig, Remotes, Transport},
     config::NatConfig,
     endpoint::{Endpoint, alias, socket_cookie},
     netlink::{ContainerSide, Link, Netlink, Netns, Route, VethSpec, is_gone},
-    network::Network,
+    network::{MTU6, Network},
     node::{HostView, LOOPBACK, host_routes, is_own},
     publish::Publish,
     state::State,
@@ -42,6 +42,7 @@ pub struct Reconciler {
     identity: String,
     nat: NatConfig,
     transport: Transport,
+    in_cluster: bool,
     remotes: Remotes,
     /// Whether the host has IPv6: endpoints that have an address of it are brought up without, otherwise.
     ipv6: bool,
@@ -50,7 +51,9 @@ pub struct Reconciler {
     by_ifindex: HashMap<u32, String>,
     /// Links whose program may be moved to a faster hook.
     to_promote: Vec<u32>,
-    /// The addresses that all flows of each family are translated to; at the start, one does not know.
+    /// The uplink as the programs know it.
+    uplink: Option<uplink::Known>,
+    /// The addresses that all masqueraded flows of each family are translated to; at the start, one does not know.
     translated: [Option<IpAddr>; 2],
 }
 
@@ -72,7 +75,7 @@ impl Reconciler {
         datapath: Datapath,
         identity: &str,
         nat: NatConfig,
-        transport: Transport,
+        cluster: &ClusterConfig,
         remotes: Remotes,
     ) -> Self {
         let identity = identity.to_owned();
@@ -82,12 +85,14 @@ impl Reconciler {
             datapath,
             identity,
             nat,
-            transport,
+            transport: cluster.transport,
+            in_cluster: cluster.is_one(),
             remotes,
             ipv6: true,
             live,
             by_ifindex,
             to_promote: Vec::new(),
+            uplink: None,
             translated: [None; 2],
         }
     }
@@ -135,7 +140,7 @@ impl Reconciler {
             match link.filter(|link| self.is_of(link, endpoint)) {
                 // The route is what comes last; with it, all is there.
                 Some(link)
-                    if link.up && has_routes(&routes, &self.entry(endpoint, network, link.ifindex)) =>
+                    if link.up && self.has_routes(&routes, &self.entry(endpoint, network, link.ifindex)) =>
                 {
                     if let Err(error) = self.enter(endpoint, network, link.ifindex) {
                         broken.insert(endpoint.name.clone(), error);
@@ -173,10 +178,17 @@ impl Reconciler {
     /// A step failed. What was done before stays, for [`Self::tear_down`] or another try.
     #[instrument(level = "debug", skip_all, fields(endpoint = endpoint.name))]
     pub async fn bring_up(&mut self, endpoint: &Endpoint, network: &Network, mtu: u32) -> Result<()> {
-        let netns = endpoint.netns.open().with_context(|| {
-            format!("network namespace {} is gone: has its container ended?", endpoint.netns.path.display())
-        })?;
-        let ifindex = self.ensure_link(endpoint, network, mtu, &netns).await?;
+        // One that has got an IPv6 address keeps it where the uplink has become too small for that meanwhile.
+        let mtu = if endpoint.address6.is_some() { mtu.max(MTU6) } else { mtu };
+        let netns = endpoint.netns.open()?;
+        let ifindex = match &netns {
+            Some(netns) => self.ensure_link(endpoint, network, mtu, netns).await?,
+            // Its other end is where it was made, whatever became of the path to there.
+            None => self.link_of(endpoint).await?.with_context(|| {
+                let path = endpoint.netns.path.display();
+                format!("network namespace {path} is gone: has its container ended?")
+            })?,
+        };
         debug!("link {} has index {ifindex}", endpoint.host_interface);
 
         // Programs before the first packet; and the host's end before the container's, so that it is only the host's end
@@ -184,17 +196,35 @@ impl Reconciler {
         self.enter(endpoint, network, ifindex)?;
         debug!("in the datapath");
         self.nl.set_up(ifindex).await?;
-        let addresses = endpoint.addresses_in(network);
-        let addresses: Vec<_> =
-            addresses.filter(|(address, _)| self.ipv6 || address.addr().is_ipv4()).collect();
-        configure_inside(&Netlink::enter(&netns).await?, &endpoint.interface, &addresses).await?;
-        debug!("container's side configured");
+        if let Some(netns) = &netns {
+            let addresses = endpoint.addresses_in(network);
+            let addresses: Vec<_> =
+                addresses.filter(|(address, _)| self.ipv6 || address.addr().is_ipv4()).collect();
+            configure_inside(&Netlink::enter(netns).await?, &endpoint.interface, &addresses).await?;
+            debug!("container's side configured");
+        }
         self.add_route(&self.entry(endpoint, network, ifindex)).await?;
         debug!("host's side configured");
         self.datapath.publish(&endpoint.ports(&endpoint.publish))?;
-        carrier::wait(&self.nl, &endpoint.host_interface, ifindex).await?;
+        carrier::wait(&self.nl, ifindex).await?;
         debug!("ready");
         Ok(())
+    }
+
+    /// The index of the endpoint's link, if it is there. With it, its container's namespace is there too: a veth goes with its
+    /// other end.
+    ///
+    /// # Errors
+    /// The kernel does not answer.
+    pub async fn link_of(&self, endpoint: &Endpoint) -> Result<Option<u32>> {
+        let mut link = None;
+        if let Some(live) = self.live.get(&endpoint.name) {
+            link = self.nl.link_by_index(live.ifindex).await?;
+        }
+        if link.is_none() {
+            link = self.nl.link_by_name(&endpoint.host_interface).await?;
+        }
+        Ok(link.filter(|link| self.is_of(link, endpoint)).map(|link| link.ifindex))
     }
 
     /// The endpoint's link: as it is, or made.
@@ -205,11 +235,11 @@ impl Reconciler {
         mtu: u32,
         netns: &Netns,
     ) -> Result<u32> {
+        if let Some(ifindex) = self.link_of(endpoint).await? {
+            return Ok(ifindex);
+        }
         let name = &endpoint.host_interface;
         if let Some(link) = self.nl.link_by_name(name).await? {
-            if self.is_of(&link, endpoint) {
-                return Ok(link.ifindex);
-            }
             // Between the creation of a link and its alias there is a moment at which a crash can leave it without.
             let unfinished = link.alias.is_none() && link.mac == Some(network.host_mac().0) && !link.up;
             ensure!(unfinished, "link {name} exists, and is not netd's: remove it or rename it");
@@ -230,8 +260,7 @@ impl Reconciler {
 
     /// Whether a link is that endpoint's.
     fn is_of(&self, link: &Link, endpoint: &Endpoint) -> bool {
-        link.name == endpoint.host_interface
-            && link.alias.as_deref() == Some(&alias(&self.identity, &endpoint.name))
+        link.alias.as_deref() == Some(&alias(&self.identity, &endpoint.name))
             && link.kind.as_deref() == Some(endpoint.link.as_str())
     }
 
@@ -315,8 +344,8 @@ impl Reconciler {
                 torn.errors.extend(self.datapath.close_endpoint(&entry).err());
             }
             // It never got into the datapath, but its link may exist.
-            None => match self.nl.link_by_name(&endpoint.host_interface).await {
-                Ok(link) => torn.link = link.filter(|link| self.is_of(link, endpoint)).map(|l| l.ifindex),
+            None => match self.link_of(endpoint).await {
+                Ok(link) => torn.link = link,
                 Err(error) => torn.errors.push(error),
             },
         }
@@ -381,7 +410,34 @@ impl Reconciler {
             .collect())
     }
 
-    /// Moves the next endpoint's program to a faster hook, if there is one that has not been: see
+    /// Endpoints with an IPv6 address that the programs do not know: the host had no IPv6 when they were brought up.
+    #[must_use]
+    pub fn without_ipv6(&self, state: &State) -> Vec<String> {
+        let live = self.live.iter().filter(|(_, entry)| entry.v6.is_none());
+        let names = live.map(|(name, _)| name).filter_map(|name| state.endpoint(name));
+        names.filter(|endpoint| endpoint.address6.is_some()).map(|endpoint| endpoint.name.clone()).collect()
+    }
+
+    /// Puts filters back that somebody has removed from a link. The name of the link's endpoint, or of what else it is, if there were any.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn put_filters_back(&mut self, ifindex: u32) -> Result<Option<String>> {
+        let owner = match self.by_ifindex.get(&ifindex) {
+            Some(name) => format!("endpoint {name}"),
+            None if self.last_uplink() == Some(ifindex) => "uplink".to_owned(),
+            None => return Ok(None),
+        };
+        Ok(self.datapath.put_back(ifindex)?.then_some(owner))
+    }
+
+    /// The links of all endpoints.
+    #[must_use]
+    pub fn links(&self) -> Vec<u32> {
+        self.by_ifindex.keys().copied().collect()
+    }
+
+    /// Moves the next endpoint's programs to a faster hook, if there is one that has not been: see
     /// [`Datapath::promote_endpoint`]. Whether it did.
     ///
     /// # Errors

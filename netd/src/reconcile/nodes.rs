@@ -9,7 +9,11 @@ use anyhow::Result;
 use ipnet::Ipv4Net;
 
 use super::Reconciler;
-use crate::cluster::{Remotes, Said, Transport, Update};
+use crate::{
+    cluster::{Remotes, Said, TooBig, Transport, Update},
+    netlink::UplinkInfo,
+    state::State,
+};
 
 impl Reconciler {
     /// The other nodes.
@@ -44,5 +48,11 @@ impl Reconciler {
     pub fn listen_to_nodes(&mut self, silence: Duration) -> Result<Update> {
         let datapath = &self.datapath;
         self.remotes.listen(silence, |slot| Ok(datapath.node_counters(slot)?.rx_packets))
+    }
+
+    /// Takes in what a router says of packets to a node. Returns the node's name if that is new and can be true: routes are to be
+    /// set then.
+    pub fn learn(&mut self, told: &TooBig, state: &State, uplink: &UplinkInfo) -> Option<&str> {
+        self.remotes.take_in(told, self.transport, state, uplink)
     }
 }

@@ -121,6 +121,7 @@ mod tests {
             ports: (49152, 65535),
             next_network: 1,
             id: String::new(),
+            before: None,
         };
         State::new(facts, Share::Fixed(Vec::new()))
     }

@@ -191,6 +191,15 @@ impl State {
         Some((endpoint, changes))
     }
 
+    /// Takes in that the host's side of an endpoint's link has another name. None: it has not, or there is no such endpoint.
+    pub fn rename_link(&mut self, name: &str, link: &str) -> Option<Change> {
+        let endpoint = self.endpoints.get_mut(name).filter(|endpoint| endpoint.host_interface != link)?;
+        self.host_interfaces.remove(&endpoint.host_interface);
+        self.host_interfaces.insert(link.to_owned());
+        link.clone_into(&mut endpoint.host_interface);
+        Change::put(Kind::Endpoint, name, endpoint).ok()
+    }
+
     /// Frees an endpoint's name and ports. Its slot and its addresses stay taken until [`Self::release`], as long as there are
     /// flows that would come to be another's. Returns it with what to commit.
     pub fn remove_name(&mut self, name: &str) -> Option<(Endpoint, Vec<Change>)> {

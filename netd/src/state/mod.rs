@@ -19,6 +19,7 @@ use crate::{
     bpf::MAX_DENIED,
     endpoint::{Endpoint, NetnsRef},
     ipam::Pool,
+    netlink::Before,
     network::Network,
     publish::Ports,
     request::Refusal,
@@ -46,6 +47,9 @@ pub struct Facts {
     /// Tells this state directory's node from another one of its name. Random.
     #[serde(default)]
     pub id: String,
+    /// What netd has changed of the host's settings in this boot, as it was before.
+    #[serde(default)]
+    pub before: Option<Before>,
 }
 
 /// Which part of each network this node gives addresses out of.
@@ -177,16 +181,12 @@ impl State {
         let mut changes = Vec::new();
         for record in records.iter().filter(|record| record.kind == Kind::Endpoint) {
             let endpoint: Endpoint = record.read()?;
-            state.insert(endpoint)?;
-        }
-        let gone: Vec<String> = state
-            .endpoints
-            .values()
-            .filter(|endpoint| !alive(endpoint))
-            .map(|endpoint| endpoint.name.clone())
-            .collect();
-        for name in gone {
-            changes.extend(state.remove(&name).map(|(_, changes)| changes).unwrap_or_default());
+            // One that is gone need not fit into what has been changed meanwhile.
+            if alive(&endpoint) {
+                state.insert(endpoint)?;
+            } else {
+                changes.push(Change::delete(Kind::Endpoint, &endpoint.name));
+            }
         }
         Ok((state, changes))
     }

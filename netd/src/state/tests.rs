@@ -17,6 +17,7 @@ fn facts() -> Facts {
         ports: (49152, 65535),
         next_network: 1,
         id: "0".to_owned(),
+        before: None,
     }
 }
 
@@ -102,6 +103,23 @@ fn what_is_committed_is_loaded() {
     // The search for addresses goes on where it was, and the slot of `b` is free.
     let (d, _) = attach(&mut { loaded }, &request("d")).unwrap();
     assert_eq!((d.address, d.slot), (Ipv4Addr::new(10, 88, 0, 5), 1));
+}
+
+/// What was changed while no container lived, say over a reboot, is no reason not to start.
+#[test]
+fn endpoints_that_are_gone_need_not_fit() {
+    let (mut state, mut committed) = start();
+    for name in ["a", "b"] {
+        committed.extend(attach(&mut state, &request(name)).unwrap().1);
+    }
+    let records = records(&committed);
+    let facts = || State::facts_of(&records).unwrap().unwrap();
+    let slice = || Share::Fixed(vec!["10.88.0.128/25".parse().unwrap()]);
+    let error = State::load(&records, facts(), slice(), |_| true).unwrap_err();
+    assert!(format!("{error:#}").contains("endpoint `a` of the stored state"), "{error:#}");
+    let (loaded, changes) = State::load(&records, facts(), slice(), |_| false).unwrap();
+    assert_eq!(loaded.endpoints().len(), 0);
+    assert_eq!(changes, [Change::delete(Kind::Endpoint, "a"), Change::delete(Kind::Endpoint, "b")]);
 }
 
 #[test]

@@ -11,7 +11,7 @@ use anyhow::{Context, Result};
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
 
-pub use self::redb::{FILE as REDB_FILE, RedbStore};
+pub use self::redb::{FILE as REDB_FILE, FRESH as REDB_FRESH, RedbStore};
 
 /// What a record is about. The text of it is part of the format.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -26,13 +26,15 @@ pub enum Kind {
     Node,
     /// Another node as it was last known, by its name.
     Peer,
+    /// An endpoint that has been detached, by its name, while its link may be there still.
+    Leaving,
     /// A source that is denied, by its prefix: the number of its counter.
     Denied,
 }
 
 impl Kind {
-    const ALL: [Self; 6] =
-        [Self::Network, Self::Endpoint, Self::Cursor, Self::Node, Self::Peer, Self::Denied];
+    const ALL: [Self; 7] =
+        [Self::Network, Self::Endpoint, Self::Cursor, Self::Node, Self::Peer, Self::Leaving, Self::Denied];
 
     /// The text that stands for it in the store.
     #[must_use]
@@ -43,6 +45,7 @@ impl Kind {
             Self::Cursor => "cursor",
             Self::Node => "node",
             Self::Peer => "peer",
+            Self::Leaving => "leaving",
             Self::Denied => "denied",
         }
     }

@@ -1,6 +1,7 @@
 //! The embedded engine: one redb file in the state directory.
 
 use std::{
+    fs::{self, File},
     io,
     panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
@@ -16,6 +17,9 @@ use super::{Change, Kind, Record, Store, StoreFuture};
 
 /// The file's name in the state directory.
 pub const FILE: &str = "netd.redb";
+
+/// The file's name while it is made.
+pub const FRESH: &str = "netd.redb.new";
 
 /// (kind, name) -> [`Envelope`] as JSON.
 const RECORDS: TableDefinition<'_, (&str, &str), &[u8]> = TableDefinition::new("records");
@@ -51,7 +55,10 @@ impl RedbStore {
     /// The file cannot be written, is damaged, or is in use.
     pub fn open(state_dir: &Path) -> Result<Self> {
         let path = state_dir.join(FILE);
-        let database = guarded(&path, || open(&path))?;
+        let database = guarded(&path, || {
+            create(&path)?;
+            open(&path)
+        })?;
         Ok(Self(Arc::new(Inner { path, database: Mutex::new(Some(database)) })))
     }
 
@@ -97,14 +104,48 @@ impl Store for RedbStore {
     }
 }
 
+/// Makes the file, if there is none or an empty one. It gets its name when it is complete: a crash leaves no half of it.
+fn create(path: &Path) -> Result<()> {
+    match fs::symlink_metadata(path) {
+        Ok(metadata) if !metadata.is_file() || metadata.len() > 0 => return Ok(()),
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error.into()),
+        _ => {}
+    }
+    let fresh = path.with_file_name(FRESH);
+    remove(&fresh)?;
+    let created = (|| {
+        drop(Database::builder().create(&fresh).map_err(refused)?);
+        File::open(&fresh)?.sync_all()?;
+        fs::rename(&fresh, path)?;
+        let directory = path.parent().context("it is in no directory")?;
+        Ok(File::open(directory)?.sync_all()?)
+    })();
+    if created.is_err() {
+        remove(&fresh)?;
+    }
+    created
+}
+
+fn remove(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        removed => removed,
+    }
+}
+
+/// Opens the file. Never makes one: after an error, that would be one without what was there before.
 fn open(path: &Path) -> Result<Database> {
     let mut builder = Database::builder();
     // Without the check, a file that something else wrote to is trusted.
     builder.set_cache_size(CACHE).set_check_integrity_on_open(true);
-    builder.create(path).map_err(|error| match error {
+    builder.open(path).map_err(refused)
+}
+
+fn refused(error: DatabaseError) -> anyhow::Error {
+    match error {
         DatabaseError::DatabaseAlreadyOpen => anyhow!("another process has it open"),
         error => plain(error.into()),
-    })
+    }
 }
 
 fn load(database: &Database) -> Result<Vec<Record>> {

@@ -1,5 +1,7 @@
 //! The differences that are meant, each with the line of docs/nat.md that says why.
 
+use std::collections::BTreeMap;
+
 use netd_common::wire::tcp::{ACK, FIN, RST, SYN};
 
 use super::{
@@ -15,7 +17,7 @@ const OPENS: u8 = SYN | ACK | FIN | RST;
 pub struct Difference<'a> {
     /// What the story is told in.
     pub family: Family,
-    /// What was before.
+    /// What was before, since both began with nothing.
     pub before: &'a [Step],
     /// The step.
     pub step: &'a Step,
@@ -32,28 +34,55 @@ pub struct Known {
     pub heading: &'static str,
     /// Whether this is it.
     is: fn(&Difference<'_>) -> bool,
+    /// How often the stories that are always played show it, give or take.
+    usual: u64,
+}
+
+/// What is unusual about how often the known differences were seen in the stories that are always played: something else may have come
+/// to pass for one, or what one is about is not reached any more.
+#[must_use]
+pub fn unusual(seen: &BTreeMap<&'static str, u64>) -> Vec<String> {
+    let mut faults = Vec::new();
+    for Known { heading, usual, .. } in &KNOWN {
+        let count = seen.get(heading).copied().unwrap_or(0);
+        // Ports are chosen at random, and what is late is played again.
+        if count == 0 || count.abs_diff(*usual) > usual.div_ceil(2).min(1 + usual / 5) {
+            faults.push(format!("\"{heading}\" is usually seen {usual} times, not {count}"));
+        }
+    }
+    faults
 }
 
 /// All of them.
 pub const KNOWN: [Known; 12] = [
-    Known { heading: "fragments", is: fragments },
-    Known { heading: "protocols without ports", is: protocols },
-    Known { heading: "ICMP errors of containers", is: spoofed_errors },
-    Known { heading: "an answer whose time is up at the host", is: expired_answers },
-    Known { heading: "ICMP other than echo, unreachable, time exceeded, parameter problem", is: other_icmp },
-    Known { heading: "a packet with a wrong checksum", is: spoiled },
-    Known { heading: "what its TCP takes for invalid, or has forgotten", is: invalid_tcp },
-    Known { heading: "the host's errors about packets with options", is: options },
-    Known { heading: "an echo reply that answers nothing", is: stray_replies },
+    Known { heading: "fragments", is: fragments, usual: 6 },
+    Known { heading: "protocols without ports", is: protocols, usual: 2 },
+    Known { heading: "ICMP errors of containers", is: spoofed_errors, usual: 2 },
+    Known { heading: "an answer whose time is up at the host", is: expired_answers, usual: 3 },
+    Known {
+        heading: "ICMP other than echo, unreachable, time exceeded, parameter problem",
+        is: other_icmp,
+        usual: 4,
+    },
+    Known { heading: "a packet with a wrong checksum", is: spoiled, usual: 2 },
+    Known { heading: "what its TCP takes for invalid, or has forgotten", is: invalid_tcp, usual: 33 },
+    Known { heading: "the host's errors about packets with options", is: options, usual: 2 },
+    Known { heading: "an echo reply that answers nothing", is: stray_replies, usual: 4 },
     Known {
         heading: "a packet between containers by a published port whose time is up",
         is: hairpin_expired,
+        usual: 2,
     },
     Known {
         heading: "a client of a published port to whom the container talks already",
         is: published_clash,
+        usual: 2,
     },
-    Known { heading: "a connection to a published port, picked up in the middle", is: published_middle },
+    Known {
+        heading: "a connection to a published port, picked up in the middle",
+        is: published_middle,
+        usual: 22,
+    },
 ];
 
 impl Difference<'_> {
@@ -120,13 +149,22 @@ fn protocols(difference: &Difference<'_>) -> bool {
         && prohibited(difference)
 }
 
+/// Netfilter has passed it on: as the host's, if it is about another container's flow, or as it is, if it is about none.
 fn spoofed_errors(difference: &Difference<'_>) -> bool {
     let Step::Error(error) = difference.step else { return false };
-    let inner = format!(" {:?} →", error.from);
-    let leaks = matches!(difference.netfilter, [one] if one.contains(&inner));
+    let [one] = difference.netfilter else { return false };
+    let leaks = one.contains(&format!("ICMP {:?} →", error.from));
+    let as_host = one.contains("ICMP node →") && error.from != error.about;
     error.from.is_container()
         && difference.netd.is_empty()
-        && (error.from != error.about || error.other_port || leaks)
+        && is_error(difference.family, error, one)
+        && (leaks || as_host)
+}
+
+/// Whether somebody has got an error of this kind.
+fn is_error(family: Family, error: &Error, one: &str) -> bool {
+    let kind = error.kind_in(family).map(|(kind, code, _)| format!(" error {kind}/{code} "));
+    kind.is_some_and(|kind| one.contains(&kind)) && one.contains(" quoting [")
 }
 
 /// The same for the first packet to a published port, for which the host answers with its last hop.
@@ -143,12 +181,20 @@ fn expired_answers(difference: &Difference<'_>) -> bool {
         && matches!(difference.netfilter, [one] if one.contains(difference.expired()) && one.contains("node →"))
 }
 
+/// Netfilter has translated it.
 fn other_icmp(difference: &Difference<'_>) -> bool {
-    match difference.step {
-        Step::Packet(packet) => matches!(packet.body, Body::Icmp { .. }) && difference.netd.is_empty(),
-        Step::Error(error) => error.kind.0 == 4 && difference.netd.is_empty(),
-        Step::Expire | Step::ExpireWith(_) => false,
-    }
+    let [one] = difference.netfilter else { return false };
+    let translated = match difference.step {
+        Step::Packet(Packet { body: Body::Icmp { .. }, to: To::Party(to), .. }) => {
+            one.starts_with(&format!("{to:?} ← ICMP node → {to:?} "))
+        }
+        Step::Error(error) if error.kind.0 == 4 => {
+            let inner = format!("ICMP {:?} →", error.from);
+            is_error(difference.family, error, one) && one.contains(&inner) != error.from.is_container()
+        }
+        _ => false,
+    };
+    translated && difference.netd.is_empty()
 }
 
 fn spoiled(difference: &Difference<'_>) -> bool {
@@ -339,4 +385,18 @@ fn published_middle(difference: &Difference<'_>) -> bool {
     let expired =
         matches!(difference.netfilter, [one] if packet.ttl == 1 && one.contains(difference.expired()));
     flags & OPENS != SYN && refused && (expired || is_delivered(packet, difference.netfilter))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_unusual_is_told() {
+        let usual: BTreeMap<_, _> = KNOWN.iter().map(|known| (known.heading, known.usual)).collect();
+        assert_eq!(unusual(&usual), [""; 0]);
+        assert_eq!(unusual(&BTreeMap::new()).len(), KNOWN.len());
+        let more = usual.iter().map(|(heading, count)| (*heading, count * 2)).collect();
+        assert_eq!(unusual(&more).len(), KNOWN.len());
+    }
 }

@@ -1,6 +1,7 @@
 //! Both copies, step by step.
 
 use std::{
+    collections::BTreeMap,
     fmt::Write as _,
     thread,
     time::{Duration, Instant},
@@ -24,8 +25,8 @@ const AT_MOST: Duration = Duration::from_millis(250);
 pub struct Twins {
     netd: Copy,
     netfilter: Copy,
-    /// How often each known difference was seen.
-    pub seen: Vec<(&'static str, u64)>,
+    /// How often each known difference was seen, by its heading.
+    pub seen: BTreeMap<&'static str, u64>,
     /// Steps that were played.
     pub steps: u64,
     /// The last story that was played, and what everybody got.
@@ -35,11 +36,9 @@ pub struct Twins {
 /// What came of a story.
 #[derive(Debug)]
 pub enum Outcome {
-    /// The same, all along.
-    Same,
-    /// A known difference ended it.
-    Known(&'static Known),
-    /// Another one, in the step of this number.
+    /// The same, all along, but for known differences, of which these are the headings.
+    Same(Vec<&'static str>),
+    /// Another difference, in the step of this number.
     Different(usize),
 }
 
@@ -52,7 +51,7 @@ impl Twins {
         let (netd, netfilter) = (Copy::new(Kind::Netd)?, Copy::new(Kind::Netfilter)?);
         netd.mute()?;
         netfilter.mute()?;
-        Ok(Self { netd, netfilter, seen: Vec::new(), steps: 0, transcript: String::new() })
+        Ok(Self { netd, netfilter, seen: BTreeMap::new(), steps: 0, transcript: String::new() })
     }
 
     /// What netd's daemon has printed.
@@ -66,18 +65,14 @@ impl Twins {
     /// # Errors
     /// A copy does not work.
     pub fn play(&mut self, family: Family, steps: &[Step]) -> Result<Outcome> {
-        let outcome = self.once(family, steps)?;
-        match outcome {
-            Outcome::Different(_) => self.once(family, steps),
-            Outcome::Known(known) => {
-                match self.seen.iter_mut().find(|(heading, _)| *heading == known.heading) {
-                    Some((_, count)) => *count += 1,
-                    None => self.seen.push((known.heading, 1)),
-                }
-                Ok(outcome)
-            }
-            Outcome::Same => Ok(outcome),
+        let mut outcome = self.once(family, steps)?;
+        if let Outcome::Different(_) = outcome {
+            outcome = self.once(family, steps)?;
         }
+        if let Outcome::Same(known) = &outcome {
+            known.iter().for_each(|heading| *self.seen.entry(heading).or_default() += 1);
+        }
+        Ok(outcome)
     }
 
     /// A shorter story whose last step shows a difference, too; it is the last that is played. In another step it would be another
@@ -102,9 +97,11 @@ impl Twins {
     }
 
     fn once(&mut self, family: Family, steps: &[Step]) -> Result<Outcome> {
-        self.netd.forget(family)?;
-        self.netfilter.forget(family)?;
+        self.forget(family)?;
         self.transcript.clear();
+        let mut seen = Vec::new();
+        // Where both began with nothing.
+        let mut start = 0;
         for (number, step) in steps.iter().enumerate() {
             self.steps += 1;
             let _ = writeln!(self.transcript, "{number}. {step:?}");
@@ -126,14 +123,24 @@ impl Twins {
                     let _ = writeln!(self.transcript, "   {name} nobody has got anything");
                 }
             }
-            let difference =
-                Difference { family, before: &steps[..number], step, netd: &netd, netfilter: &netfilter };
-            return Ok(match Known::find(&difference).filter(|_| sent == [true; 2]) {
-                Some(known) => Outcome::Known(known),
-                None => Outcome::Different(number),
-            });
+            let (before, netd, netfilter) = (&steps[start..number], &netd[..], &netfilter[..]);
+            let difference = Difference { family, before, step, netd, netfilter };
+            let Some(known) = Known::find(&difference).filter(|_| sent == [true; 2]) else {
+                return Ok(Outcome::Different(number));
+            };
+            // From here on one may know what the other does not: both forget all, and the story goes on.
+            let _ = writeln!(self.transcript, "     (known: {}; both begin anew)", known.heading);
+            seen.push(known.heading);
+            self.forget(family)?;
+            start = number + 1;
         }
-        Ok(Outcome::Same)
+        Ok(Outcome::Same(seen))
+    }
+
+    /// Both forget all.
+    fn forget(&mut self, family: Family) -> Result<()> {
+        self.netd.forget(family)?;
+        self.netfilter.forget(family)
     }
 
     /// What the parties of both have got.

@@ -291,15 +291,18 @@ impl Error {
                 Some(ipv4_of(&Ip::new(from.octets(), to.octets()), &icmp_error(self.kind, &quote)))
             }
             (IpAddr::V6(from), IpAddr::V6(to)) => {
-                let (kind, code, word) = self.kind6()?;
+                let (kind, code, word) = self.kind_in(Family::V6)?;
                 Some(ipv6_of(&Ip6::new(from.octets(), to.octets()), &Built::Icmp6(kind, code, word, quote)))
             }
             _ => None,
         }
     }
 
-    /// What says the same in IPv6 (RFC 4443), if anything does.
-    const fn kind6(&self) -> Option<(u8, u8, u32)> {
+    /// Its type, code and second word in a family: in IPv6 (RFC 4443) what says the same, if anything does.
+    pub(super) const fn kind_in(&self, family: Family) -> Option<(u8, u8, u32)> {
+        if matches!(family, Family::V4) {
+            return Some(self.kind);
+        }
         Some(match self.kind {
             (3, 4, mtu) => (2, 0, if mtu < 1280 { 1280 } else { mtu }),
             (3, 0, _) => (1, 0, 0),

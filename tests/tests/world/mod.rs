@@ -15,7 +15,7 @@ use netd_common::{
     V4, V6,
     abi::{self, Tuple},
     host::{
-        cases::{At, MTU, Member, NODE, PORTS, QUOTA, World},
+        cases::{At, MTU, Member, NODE, PORTS, QUOTA, UPLINK_MACS, World},
         ipv6::NODE6,
     },
 };
@@ -102,7 +102,7 @@ pub(crate) fn in_a_world(test: &str, body: impl FnOnce(&mut Loaded) + Send) {
     let result = thread::scope(|scope| {
         let thread = scope.spawn(|| {
             unshare(CloneFlags::CLONE_NEWNET).expect("a network namespace");
-            let world = World::new([link("a"), link("b"), link("c"), link("uplink"), link("stranger")]);
+            let world = World::new([link("a"), link("b"), link("c"), uplink(), link("stranger")]);
             body(&mut load(world, &directory));
         });
         thread.join()
@@ -126,9 +126,11 @@ fn load(world: World, directory: &Path) -> Loaded {
     let mut datapath = Datapath::open(&options).expect("the programs load");
     let config = NodeConfig {
         uplink: Some(Uplink { ifindex: world.uplink, address: NODE.into(), address6: Some(NODE6.into()) }),
+        away: [false; 2],
         mtu: MTU,
         ports: PORTS,
         max_flows_per_endpoint: QUOTA,
+        in_cluster: true,
     };
     datapath.configure(&config).expect("configure");
     for member in [world.a, world.b, world.c] {
@@ -148,6 +150,7 @@ fn load(world: World, directory: &Path) -> Loaded {
                     slot: route.slot,
                     vxlan: route.kind == abi::Route::VXLAN,
                     mtu: route.mtu,
+                    routed: route.flags & abi::Route::ROUTED != 0,
                 },
                 _ => route
                     .node
@@ -186,12 +189,9 @@ fn load(world: World, directory: &Path) -> Loaded {
 /// What of the world is IPv6, written to the maps themselves.
 fn load6(world: &World, pins: &Path) {
     let open = |name| MapData::from_pin(pins.join(name)).expect("a pinned map");
-    let mut config: Array<_, abi::Config<V6>> = Map::Array(open("CONFIG6")).try_into().expect("CONFIG6");
-    config.set(0, world.config6(), 0).expect("the node");
-    // The same node in the other family's entry: its underlay may be either.
-    let mut config4: Array<_, abi::Config<V4>> = Map::Array(open("CONFIG4")).try_into().expect("CONFIG4");
-    let node = abi::Config { underlay6: world.config6().underlay6, ..config4.get(&0, 0).expect("the node") };
-    config4.set(0, node, 0).expect("the node");
+    let mut config: Array<_, abi::Configs<V6>> = Map::Array(open("CONFIG6")).try_into().expect("CONFIG6");
+    let node = abi::Configs { current: 0, places: [world.config6(); 2] };
+    config.set(0, node, 0).expect("the node");
     let mut interfaces: HashMap<_, u32, abi::Interface<V6>> =
         Map::HashMap(open("INTERFACES6")).try_into().expect("INTERFACES6");
     let mut endpoints: HashMap<_, V6, abi::Endpoint> =
@@ -236,12 +236,22 @@ fn mount_bpffs() {
     }
 }
 
+/// Makes the uplink, with the MAC address that the cases' frames are for.
+fn uplink() -> u32 {
+    let index = link("uplink");
+    let mac = UPLINK_MACS.0.map(|byte| format!("{byte:02x}")).join(":");
+    ip(&["link", "set", "uplink", "address", &mac]);
+    index
+}
+
 /// Makes an interface in the calling thread's namespace; its index.
 fn link(name: &str) -> u32 {
-    let made = Command::new("ip")
-        .args(["link", "add", "name", name, "type", "veth", "peer", "name", &format!("{name}-peer")])
-        .status()
-        .expect("ip runs");
-    assert!(made.success(), "making link {name}");
+    ip(&["link", "add", "name", name, "type", "veth", "peer", "name", &format!("{name}-peer")]);
     nix::net::if_::if_nametoindex(name).expect("the link that was just made")
+}
+
+/// Runs ip(8) in the calling thread's namespace.
+fn ip(arguments: &[&str]) {
+    let done = Command::new("ip").args(arguments).status().expect("ip runs");
+    assert!(done.success(), "ip {}", arguments.join(" "));
 }

@@ -11,10 +11,11 @@ use tokio::{
 use super::{
     config::EtcdConfig,
     goal::Goal,
+    model::Model,
     task::{Ask, Task},
 };
 use crate::{
-    cluster::{Announcement, SharedNetwork, View},
+    cluster::{Announcement, Cluster, SharedNetwork, View},
     network::Definition,
     request::Refusal,
 };
@@ -23,6 +24,17 @@ use crate::{
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Questions that wait.
 const QUEUE: usize = 64;
+
+/// Who a node is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Identity {
+    /// Its name.
+    pub node: String,
+    /// Tells its state directory from others. A copy of that directory has it too.
+    pub id: String,
+    /// Tells where it runs: which boot of which machine, and which network namespace.
+    pub place: String,
+}
 
 /// The way to the task that talks to etcd. When the last one is dropped, the task ends; the node's lease then goes on for
 /// its time, as its containers do.
@@ -34,38 +46,40 @@ pub struct Directory {
 }
 
 impl Directory {
-    /// Starts the task, which announces the node of that name, and shows what it sees. `id` tells the node from others of
-    /// its name. Returns at once.
+    /// Starts the task, which announces the node, and shows what it sees. `remembered`: the networks and slices that the node
+    /// knows from before. Returns at once.
     ///
     /// # Errors
     /// A file of the configuration cannot be read.
     pub fn open(
         config: &EtcdConfig,
-        node: &str,
-        id: &str,
+        me: Identity,
+        remembered: &Cluster,
         announcement: Announcement,
     ) -> Result<(Self, watch::Receiver<Arc<View>>)> {
-        Self::start(config, node, id, Some(announcement))
+        let memory = Model::of_memory(&me.node, remembered);
+        Self::start(config, me, memory, Some(announcement))
     }
 
     /// The same without announcing anything: to look, or to leave.
     ///
     /// # Errors
     /// As [`Self::open`].
-    pub fn visit(config: &EtcdConfig, node: &str, id: &str) -> Result<(Self, watch::Receiver<Arc<View>>)> {
-        Self::start(config, node, id, None)
+    pub fn visit(config: &EtcdConfig, me: Identity) -> Result<(Self, watch::Receiver<Arc<View>>)> {
+        let memory = Model::of_memory(&me.node, &Cluster::default());
+        Self::start(config, me, memory, None)
     }
 
     fn start(
         config: &EtcdConfig,
-        node: &str,
-        id: &str,
+        me: Identity,
+        memory: Model,
         announcement: Option<Announcement>,
     ) -> Result<(Self, watch::Receiver<Arc<View>>)> {
         let announces = announcement.is_some();
         let (wanted, wishes) = watch::channel(announcement.unwrap_or_default());
         let (asks, asked) = mpsc::channel(QUEUE);
-        let (task, views) = Task::new(config.clone(), node, id, announces, wishes, asked)?;
+        let (task, views) = Task::new(config.clone(), me, memory, announces, wishes, asked)?;
         tokio::spawn(task.run());
         let endpoints = config.endpoints.join(" ").into();
         Ok((Self { asks, wanted: Arc::new(wanted), endpoints }, views))

@@ -1,10 +1,11 @@
 //! What is asked of this node for the cluster, and how it is done, step by step.
 
 use super::{
-    keys::Key,
+    keys::{Key, NodeRecord},
     model::Model,
     plan::{self, Me},
     step::{Guard, Step},
+    stored::Stored,
 };
 use crate::{
     cluster::{Cluster, SharedNetwork},
@@ -86,8 +87,8 @@ fn remove_network(name: &str, model: &Model, me: &Me, tried: bool) -> Next {
             false => not_found(format!("no network `{name}` in the cluster: `netd network ls` shows all")),
         };
     };
-    let uses = |(node, stored): (&String, &super::model::Stored<_>)| {
-        let record: &super::keys::NodeRecord = stored.record.as_ref()?;
+    let uses = |(node, stored): (&String, &Stored<NodeRecord>)| {
+        let record = stored.record.as_ref()?;
         (*node != me.node && record.registration.uses.contains(name)).then(|| format!("`{node}`"))
     };
     let users: Vec<String> = model.nodes.iter().filter_map(uses).collect();
@@ -121,11 +122,11 @@ fn remove_node(name: &str, model: &Model, tried: bool) -> Next {
     let key = Key::Node(name.to_owned());
     let start = match model.nodes.get(name) {
         Some(stored) => match &stored.record {
-            Some(node) => {
+            Some(node) if stored.wrong.is_none() => {
                 let address = node.registration.address;
                 return conflict(format!("node `{name}` is there ({address}): stop its netd first"));
             }
-            None => Step::default().at(&key, stored.revision).delete(&key),
+            _ => Step::default().at(&key, stored.revision).delete(&key),
         },
         None => Step::default().at(&key, 0),
     };

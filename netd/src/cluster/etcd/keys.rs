@@ -12,7 +12,8 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use crate::{
     cluster::{Registration, SharedNetwork},
     ipam::MAX_PREFIX,
-    names, network,
+    names::{self, Shown},
+    network,
     pair::is_node_address,
 };
 
@@ -20,6 +21,8 @@ use crate::{
 const MAX_VALUE: usize = 64 << 10;
 /// MTUs that an uplink can have, in bytes; the largest is that of loopback.
 const MTU: std::ops::RangeInclusive<u32> = 576..=65536;
+/// Longer texts that tell nodes apart are none, in bytes.
+const MAX_ID: usize = 128;
 /// The numbers of networks; VNIs have 16 bits for them.
 pub(super) const NUMBERS: std::ops::RangeInclusive<u32> = 1..=65535;
 
@@ -41,6 +44,9 @@ pub(super) enum Key {
 pub(super) struct NodeRecord {
     /// Tells nodes apart that are given one name.
     pub(super) id: String,
+    /// Tells apart those whose state directory is a copy of another's. Earlier versions write none.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub(super) place: String,
     #[serde(flatten)]
     pub(super) registration: Registration,
 }
@@ -149,7 +155,8 @@ fn parse_slice(text: &str) -> Result<Ipv4Net> {
 }
 
 fn json<T: DeserializeOwned>(value: &[u8]) -> Result<T> {
-    Ok(serde_json::from_slice(value)?)
+    // What it quotes may be anything.
+    serde_json::from_slice(value).map_err(|error| anyhow!("{}", Shown(&error.to_string())))
 }
 
 fn check_counter(counter: Counter) -> Result<Counter> {
@@ -166,6 +173,9 @@ fn check_counter(counter: Counter) -> Result<Counter> {
 }
 
 fn check_node(node: NodeRecord) -> Result<NodeRecord> {
+    for (what, text) in [("id", &node.id), ("place", &node.place)] {
+        ensure!(text.len() <= MAX_ID, "{what}: {} bytes are more than {MAX_ID}", text.len());
+    }
     let Registration { address, address6, mtu, uses, .. } = &node.registration;
     ensure!(is_node_address((*address).into()), "address: no node can have {address}");
     if let Some(address6) = address6 {
@@ -189,6 +199,7 @@ fn check_network(shared: SharedNetwork) -> Result<SharedNetwork> {
         let is_one = network::check_mtu(i64::from(*mtu)).context("mtu")?.is_some();
         ensure!(is_one, "mtu: 0");
     }
+    network::check_mtu6(*mtu, *subnet6).context("mtu")?;
     Ok(shared)
 }
 
@@ -296,6 +307,12 @@ mod tests {
             (&a_network, network(("24", "15")), "slice: /15 of 10.88.0.0/16 is none"),
             (&a_network, network(("24", "31")), "slice: /31 of 10.88.0.0/16 is none"),
             (&a_network, network(("null", "0")), "mtu: 0"),
+            (
+                &a_network,
+                network(("null", "1279,\"subnet6\":\"fd88::/48\"")),
+                "mtu: 1279 is less than the 1280 that IPv6 needs",
+            ),
+            (&a_node, node(("\"i\"", &format!("{:?}", "i".repeat(129)))), "id: 129 bytes are more than 128"),
             (&a_network, network(("null", "80")), "mtu: 80 is not between 576 and 65535 (0: the uplink's)"),
             (&a_slice, r#"{"node":"a/b"}"#.to_owned(), "node: `a/b` contains '/'"),
             (&a_slice, "[".repeat(1 << 17), "131072 bytes are more than 65536"),
@@ -305,21 +322,43 @@ mod tests {
         }
     }
 
+    fn one_line(read: Result<()>) -> Result<(), TestCaseError> {
+        if let Err(error) = read {
+            let line = format!("{error:#}");
+            prop_assert!(
+                !line.contains(|c: char| c.is_control() || "\u{2028}\u{2029}".contains(c)),
+                "{line:?}"
+            );
+        }
+        Ok(())
+    }
+
     proptest! {
         #[test]
-        fn garbage_is_refused_in_one_line(key in "(nodes|networks|slices|last-network|.{0,9})(/.{0,12}){0,3}", value: Vec<u8>) {
+        fn garbage_is_refused_in_one_line(
+            // `(?s:.)`: also what begins a line.
+            key in "(?s:(nodes|networks|slices|last-network|.{0,9})(/.{0,12}){0,3})",
+            value: Vec<u8>,
+            text in r#"(?s:[\n\r\x1b\x85\u{2028}]{0,2}.{0,9})"#,
+        ) {
             match Key::parse(&key) {
                 Ok(parsed) => {
                     prop_assert_eq!(parsed.to_string(), key);
-                    if let Err(error) = parsed.read(&value) {
-                        let line = format!("{error:#}");
-                        prop_assert!(!line.contains('\n'));
-                    }
+                    one_line(parsed.read(&value).map(drop))?;
                 }
-                Err(error) => {
-                    let line = format!("{error:#}");
-                    prop_assert!(!line.contains('\n'));
-                }
+                Err(error) => one_line(Err(error))?,
+            }
+            one_line(Key::parse(&format!("nodes/{text}")).map(drop))?;
+            // Where a text stands in a value.
+            let quoted = serde_json::to_string(&text).unwrap();
+            for (key, value) in [
+                ("slices/a/10.88.1.0-24", format!(r#"{{"node":{quoted}}}"#)),
+                ("nodes/a", node(("[\"a\"]", &format!("[{quoted}]")))),
+                ("nodes/a", node(("\"auto\"", &quoted))),
+                ("networks/a", network(("\"auto\"", &quoted))),
+                ("networks/a", network(("\"10.88.0.0/16\"", &quoted))),
+            ] {
+                one_line(Key::parse(key).unwrap().read(value.as_bytes()).map(drop))?;
             }
         }
     }

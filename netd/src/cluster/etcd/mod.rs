@@ -10,14 +10,17 @@ mod directory;
 mod goal;
 mod keys;
 mod model;
+mod notes;
 mod plan;
+mod room;
 mod session;
 mod step;
+mod stored;
 mod task;
 
 pub use self::{
     config::{EtcdConfig, TlsFiles},
-    directory::Directory,
+    directory::{Directory, Identity},
 };
 
 #[cfg(test)]

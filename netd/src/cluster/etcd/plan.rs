@@ -10,8 +10,9 @@ use ipnet::Ipv4Net;
 
 use super::{
     keys::{Counter, Key, NodeRecord, SliceRecord},
-    model::{Model, Stored},
+    model::Model,
     step::{Guard, Step},
+    stored::Stored,
 };
 use crate::{
     cluster::{Announcement, Cluster, SharedNetwork},
@@ -26,6 +27,8 @@ pub(super) struct Me {
     pub(super) node: String,
     /// Tells it from others of that name.
     pub(super) id: String,
+    /// Tells where it runs: a copy of its state runs elsewhere.
+    pub(super) place: String,
     /// The leases that this process has had; the last is the present one.
     pub(super) leases: Vec<i64>,
     /// This process has had the name.
@@ -43,18 +46,21 @@ pub(super) struct Plan {
     pub(super) refused: Vec<String>,
     /// Another node has this one's name.
     pub(super) taken: bool,
+    /// It may be this one itself, before its machine was restarted: its lease then ends.
+    pub(super) may_return: bool,
 }
 
 /// The next step towards what was announced.
 pub(super) fn next(model: &Model, cluster: &Cluster, me: &Me, wanted: &Announcement) -> Plan {
     let mut plan = Plan::default();
     match me.registration(model, wanted) {
-        Own::Taken(by) => {
-            let by = by.map_or_else(|| "another node".to_owned(), |address| address.to_string());
+        Own::Taken { by, has_our_state, may_return } => {
             let name = &me.node;
-            plan.refused.push(format!("node name `{name}` is taken in the cluster by {by}: set node.name"));
+            let copy = if has_our_state { ", of whose state directory this one's is a copy" } else { "" };
+            plan.refused
+                .push(format!("node name `{name}` is taken in the cluster by {by}{copy}: set node.name"));
             // What the cluster has for that name is the other's.
-            plan.taken = true;
+            (plan.taken, plan.may_return) = (true, may_return);
             return plan;
         }
         Own::Step(step) => plan.step = Some(step),
@@ -70,7 +76,12 @@ pub(super) fn next(model: &Model, cluster: &Cluster, me: &Me, wanted: &Announcem
 enum Own {
     Done,
     Step(Step),
-    Taken(Option<Ipv4Addr>),
+    /// By a node at that address.
+    Taken {
+        by: Ipv4Addr,
+        has_our_state: bool,
+        may_return: bool,
+    },
 }
 
 impl Me {
@@ -90,9 +101,16 @@ impl Me {
         if self.leases.contains(&stored.lease) {
             return true;
         }
-        let same = record.id == self.id || address == Some(record.registration.address);
-        // An earlier process of this node's, before a restart; but not one that has taken the name from this process: two
-        // copies of one machine would take it from each other for ever.
+        let has_our_state = record.id == self.id;
+        let has_our_address = address == Some(record.registration.address);
+        // An earlier process of this node's, before a restart: of one machine and boot and namespace at least the state or the
+        // address is the same; where the machine was restarted, both. One that has our state only is a copy of this node, or
+        // this node before a restart that has given it another address: its lease tells.
+        let same = match record.place == self.place {
+            true => has_our_state || has_our_address,
+            false => has_our_state && has_our_address,
+        };
+        // But not one that has taken the name from this process.
         same && (!self.named || stored.lease == 0)
     }
 
@@ -101,18 +119,26 @@ impl Me {
         let stored = model.nodes.get(&self.node);
         let address = wanted.registration.as_ref().map(|registration| registration.address);
         if let Some(stored) = stored
+            && let Some(there) = &stored.record
             && !self.owns(stored, address)
         {
-            return Own::Taken(stored.record.as_ref().map(|node| node.registration.address));
+            let by = there.registration.address;
+            let has_our_state = there.id == self.id;
+            let may_return = (has_our_state || address == Some(by)) && !self.named;
+            return Own::Taken { by, has_our_state, may_return };
         }
         let revision = stored.map_or(0, |stored| stored.revision);
         match (&wanted.registration, stored) {
             (None, None) => Own::Done,
             (None, Some(_)) => Own::Step(Step::default().at(&key, revision).delete(&key)),
             (Some(registration), stored) => {
-                let record = NodeRecord { id: self.id.clone(), registration: registration.clone() };
+                let record = NodeRecord {
+                    id: self.id.clone(),
+                    place: self.place.clone(),
+                    registration: registration.clone(),
+                };
                 match stored {
-                    Some(Stored { lease, record: Some(there), .. })
+                    Some(Stored { lease, record: Some(there), wrong: None, .. })
                         if *lease == self.lease() && *there == record =>
                     {
                         Own::Done

@@ -11,16 +11,20 @@ use etcd_client::{
 use futures_util::FutureExt as _;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
+use tracing::warn;
 
 use super::{
     goal::{Goal, Next},
-    keys::Key,
-    model::{Model, Version},
+    model::Model,
     plan,
     step::{Guard, Step, Write},
+    stored::Version,
     task::{Ended, Task},
 };
-use crate::cluster::View;
+use crate::{
+    cluster::View,
+    names::{self, Shown},
+};
 
 /// Records that are read at once, if they are not too large for it: netd's own have a few hundred bytes.
 const PAGE: i64 = 1000;
@@ -29,6 +33,8 @@ const PAGE: i64 = 1000;
 const LONGEST: usize = 64 << 20;
 /// A connection that has done its work for so long works.
 const WORKS: Duration = Duration::from_secs(2);
+/// How long after all was read it is read again, because records found no room.
+const AGAIN: Duration = Duration::from_secs(30);
 
 /// What is waited for before the next step.
 struct Pending {
@@ -47,7 +53,7 @@ struct Lease {
 
 impl Task {
     /// What all keys begin with.
-    fn root(&self) -> String {
+    pub(super) fn root(&self) -> String {
         format!("{}/v1/", self.config.prefix)
     }
 
@@ -55,12 +61,9 @@ impl Task {
     pub(super) async fn session(&mut self, endpoint: &str, reached: &mut bool) -> Result<Ended> {
         self.probe(endpoint).await?;
         let mut client = self.within(Client::connect([endpoint], Some(self.options()?))).await?;
-        if self.loaded && !self.is_continued(&mut client).await? {
-            self.loaded = false;
-        }
-        if !self.loaded {
-            self.load(&mut client).await?;
-        }
+        // Anew each time: nothing tells whether what there is continues what was known. An etcd that was restored from a
+        // backup has the same ids, and its revisions soon pass those of the history that it has lost.
+        self.load(&mut client).await?;
         // Not in fragments: with the first one of a revision, the others would count as had.
         let options = WatchOptions::new().with_prefix().with_start_revision(self.model.revision + 1);
         let mut watcher = client.watch_client().max_decoding_message_size(LONGEST);
@@ -71,6 +74,7 @@ impl Task {
         };
         self.derive();
         let works = Instant::now() + WORKS;
+        let again = Instant::now() + AGAIN;
         let mut beat = interval(self.config.lease / 3);
         beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut pending = None;
@@ -105,8 +109,10 @@ impl Task {
                 },
                 () = sleep_until(works), if !*reached => *reached = true,
                 () = sleep_until(until.unwrap_or_else(Instant::now)), if until.is_some() => {
-                    self.loaded = false;
                     bail!("changes do not arrive");
+                }
+                () = sleep_until(again), if self.model.has_room_again() => {
+                    bail!("there was more below {} than there is room for, and there may be room now", self.root());
                 }
             }
         }
@@ -130,54 +136,47 @@ impl Task {
         }
     }
 
-    /// Whether what is known comes from the etcd that there is: one that has lost its data counts anew.
-    async fn is_continued(&self, client: &mut Client) -> Result<bool> {
-        let key = format!("{}{}", self.root(), Key::LastNetwork);
-        let got = self.within(client.get(key, None)).await?;
-        let revision = got.header().map_or(0, etcd_client::ResponseHeader::revision);
-        let read = |value: &[u8]| match Key::LastNetwork.read(value) {
-            Ok(super::keys::Record::Counter(counter)) => Some(counter.store),
-            _ => None,
-        };
-        let store = got.kvs().first().and_then(|kv| read(kv.value()));
-        let known = self.model.counter.as_ref().and_then(|stored| stored.record.as_ref());
-        Ok(revision >= self.model.revision && store.as_ref() == known.map(|counter| &counter.store))
-    }
-
-    /// Reads all there is, at one revision.
+    /// Reads all there is, at one revision, page by page.
     async fn load(&mut self, client: &mut Client) -> Result<()> {
         let root = self.root();
         // What comes behind the keys that begin so: `0` is behind `/`.
         let end = format!("{}0", root.trim_end_matches('/'));
-        let mut model = Model::default();
+        let mut model = Model::after(&self.model);
         let mut start = root.clone().into_bytes();
-        let mut records = Vec::new();
         let mut limit = PAGE;
         loop {
             let mut options = GetOptions::new().with_range(end.clone()).with_limit(limit);
             if model.revision > 0 {
                 options = options.with_revision(model.revision);
             }
-            let Some(mut page) = self.page(client, &start, options).await? else {
+            let Some(page) = self.page(client, &start, options).await? else {
                 limit = (limit / 10).max(1);
                 continue;
             };
             if model.revision == 0 {
                 model.revision = page.header().context("etcd gives no revision")?.revision();
+                if model.revision < self.model.revision {
+                    // One that counts anew: what it calls old and new has nothing to do with what was known.
+                    self.model.forget_ages();
+                }
             }
-            let more = page.more();
-            records.extend(page.take_kvs());
-            let Some(last) = records.last().filter(|_| more) else { break };
+            for record in page.kvs() {
+                let key = String::from_utf8_lossy(record.key());
+                let key = key.strip_prefix(&root).unwrap_or(&key);
+                let version = Version::of(record);
+                if let Err(error) = model.put_known(key, record.value(), version, &self.model) {
+                    self.note(key, version.revision, &format!("{error:#}"));
+                }
+            }
+            let Some(last) = page.kvs().last().filter(|_| page.more()) else { break };
             start = last.key().to_vec();
             start.push(0);
         }
-        self.model = model;
-        for record in &records {
-            let key = String::from_utf8_lossy(record.key());
-            let key = key.strip_prefix(&root).unwrap_or(&key);
-            self.put(key, record.value(), Version::of(record));
+        model.complete();
+        if let more @ 1.. = model.left_out() {
+            warn!("etcd: {more} records below {root} are more than there is room for");
         }
-        self.loaded = true;
+        self.model = model;
         Ok(())
     }
 
@@ -198,23 +197,22 @@ impl Task {
         let mut message = Some(first);
         let root = self.root();
         while let Some(response) = message {
-            let response = response.map_err(|error| {
-                // More at once than is taken: read anew, in pages.
-                self.loaded &= !is_too_long(&error);
-                line(&error)
-            })?;
+            // Also where there is more at once than is taken: it is read anew then, in pages.
+            let response = response.map_err(|error| line(&error))?;
             let response = response.context("the watch has ended")?;
             if response.canceled() {
-                // Compacted: what has changed since is not to be had one by one any more.
-                self.loaded = self.loaded && response.compact_revision() == 0;
-                bail!("the watch was cancelled: {}", response.cancel_reason());
+                bail!("the watch was cancelled: {}", Shown(response.cancel_reason()));
             }
             for event in response.events() {
                 let Some(record) = event.kv() else { continue };
                 let key = String::from_utf8_lossy(record.key());
                 let key = key.strip_prefix(&root).unwrap_or(&key);
                 match event.event_type() {
-                    EventType::Put => self.put(key, record.value(), Version::of(record)),
+                    EventType::Put => {
+                        if let Err(error) = self.model.put(key, record.value(), Version::of(record)) {
+                            self.note(key, record.mod_revision(), &format!("{error:#}"));
+                        }
+                    }
                     EventType::Delete => self.model.delete(key),
                 }
                 self.model.revision = self.model.revision.max(record.mod_revision());
@@ -284,9 +282,12 @@ impl Task {
         self.me.named |= mine.is_some_and(|stored| stored.lease != 0 && stored.lease == self.me.lease());
         self.show(View {
             cluster: Some(self.cluster.clone()),
-            settled: plan.step.is_none(),
+            settled: plan.step.is_none() && !plan.may_return,
             unreachable: None,
             refused: plan.refused,
+            ignored: self.ignored.clone(),
+            taken: plan.taken,
+            may_return: plan.may_return,
         });
         match plan.step {
             Some(step) => Ok(Some(self.take(client, &step).await?)),
@@ -375,5 +376,5 @@ fn line(error: &Error) -> anyhow::Error {
         }
         source = cause.source();
     }
-    anyhow!("{}", text.replace('\n', " "))
+    anyhow!("{}", names::one_line(&text.replace('\n', " ")))
 }

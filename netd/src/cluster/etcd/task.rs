@@ -1,7 +1,6 @@
 //! The task that talks to etcd: what it knows, and what it does from one connection to the next.
 
 use std::{
-    collections::HashMap,
     hash::{BuildHasher as _, RandomState},
     sync::Arc,
     time::Duration,
@@ -17,12 +16,15 @@ use tracing::{info, warn};
 
 use super::{
     config::EtcdConfig,
+    directory::Identity,
     goal::Goal,
-    model::{Model, Version},
+    model::Model,
+    notes::{Notes, Say},
     plan::Me,
 };
 use crate::{
     cluster::{Announcement, Cluster, SharedNetwork, View},
+    names::Shown,
     request::Refusal,
 };
 
@@ -53,11 +55,10 @@ pub(super) struct Task {
     pub(super) asks: Vec<Ask>,
     pub(super) model: Model,
     pub(super) cluster: Cluster,
-    /// Whether the model is what etcd had at its revision.
-    pub(super) loaded: bool,
+    /// What does not count of what is in etcd, in words.
+    pub(super) ignored: Vec<String>,
     views: watch::Sender<Arc<View>>,
-    /// Records that do not count, by key, with the revision for which that was said.
-    noted: HashMap<String, i64>,
+    notes: Notes,
 }
 
 /// Nobody wants to know any more.
@@ -66,15 +67,16 @@ pub(super) struct Ended;
 impl Task {
     pub(super) fn new(
         config: EtcdConfig,
-        node: &str,
-        id: &str,
+        me: Identity,
+        model: Model,
         announces: bool,
         wanted: watch::Receiver<Announcement>,
         asked: mpsc::Receiver<Ask>,
     ) -> Result<(Self, watch::Receiver<Arc<View>>)> {
         let (views, shown) = watch::channel(Arc::default());
         let fresh = format!("{:016x}", random());
-        let me = Me { node: node.to_owned(), id: id.to_owned(), leases: Vec::new(), named: false, fresh };
+        let Identity { node, id, place } = me;
+        let me = Me { node, id, place, leases: Vec::new(), named: false, fresh };
         let task = Self {
             config,
             me,
@@ -82,11 +84,11 @@ impl Task {
             wanted,
             asked,
             asks: Vec::new(),
-            model: Model::default(),
+            model,
             cluster: Cluster::default(),
-            loaded: false,
+            ignored: Vec::new(),
             views,
-            noted: HashMap::new(),
+            notes: Notes::new(),
         };
         // Said at the start, not at the first connection.
         task.options()?;
@@ -183,33 +185,41 @@ impl Task {
         self.show(View { unreachable: Some(why), settled: false, ..last });
     }
 
-    /// Takes in a record, and says so once if it is not understood.
-    pub(super) fn put(&mut self, key: &str, value: &[u8], version: Version) {
-        if let Err(error) = self.model.put(key, value, version) {
-            self.note(key.to_owned(), version.revision, &format!("{error:#}"));
-        }
-    }
-
     /// Makes the cluster what the records describe.
     pub(super) fn derive(&mut self) {
+        /// Records that `netd status` names.
+        const SHOWN: usize = 5;
         let (cluster, problems) = self.model.cluster();
         self.cluster = cluster;
+        let root = self.root();
+        let line = |key: &str, what: &str| format!("etcd: {root}{key} does not count: {what}");
+        self.ignored = problems
+            .iter()
+            .take(SHOWN)
+            .map(|problem| line(&problem.key.to_string(), &problem.what))
+            .collect();
+        if let more @ 1.. = problems.len().saturating_sub(SHOWN) {
+            self.ignored.push(format!("etcd: {more} more records below {root} do not count: see the log"));
+        }
+        if let more @ 1.. = self.model.left_out() {
+            self.ignored.push(format!(
+                "etcd: {more} records below {root} are more than there is room for: remove what is not netd's; what was \
+                 known before still counts"
+            ));
+        }
         for problem in problems {
-            self.note(problem.key.to_string(), problem.revision, &problem.what);
+            self.note(&problem.key.to_string(), problem.revision, &problem.what);
         }
     }
 
-    fn note(&mut self, key: String, revision: i64, what: &str) {
-        /// More are not remembered: somebody fills etcd with nonsense.
-        const NOTED: usize = 10_000;
-        if self.noted.get(&key) == Some(&revision) {
-            return;
+    /// Says once why a record does not count.
+    pub(super) fn note(&mut self, key: &str, revision: i64, what: &str) {
+        let root = self.root();
+        match self.notes.say(key, revision) {
+            Say::It => warn!("etcd: {root}{} does not count: {}", Shown(key), Shown(what)),
+            Say::TooMuch => warn!("etcd: more records below {root} do not count than are named here"),
+            Say::Nothing => {}
         }
-        warn!("etcd: {}/v1/{} does not count: {what}", self.config.prefix, key.escape_debug());
-        if self.noted.len() >= NOTED {
-            self.noted.clear();
-        }
-        self.noted.insert(key, revision);
     }
 }
 

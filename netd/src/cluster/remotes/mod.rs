@@ -4,6 +4,8 @@
 //! have left, or the store has lost its data. Its routes stay for as long as packets come from it: what works is not taken
 //! away.
 
+mod misplaced;
+mod path;
 mod said;
 
 use std::{
@@ -16,11 +18,13 @@ use anyhow::Result;
 use ipnet::{IpNet, Ipv4Net};
 use serde::{Deserialize, Serialize};
 
+use self::path::Path;
 pub use self::said::{Said, There, said_by_cluster, said_by_configuration, slices_of};
 use super::{Transport, overhead};
 use crate::{
     bpf::{self, MAX_NODES},
     netlink::UplinkInfo,
+    network::Network,
     pair,
     slots::Slots,
     state::State,
@@ -54,6 +58,9 @@ pub struct Remote {
     /// The store knows it no more.
     #[serde(skip)]
     forgotten: bool,
+    /// What routers say of the way to it.
+    #[serde(skip)]
+    path: Option<Path>,
     /// Packets that have come from it so far, and when that was last seen to have changed.
     #[serde(skip)]
     heard: Option<(u64, Instant, Option<SystemTime>)>,
@@ -86,6 +93,7 @@ impl Remote {
             presence: Presence::Known,
             fading: BTreeMap::new(),
             forgotten: false,
+            path: None,
             heard: None,
         }
     }
@@ -242,6 +250,9 @@ impl Remotes {
                 }
             };
             if let Some(There { address, address6, transport, mtu }) = said.there {
+                if remote.address != Some(address) {
+                    remote.path = None;
+                }
                 (remote.address, remote.address6) = (Some(address), address6);
                 (remote.transport, remote.mtu) = (transport, mtu);
                 remote.presence = if registers { Presence::Registered } else { Presence::Known };
@@ -285,7 +296,7 @@ impl Remotes {
     /// # Errors
     /// Counters cannot be read.
     pub fn listen(&mut self, silence: Duration, packets: impl Fn(u32) -> Result<u64>) -> Result<Update> {
-        let mut update = Update::default();
+        let mut update = Update { changed: self.forget_paths(Instant::now()), ..Update::default() };
         let mut gone = Vec::new();
         for (name, remote) in &mut self.nodes {
             let before = remote.fading.len();
@@ -345,26 +356,23 @@ impl Remotes {
         let reached = there.filter(|remote| {
             remote.address.is_some_and(|address| address.is_ipv4() || uplink.address6.is_some())
         });
-        // One with an address of a network's, or of this node, would take packets from those that it belongs to.
-        let foreign = move |address: IpAddr| {
-            !uplink.is_own(address) && !state.subnets().any(|(subnet, _)| subnet.contains(&address))
-        };
-        reached.filter(move |remote| remote.addresses().all(foreign)).flat_map(move |remote| {
-            let node = |network, address: IpAddr, transport| bpf::Route::Node {
-                network,
+        reached.filter(move |remote| remote.misplaced(state, uplink).is_none()).flat_map(move |remote| {
+            let node = |network: &Network, address: IpAddr, transport| bpf::Route::Node {
+                network: network.number,
+                routed: !network.masquerade,
                 address,
                 slot: remote.slot,
                 vxlan: transport == Transport::Vxlan,
-                mtu: mtu(uplink.mtu, remote.mtu, address, transport),
+                mtu: mtu(uplink.mtu, remote, address, transport),
             };
             let slices = remote.slices.iter().chain(remote.fading.keys()).filter_map(move |slice| {
                 let (network, address) = (state.network_around(*slice)?, remote.address?);
-                let route = node(network.number, address, remote.transport(own, uplink));
+                let route = node(network, address, remote.transport(own, uplink));
                 let ways = network.subnet6.zip(remote.transport6(own, uplink));
                 let route6 = ways.map(|(subnet6, transport)| {
                     let direct = remote.ipv6().filter(|_| transport == Transport::Direct);
                     let slice = pair::slice6(network.subnet, subnet6, *slice);
-                    (slice.into(), node(network.number, direct.map_or(address, IpAddr::from), transport))
+                    (slice.into(), node(network, direct.map_or(address, IpAddr::from), transport))
                 });
                 Some([Some(((*slice).into(), route)), route6])
             });
@@ -375,10 +383,14 @@ impl Remotes {
 }
 
 /// The largest packet of a container that reaches a node at an address, bytes.
-fn mtu(own: u32, its: Option<u32>, address: IpAddr, transport: Transport) -> u16 {
-    let path = own.min(its.unwrap_or(own));
-    let overhead = if transport == Transport::Vxlan { overhead(address) } else { 0 };
-    u16::try_from(path.saturating_sub(overhead)).unwrap_or(u16::MAX)
+fn mtu(own: u32, remote: &Remote, address: IpAddr, transport: Transport) -> u16 {
+    let uplinks = own.min(remote.mtu.unwrap_or(own));
+    let mtu = match transport {
+        // Of what goes as it is, containers are told by the routers themselves.
+        Transport::Direct => uplinks,
+        _ => remote.path_mtu().map_or(uplinks, |path| uplinks.min(path)).saturating_sub(overhead(address)),
+    };
+    u16::try_from(mtu).unwrap_or(u16::MAX)
 }
 
 #[cfg(test)]

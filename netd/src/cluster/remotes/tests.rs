@@ -4,12 +4,14 @@ use std::net::Ipv4Addr;
 
 use ipnet::Ipv6Net;
 
+use crate::state::{Facts, Share};
+
 const NEAR: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 2));
 const FAR: IpAddr = IpAddr::V4(Ipv4Addr::new(198, 51, 100, 2));
 const NEAR6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 2);
 const FAR6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 1, 0, 0, 0, 2);
 
-fn uplink(ipv6: bool) -> UplinkInfo {
+pub(super) fn uplink(ipv6: bool) -> UplinkInfo {
     let address6 = Ipv6Net::new_assert(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1), 64);
     UplinkInfo {
         name: "eth0".to_owned(),
@@ -161,6 +163,24 @@ fn the_mtu_of_a_path() {
         (1500, None, NEAR6.into(), Direct, 1500),
         (65536, None, NEAR, Direct, 65535),
     ] {
-        assert_eq!(mtu(own, its, address, transport), expected);
+        let remote = Remote { mtu: its, ..Remote::new(0) };
+        assert_eq!(mtu(own, &remote, address, transport), expected);
     }
+}
+
+/// A node with somebody else's address gets nothing, and it is said why.
+#[test]
+fn an_address_of_somebody_else() {
+    let facts: Facts =
+        serde_json::from_str(r#"{"identity":"","boot":"","ports":[1,2],"next_network":1}"#).unwrap();
+    let state = State::new(facts, Share::OfCluster);
+    let mut remotes = Remotes::default();
+    let own = uplink(true).address.addr().into();
+    hear(&mut remotes, &[("b", said(Some(own), "10.88.1.0/24")), ("c", said(Some(FAR), "10.88.2.0/24"))]);
+    let uplink = uplink(true);
+    let said: Vec<String> = remotes.misplaced(&state, &uplink).collect();
+    assert_eq!(said, ["node `b` is not reached: its address 192.0.2.1 is this node's own"]);
+    let peers: Vec<_> =
+        remotes.routes(Transport::Auto, &state, &uplink).map(|(prefix, _)| prefix.addr()).collect();
+    assert_eq!(peers, [FAR]);
 }

@@ -28,6 +28,27 @@ async fn survives_a_restart() -> Result<()> {
     Ok(())
 }
 
+/// A new file has its name only when it is complete; one of no length, as an older netd or a full disk may have left, is no file.
+#[tokio::test]
+async fn there_is_no_half_of_a_new_file() -> Result<()> {
+    let directory = tempfile::tempdir()?;
+    fs::write(directory.path().join(FRESH), b"half of it")?;
+    for empty in [false, true] {
+        if empty {
+            fs::write(directory.path().join(FILE), b"")?;
+        }
+        let mut store = RedbStore::open(directory.path())?;
+        assert_eq!(store.load().await?, []);
+        store.commit(vec![put("a", json!(1))]).await?;
+        assert!(!directory.path().join(FRESH).exists());
+        drop(store);
+        fs::remove_file(directory.path().join(FILE))?;
+    }
+    // It is made at the start, and never later: what was in it would be forgotten without a word.
+    assert!(open(&directory.path().join(FILE)).is_err());
+    Ok(())
+}
+
 /// As after SIGKILL: a copy of the file at a moment when nothing was closed.
 #[tokio::test]
 async fn survives_a_kill() -> Result<()> {

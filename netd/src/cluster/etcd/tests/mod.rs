@@ -7,11 +7,7 @@ mod simulation;
 
 use std::net::Ipv4Addr;
 
-use super::{
-    model::{Model, Version},
-    plan::Me,
-    step::Write,
-};
+use super::{model::Model, plan::Me, step::Write, stored::Version};
 use crate::{
     cluster::{Announcement, Registration, Transport},
     network::{Definition, LinkChoice},
@@ -36,6 +32,7 @@ fn me(node: &str) -> Me {
     Me {
         node: node.to_owned(),
         id: format!("id of {node}"),
+        place: "here".to_owned(),
         leases: vec![LEASE],
         named: false,
         fresh: "new".to_owned(),
@@ -74,9 +71,9 @@ fn announcement(address: &str, networks: &[(&str, &str, Option<u32>)]) -> Announ
     }
 }
 
-/// The value of a node's key.
+/// The value of a node's key, as a process says it where [`me`] runs.
 fn node(id: &str, address: &str) -> String {
-    format!(r#"{{"id":"{id}","address":"{address}","transport":"auto","mtu":1500,"uses":[]}}"#)
+    format!(r#"{{"id":"{id}","place":"here","address":"{address}","transport":"auto","mtu":1500,"uses":[]}}"#)
 }
 
 /// The value of a network's key.

@@ -19,18 +19,53 @@ fn a_node_and_its_name() {
     let wanted = announcement("192.0.2.1", &[]);
     let taken = vec!["node name `one` is taken in the cluster by 192.0.2.9: set node.name".to_owned()];
     let register = vec![format!("+nodes/one ({LEASE})")];
-    let own = node("id of one", "192.0.2.1");
-    for (what, record, lease, expected) in [
-        ("nobody has it", None, 0, (register.clone(), vec![])),
-        ("it is there", Some(own.clone()), LEASE, (vec![], vec![])),
-        ("of an earlier process", Some(own.clone()), 5, (register.clone(), vec![])),
-        ("of a state that was lost", Some(node("x", "192.0.2.1")), 5, (register.clone(), vec![])),
-        ("it has moved", Some(node("id of one", "192.0.2.9")), 5, (register.clone(), vec![])),
-        ("another node's", Some(node("x", "192.0.2.9")), 5, (vec![], taken)),
-        ("nonsense", Some("?".to_owned()), 5, (register, vec![])),
+    let at =
+        |place: &str, id: &str, address: &str| node(id, address).replace("\"here\"", &format!("\"{place}\""));
+    let copied = vec![
+        "node name `one` is taken in the cluster by 192.0.2.9, of whose state directory this one's is a copy: set \
+         node.name"
+            .to_owned(),
+    ];
+    let reinstalled = vec!["node name `one` is taken in the cluster by 192.0.2.1: set node.name".to_owned()];
+    let own = at("here", "id of one", "192.0.2.1");
+    // (what is there, with which lease) and (what is done, what is refused, whether that may end by itself)
+    for (what, record, lease, expected, may_return) in [
+        ("nobody has it", None, 0, (register.clone(), vec![]), false),
+        ("it is there", Some(own.clone()), LEASE, (vec![], vec![]), false),
+        ("of an earlier process", Some(own.clone()), 5, (register.clone(), vec![]), false),
+        (
+            "of a state that was lost",
+            Some(at("here", "x", "192.0.2.1")),
+            5,
+            (register.clone(), vec![]),
+            false,
+        ),
+        ("it has moved", Some(at("here", "id of one", "192.0.2.9")), 5, (register.clone(), vec![]), false),
+        (
+            "before a reboot",
+            Some(at("there", "id of one", "192.0.2.1")),
+            5,
+            (register.clone(), vec![]),
+            false,
+        ),
+        (
+            "of an earlier version",
+            Some(at("", "id of one", "192.0.2.1")),
+            5,
+            (register.clone(), vec![]),
+            false,
+        ),
+        ("a copy's", Some(at("there", "id of one", "192.0.2.9")), 5, (vec![], copied), true),
+        ("of a machine that is new", Some(at("there", "x", "192.0.2.1")), 5, (vec![], reinstalled), true),
+        ("another node's", Some(at("there", "x", "192.0.2.9")), 5, (vec![], taken.clone()), false),
+        ("another node's of the same machine", Some(at("here", "x", "192.0.2.9")), 5, (vec![], taken), false),
+        ("nonsense", Some("?".to_owned()), 5, (register, vec![]), false),
     ] {
         let records: Vec<_> = record.iter().map(|value| ("nodes/one", value.as_str(), lease)).collect();
-        assert_eq!(shown(&plan(&records, &one, &wanted)), expected, "{what}");
+        let plan = plan(&records, &one, &wanted);
+        assert_eq!(shown(&plan), expected, "{what}");
+        assert_eq!(plan.may_return, may_return, "{what}");
+        assert_eq!(plan.taken, !plan.refused.is_empty(), "{what}");
     }
     // One that has had the name does not take it back from its copy.
     let named = Me { named: true, ..one.clone() };

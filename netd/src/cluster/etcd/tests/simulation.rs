@@ -49,7 +49,8 @@ impl Store {
 
     /// What one sees who reads it.
     fn model(&self) -> Model {
-        let mut model = Model { revision: self.revision, ..Model::default() };
+        let mut model = Model::default();
+        model.revision = self.revision;
         for (key, (value, revision, lease)) in &self.records {
             let version = Version { created: *revision, revision: *revision, lease: *lease };
             model.put(key, value, version).unwrap();

@@ -1,5 +1,7 @@
 //! Nodes that find each other by etcd, and what goes wrong with it while packets flow.
 
+mod records;
+
 use std::{net::SocketAddrV4, thread, time::Duration};
 
 use anyhow::{Context, Result, ensure};
@@ -347,75 +349,6 @@ fn nodes_that_want_one_slice() {
 }
 
 #[test]
-fn garbage_in_etcd() {
-    with_etcd("garbage_in_etcd", "vxlan", 1, |cluster, etcd| {
-        let put_garbage = |round: u32| -> Result<()> {
-            for (key, value) in [
-                ("/netd", "x"),
-                ("/netd/", "x"),
-                ("/netd/v1/", ""),
-                ("/netd/v1/nodes/", "{}"),
-                ("/netd/v1/nodes/three", "{"),
-                (
-                    "/netd/v1/nodes/four",
-                    r#"{"id":"x","address":"224.0.0.1","transport":"auto","mtu":1,"uses":[]}"#,
-                ),
-                ("/netd/v1/nodes/a b", "[]"),
-                ("/netd/v1/networks/red", r#"{"number":99999,"subnet":"0.0.0.0/0"}"#),
-                ("/netd/v1/slices/default/10.88.0.0-16", r#"{"node":"five"}"#),
-                ("/netd/v1/slices/default/1.2.3.4-24", r#"{"node":"five"}"#),
-                ("/netd/v1/slices/none/10.88.77.0-24", r#"{"node":"five"}"#),
-                ("/netd/v2/nodes/later", "?"),
-            ] {
-                etcd.put(key, format!("{value}{}", " ".repeat(round as usize)))?;
-            }
-            etcd.put("/netd/v1/nodes/\u{0}\n", vec![0xff, 0xfe])?;
-            etcd.put("/netd/v1/nodes/huge", vec![b'['; 200_000])
-        };
-        put_garbage(0)?;
-        // More than fits into one answer, and records as large as etcd takes them.
-        for number in 0..60 {
-            etcd.put(&format!("/netd/v1/nodes/large-{number}"), vec![b'['; 1_400_000])?;
-        }
-        let (a, b) = pair(cluster)?;
-        talk(&a, &b)?;
-        put_garbage(1)?;
-        done(&cluster.nodes[0], &["network", "create", "blue", "--subnet", "10.90.0.0/16"])?;
-        has_network(&cluster.nodes[1], "blue", true)?;
-        talk(&a, &b)?;
-        let log = cluster.nodes[0].log();
-        ensure!(log.contains("/netd/v1/nodes/three does not count"), "{log}");
-        ensure!(nodes(&cluster.nodes[0])?.len() == 1, "{:?}", nodes(&cluster.nodes[0])?);
-        Ok(())
-    });
-}
-
-#[test]
-fn a_name_has_one_node() {
-    with_etcd("a_name_has_one_node", "direct", 1, |cluster, etcd| {
-        let same = netd::lab::cluster::etcd_configuration("one", &etcd.endpoints(), "direct");
-        cluster.nodes[1].configure(&same)?;
-        cluster.nodes[0].start()?;
-        let error = cluster.nodes[1].start().err().context("it starts")?;
-        let text = format!("{error:#}");
-        ensure!(
-            text.contains("node name `one` is taken in the cluster by 198.18.1.2: set node.name"),
-            "{text}"
-        );
-        // Neither do two that disagree about a network work together.
-        let other = netd::lab::cluster::etcd_configuration("two", &etcd.endpoints(), "direct");
-        cluster.nodes[1].configure(&other.replace("10.88.0.0/16", "10.87.0.0/16"))?;
-        let error = cluster.nodes[1].start().err().context("it starts")?;
-        let text = format!("{error:#}");
-        ensure!(
-            text.contains("networks.default.subnets: the cluster has network `default` with 10.88.0.0/16"),
-            "{text}"
-        );
-        Ok(())
-    });
-}
-
-#[test]
 fn a_purged_node_leaves() {
     with_etcd("a_purged_node_leaves", "direct", 1, |cluster, etcd| {
         let (_a, _b) = pair(cluster)?;
@@ -523,6 +456,8 @@ fn etcd_asks_for_a_password() {
         std::fs::write(&file, "wrong\n")?;
         let error = cluster.nodes[0].start().err().context("it starts")?;
         ensure!(format!("{error:#}").contains("authentication failed"), "{error:#}");
+        let warning = "cluster.user: the password goes to http://";
+        ensure!(cluster.nodes[0].log().contains(warning), "{}", cluster.nodes[0].log());
         std::fs::write(&file, "right\n")?;
         let (a, b) = pair(cluster)?;
         talk(&a, &b)?;
