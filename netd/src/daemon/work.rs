@@ -21,7 +21,7 @@ use crate::{
 /// Something that was done beside the owner of the state.
 pub(super) enum Done {
     /// The link of an endpoint that is gone is deleted, as far as that could be.
-    Unlinked(Leaving),
+    Unlinked(Box<Leaving>),
     /// Flows are removed: how many for each of these, or why they are not.
     Walked(Vec<Removal>, Result<Vec<usize>>),
 }
@@ -41,7 +41,7 @@ pub(super) struct Removal {
 }
 
 enum Then {
-    Release(Leaving),
+    Release(Box<Leaving>),
     Unpublished(Box<EndpointView>, Reply<EndpointView>),
     Flushed(Reply<Flushed>),
     Nothing,
@@ -89,7 +89,7 @@ impl Owner {
             if let Some(link) = link {
                 errors.extend(delete_link(&nl, link).await.err());
             }
-            let _ = sender.send(Done::Unlinked(Leaving { endpoint, link, errors, reply }));
+            let _ = sender.send(Done::Unlinked(Box::new(Leaving { endpoint, link, errors, reply })));
         });
     }
 
@@ -138,7 +138,7 @@ impl Owner {
         }
     }
 
-    async fn unlinked(&mut self, mut leaving: Leaving) {
+    async fn unlinked(&mut self, mut leaving: Box<Leaving>) {
         if let Some(link) = leaving.link {
             leaving.errors.extend(self.kernel.forget_link(link).err());
         }
@@ -199,7 +199,7 @@ impl Owner {
     }
 
     /// Frees what an endpoint had that nothing of is left.
-    async fn release(&mut self, mut leaving: Leaving) {
+    async fn release(&mut self, mut leaving: Box<Leaving>) {
         let endpoint = &leaving.endpoint;
         leaving.errors.extend(self.kernel.reset_counters(endpoint.slot).err());
         self.pending.extend(self.state.release(endpoint));

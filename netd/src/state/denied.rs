@@ -12,6 +12,9 @@ use crate::{
     store::{Change, Kind, Record},
 };
 
+/// A source that is denied, with the number of its counter.
+pub(crate) type Denied = (IpNet, u32);
+
 impl State {
     /// Takes in what the store has of the list.
     ///
@@ -71,7 +74,7 @@ impl State {
     ///
     /// # Errors
     /// One is not in the list: nothing is changed then.
-    pub fn allow(&mut self, sources: &[String]) -> Result<(Vec<(IpNet, u32)>, Vec<Change>), Refusal> {
+    pub fn allow(&mut self, sources: &[String]) -> Result<(Vec<Denied>, Vec<Change>), Refusal> {
         let sources = parse(sources)?;
         if let Some(missing) = sources.iter().find(|source| !self.denied.contains_key(*source)) {
             return Err(Refusal::NotFound(format!("{missing} is not denied: `netd deny ls` shows what is")));
@@ -87,7 +90,7 @@ impl State {
     }
 
     /// Puts sources back whose removal could not be committed.
-    pub fn undo_allow(&mut self, removed: Vec<(IpNet, u32)>) {
+    pub fn undo_allow(&mut self, removed: Vec<Denied>) {
         for (source, slot) in removed {
             // Just freed, and nobody has asked since.
             let _ = self.denied_slots.claim(slot);
