@@ -1,6 +1,6 @@
 //! Denied sources: nothing of theirs gets past the uplink, for containers and the host itself, while the list says so.
 
-use std::{net::Ipv4Addr, process::Command};
+use std::{net::Ipv4Addr, process::Command, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 use netd::{
@@ -9,7 +9,7 @@ use netd::{
 };
 use netd_tests::{
     Site,
-    site::{PATIENCE, SILENCE, with_site},
+    site::{PATIENCE, SILENCE, eventually, with_site},
 };
 use nix::sys::signal::Signal;
 
@@ -142,10 +142,10 @@ fn what_is_not_understood_changes_nothing() {
     });
 }
 
-/// A list that cannot be had its way is no reason for containers to have nothing.
+/// A list that nothing comes of can be emptied, and then there is no problem.
 #[test]
-fn another_program_does_not_stop_the_start() {
-    with_site("another_program_does_not_stop_the_start", "", |site| {
+fn what_cannot_be_denied_can_be_allowed() {
+    with_site("what_cannot_be_denied_can_be_allowed", "", |site| {
         let a = site.container("a")?;
         done(site, &["deny", "add", "203.0.113.0/24"])?;
         site.host.stop(Signal::SIGKILL)?;
@@ -167,7 +167,6 @@ fn another_program_does_not_stop_the_start() {
         let expected =
             "denied sources: cannot deny sources at the uplink: another XDP program is attached to eth0";
         ensure!(problems()?.contains(expected), "{}", problems()?);
-        // The list can be changed meanwhile, as far as nothing is promised that is not kept.
         done(site, &["deny", "rm", "203.0.113.0/24"])?;
         ensure!(problems()? == "[]", "{}", problems()?);
         Datapath::purge(&directory)?;
@@ -196,6 +195,41 @@ fn another_program_is_not_replaced() {
         site.host.namespace.run(|| icmp::ping(site.world.address, 56, PATIENCE))?;
         Datapath::purge(&directory)?;
         done(site, &["deny", "add", "203.0.113.0/24"])?;
+        everybody_is_heard(site, &a, false)
+    });
+}
+
+/// After a reboot, say: that nothing can be denied is no reason to leave containers without a network.
+#[test]
+fn the_daemon_starts_beside_another_program() {
+    with_site("the_daemon_starts_beside_another_program", "", |site| {
+        let a = site.container("a")?;
+        done(site, &["deny", "add", "203.0.113.0/24"])?;
+        site.host.stop(Signal::SIGKILL)?;
+        Datapath::purge(site.host.bpffs())?;
+        let directory = site.host.bpffs().with_file_name("other");
+        let options = Options { directory: directory.clone(), max_flows: 64, max_endpoints: 4 };
+        site.host.namespace.run(|| {
+            let uplink = nix::net::if_::if_nametoindex("eth0")?;
+            Datapath::open(&options)?.attach_xdp(uplink)
+        })?;
+
+        site.host.start()?;
+        // Its exit status says that not all is well.
+        let status: serde_json::Value =
+            serde_json::from_slice(&site.host.netd(["status", "--json"])?.stdout)?;
+        ensure!(status["healthy"] == false, "not healthy: {status}");
+        ensure!(
+            status["problems"].to_string().contains("another XDP program is attached to eth0"),
+            "the problem is named: {status}"
+        );
+        everybody_is_heard(site, &a, true)?;
+
+        Datapath::purge(&directory)?;
+        let server = site.world.address;
+        eventually("its own program comes when there is room", Duration::from_secs(60), || {
+            Ok(!reaches(&site.host.namespace, server))
+        })?;
         everybody_is_heard(site, &a, false)
     });
 }

@@ -3,6 +3,7 @@
 use std::{
     io,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use anyhow::{Context, Result, anyhow, bail};
@@ -26,13 +27,18 @@ use crate::{
 #[derive(Clone, Debug)]
 pub struct Client {
     socket: PathBuf,
+    /// How long an answer may take.
+    patience: Duration,
 }
+
+/// Longer than any request takes on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 impl Client {
     /// The daemon at a socket. Each request makes its own connection.
     #[must_use]
     pub fn new(socket: &Path) -> Self {
-        Self { socket: socket.to_owned() }
+        Self { socket: socket.to_owned(), patience: PATIENCE }
     }
 
     /// Makes an endpoint.
@@ -158,6 +164,17 @@ impl Client {
 
     /// Sends a request; returns the body of a successful answer.
     async fn request(&self, method: Method, path: &str, body: Option<&impl Serialize>) -> Result<Bytes> {
+        match tokio::time::timeout(self.patience, self.exchange(method, path, body)).await {
+            Ok(answer) => answer,
+            Err(_) => bail!(
+                "the daemon at {} has not answered for {} s: does it hang? What it was asked for may still be done",
+                self.socket.display(),
+                self.patience.as_secs()
+            ),
+        }
+    }
+
+    async fn exchange(&self, method: Method, path: &str, body: Option<&impl Serialize>) -> Result<Bytes> {
         let stream = UnixStream::connect(&self.socket).await.map_err(|error| self.unreachable(&error))?;
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
         let connection = tokio::spawn(connection);
@@ -226,5 +243,15 @@ mod tests {
         // A socket that nobody listens at.
         drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
         assert_eq!(client.endpoints().await.unwrap_err().to_string(), expected);
+    }
+
+    #[tokio::test]
+    async fn a_daemon_that_hangs() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("netd.sock");
+        let _listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+        let client = Client { patience: Duration::from_millis(10), ..Client::new(&path) };
+        let error = client.status().await.unwrap_err().to_string();
+        assert!(error.contains("has not answered for"), "{error}");
     }
 }

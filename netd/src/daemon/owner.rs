@@ -84,6 +84,8 @@ impl Owner {
     ) {
         let Some(mut done) = self.work.done.take() else { return };
         let mut looks = Looks::new();
+        // The kernel's announcements cannot be heard: this end of a channel keeps the loop from asking for them all the time.
+        let mut deaf: Option<mpsc::Sender<Event>> = None;
         let mut expire_at = Instant::now() + TICK;
         let mut listen_at = Instant::now();
         let mut promote_at = Some(Instant::now() + IDLE);
@@ -107,10 +109,12 @@ impl Owner {
                         batch.push(event);
                     }
                     if events.is_closed() {
-                        match monitor() {
-                            Ok(receiver) => events = receiver,
-                            Err(error) => error!("{error:#}"),
+                        let heard = monitor().map(|receiver| events = receiver);
+                        if heard.is_err() {
+                            let (sender, silence) = mpsc::channel(1);
+                            (deaf, events) = (Some(sender), silence);
                         }
+                        self.note("the kernel's announcements", heard);
                     }
                     if self.hear(&batch).await {
                         looks.changed();
@@ -137,6 +141,8 @@ impl Owner {
                 () = sleep_until(self.away.values().min().copied()) => self.forget_addresses(),
                 () = sleep_until(promote_at) => promote_at = self.promote(),
                 _ = ticks.tick() => {
+                    // Its end of the channel goes: the loop takes it for lost announcements, looks, and asks for more of them.
+                    drop(deaf.take());
                     self.tick().await;
                     promote_at = promote_at.or_else(|| Some(Instant::now() + IDLE));
                 },
