@@ -1,6 +1,6 @@
 //! Denied sources: nothing of theirs gets past the uplink, for containers and the host itself, while the list says so.
 
-use std::{net::Ipv4Addr, process::Command, time::Duration};
+use std::{net::Ipv4Addr, path::PathBuf, process::Command, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 use netd::{
@@ -38,6 +38,17 @@ fn dropped(site: &Site, source: &str) -> Result<Option<u64>> {
     let denied = list["denied"].as_array().context("no list")?;
     let found = denied.iter().find(|entry| entry["source"] == source);
     Ok(found.and_then(|entry| entry["packets"].as_u64()))
+}
+
+/// Attaches an XDP program that is not the daemon's to its uplink. Returns the directory of its pins.
+fn attach_anothers(site: &Site) -> Result<PathBuf> {
+    let directory = site.host.bpffs().with_file_name("other");
+    let options = Options { directory: directory.clone(), max_flows: 64, max_endpoints: 4 };
+    site.host.namespace.run(|| {
+        let uplink = nix::net::if_::if_nametoindex("eth0")?;
+        Datapath::open(&options)?.attach_xdp(uplink)
+    })?;
+    Ok(directory)
 }
 
 /// How the uplink says that it has an XDP program.
@@ -134,6 +145,11 @@ fn what_is_not_understood_changes_nothing() {
         )?;
         refused(
             site,
+            &["deny", "add", "192.0.2.1", "::ffff:192.0.2.7"],
+            "::ffff:192.0.2.7/128 is an IPv4 source in IPv6's notation: did you mean 192.0.2.7/32?",
+        )?;
+        refused(
+            site,
             &["deny", "rm", "192.0.2.1"],
             "192.0.2.1/32 is not denied: `netd deny ls` shows what is",
         )?;
@@ -147,12 +163,7 @@ fn what_is_not_understood_changes_nothing() {
 fn another_program_is_not_replaced() {
     with_site("another_program_is_not_replaced", "", |site| {
         let a = site.container("a")?;
-        let directory = site.host.bpffs().with_file_name("other");
-        let options = Options { directory: directory.clone(), max_flows: 64, max_endpoints: 4 };
-        site.host.namespace.run(|| {
-            let uplink = nix::net::if_::if_nametoindex("eth0")?;
-            Datapath::open(&options)?.attach_xdp(uplink)
-        })?;
+        let directory = attach_anothers(site)?;
         refused(
             site,
             &["deny", "add", "203.0.113.0/24"],
@@ -174,12 +185,7 @@ fn the_daemon_starts_beside_another_program() {
         done(site, &["deny", "add", "203.0.113.0/24"])?;
         site.host.stop(Signal::SIGKILL)?;
         Datapath::purge(site.host.bpffs())?;
-        let directory = site.host.bpffs().with_file_name("other");
-        let options = Options { directory: directory.clone(), max_flows: 64, max_endpoints: 4 };
-        site.host.namespace.run(|| {
-            let uplink = nix::net::if_::if_nametoindex("eth0")?;
-            Datapath::open(&options)?.attach_xdp(uplink)
-        })?;
+        let directory = attach_anothers(site)?;
 
         site.host.start()?;
         // Its exit status says that not all is well.
