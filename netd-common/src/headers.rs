@@ -175,11 +175,14 @@ fn follow<P: Packet>(packet: &P, headers: &mut Headers<V6>) -> u32 {
     let mut walk =
         Walk { offset: headers.l4, next: u32::from(headers.protocol), id: 0, id_at: 0, fragment: 0 };
     let refused = extension::skip(packet, &mut walk);
-    headers.l4 = walk.offset;
+    if refused == 0 && walk.offset > MAX_OFFSET {
+        return Drop::Malformed as u32;
+    }
+    // Verifiers before Linux 6.9 forget that an offset is bounded when it has been on the stack: a mask stays with it.
+    headers.l4 = walk.offset & MAX_OFFSET;
+    headers.id_at = walk.id_at & MAX_OFFSET;
     headers.protocol = walk.next as u8;
     headers.id = walk.id;
-    // Verifiers before Linux 6.9 forget that an offset is bounded when it has been on the stack.
-    headers.id_at = walk.id_at & MAX_OFFSET;
     headers.fragment = Be16::new(walk.fragment as u16);
     refused
 }
