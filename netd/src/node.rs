@@ -67,6 +67,19 @@ impl HostView {
         Ok(Self { uplink, problem, last, addresses: addresses.collect(), ipv6, overhead })
     }
 
+    /// What is wrong with the uplink, in words.
+    #[must_use]
+    pub fn trouble(&self) -> Option<String> {
+        match (&self.uplink, &self.problem) {
+            (Some(_), _) => None,
+            (None, Some(problem)) => Some(format!("no uplink: {problem}")),
+            (None, None) => Some(
+                "no uplink: there is no default route by a link with a global address; containers reach this host only"
+                    .to_owned(),
+            ),
+        }
+    }
+
     /// The MTU that links get if their network says nothing: the uplink's, or Ethernet's, less what an overlay needs.
     #[must_use]
     pub fn mtu(&self) -> u32 {
@@ -153,18 +166,11 @@ pub fn is_own(link: &Link, identity: &str) -> bool {
 
 /// Says in the log how the uplink is, when that has changed.
 pub fn log_uplink(view: &HostView) {
-    match (&view.uplink, &view.problem) {
-        (Some(uplink), _) => {
-            let address6 = uplink.address6.map(|address| format!(" and {address}")).unwrap_or_default();
-            tracing::info!(
-                "uplink {} (address {}{address6}, MTU {})",
-                uplink.name,
-                uplink.address,
-                uplink.mtu
-            );
-        }
-        (None, Some(problem)) => warn!("no uplink: {problem}"),
-        (None, None) => warn!("no uplink: there is no default route; containers reach this host only"),
+    if let Some(uplink) = &view.uplink {
+        let address6 = uplink.address6.map(|address| format!(" and {address}")).unwrap_or_default();
+        tracing::info!("uplink {} (address {}{address6}, MTU {})", uplink.name, uplink.address, uplink.mtu);
+    } else if let Some(trouble) = view.trouble() {
+        warn!("{trouble}");
     }
 }
 

@@ -158,6 +158,39 @@ fn what_is_not_understood_changes_nothing() {
     });
 }
 
+/// A list that nothing comes of can be emptied, and then there is no problem.
+#[test]
+fn what_cannot_be_denied_can_be_allowed() {
+    with_site("what_cannot_be_denied_can_be_allowed", "", |site| {
+        let a = site.container("a")?;
+        done(site, &["deny", "add", "203.0.113.0/24"])?;
+        site.host.stop(Signal::SIGKILL)?;
+        // As after a reboot: somebody else was there first.
+        Datapath::purge(site.host.bpffs())?;
+        let directory = site.host.bpffs().with_file_name("other");
+        let options = Options { directory: directory.clone(), max_flows: 64, max_endpoints: 4 };
+        site.host.namespace.run(|| {
+            let uplink = nix::net::if_::if_nametoindex("eth0")?;
+            Datapath::open(&options)?.attach_xdp(uplink)
+        })?;
+        site.host.start()?;
+        a.namespace.run(|| icmp::ping(site.world.address, 56, PATIENCE))?;
+        let problems = || -> Result<String> {
+            let status = site.host.json(["status", "--json"])?;
+            ensure!(status["healthy"] == status["problems"].as_array().is_some_and(Vec::is_empty));
+            Ok(status["problems"].to_string())
+        };
+        let expected =
+            "denied sources: cannot deny sources at the uplink: another XDP program is attached to eth0";
+        ensure!(problems()?.contains(expected), "{}", problems()?);
+        done(site, &["deny", "rm", "203.0.113.0/24"])?;
+        ensure!(problems()? == "[]", "{}", problems()?);
+        Datapath::purge(&directory)?;
+        done(site, &["deny", "add", "203.0.113.0/24"])?;
+        everybody_is_heard(site, &a, false)
+    });
+}
+
 /// An interface has one XDP program: where there is another, nothing is denied, and that is said.
 #[test]
 fn another_program_is_not_replaced() {

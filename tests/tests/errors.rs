@@ -8,7 +8,7 @@ use netd_tests::{
     Site,
     refusals::{each, refused, run, unchanged},
     site::{reach, with_stopped_site},
-    snapshot::Snapshot,
+    snapshot::{Snapshot, netd_links},
     with_site,
 };
 
@@ -114,6 +114,7 @@ fn what_it_cannot_work_with_is_refused() {
         Ok(())
     });
 }
+use nix::sys::signal::Signal;
 
 /// `netd run` with other values for some of its options.
 fn run_with(site: &Site, netd: &Path, options: &[[&str; 2]]) -> Result<Output> {
@@ -281,7 +282,7 @@ fn a_disk_that_fills_up_refuses_and_recovers() {
         let state = site.host.state();
         site.lab.tmpfs(&state, 16 << 20)?;
         site.host.start()?;
-        let a = site.container("a")?;
+        let (a, b) = (site.container("a")?, site.container("b")?);
         let filler = state.join("filler");
         fill(&filler)?;
 
@@ -305,8 +306,18 @@ fn a_disk_that_fills_up_refuses_and_recovers() {
             break;
         }
         let namespace: Namespace = refusal.context("200 endpoints fit on a full disk")?;
-        // What is there works on.
+        // What is there works on, also under another daemon.
         reach(&site.host.namespace, a.address, a.gateway)?;
+        site.host.stop(Signal::SIGKILL)?;
+        site.host.start()?;
+        reach(&site.host.namespace, a.address, a.gateway)?;
+        // What ends can end, though that is not kept yet.
+        let output = site.host.netd(["detach", "b"])?;
+        ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        ensure!(!netd_links(&site.host.namespace)?.contains(&b.host_interface), "its link is there still");
+        let status = site.host.json(["status", "--json"])?;
+        ensure!(status["healthy"] == false && status["problems"].to_string().contains("store: "), "{status}");
+
         let count = site.endpoints()?.len();
         fs::remove_file(&filler)?;
         attached.push(site.host.attach("late", &namespace, &[])?);

@@ -2,7 +2,9 @@
 
 use std::{
     collections::BTreeSet,
-    net::Ipv4Addr,
+    net::{Ipv4Addr, UdpSocket},
+    sync::atomic::{AtomicBool, AtomicU64, Ordering},
+    thread,
     time::{Duration, Instant},
 };
 
@@ -10,7 +12,7 @@ use anyhow::{Context, Result, ensure};
 use netd::lab::icmp;
 use netd_tests::{
     Site,
-    site::{PATIENCE, eventually, reach},
+    site::{PATIENCE, SILENCE, eventually, reach},
     snapshot, with_site,
 };
 
@@ -88,6 +90,53 @@ fn detached_is_gone() {
         ensure!(again.interface == "eth0" && again.address != a.address, "{again:?}");
         site.serve(&again.namespace, again.address)?;
         reach(&b.namespace, again.address, b.address)
+    });
+}
+
+/// What a container sends in another's name gets nowhere, up to the last moment that it has a link.
+#[test]
+fn nothing_slips_out_while_it_is_detached() {
+    const ROUNDS: usize = 10;
+    with_site("nothing_slips_out_while_it_is_detached", "", |site| {
+        let host = site.host.namespace.clone();
+        let sink = host.run(|| UdpSocket::bind("0.0.0.0:4711").context("cannot bind"))?;
+        sink.set_read_timeout(Some(SILENCE))?;
+        let stranger = Ipv4Addr::new(192, 0, 2, 77);
+        let namespace = site.lab.namespace("host-liar")?;
+        namespace.ip(["link set lo up".to_owned(), format!("address add {stranger}/32 dev lo")])?;
+        for round in 0..ROUNDS {
+            let liar = site.host.attach("liar", &namespace, &[])?;
+            // It has flows, as containers have.
+            namespace.run(|| icmp::ping(site.world.address, 56, PATIENCE))?;
+            let before = site.endpoint_counter("liar", "dropped")?;
+            let (stop, flood) = (AtomicBool::new(false), AtomicU64::new(0));
+            let received = thread::scope(|scope| -> Result<bool> {
+                let (stop, flood, namespace) = (&stop, &flood, &namespace);
+                scope.spawn(move || {
+                    namespace.run(|| {
+                        let socket = UdpSocket::bind((stranger, 0))?;
+                        while !stop.load(Ordering::Relaxed) {
+                            // Refused as soon as there is no link.
+                            let sent = socket.send_to(b"in another's name", (liar.gateway, 4711)).is_ok();
+                            flood.fetch_add(u64::from(sent), Ordering::Relaxed);
+                        }
+                        Ok(())
+                    })
+                });
+                let flows = || Ok(flood.load(Ordering::Relaxed) > 1000);
+                let detached = eventually("it floods", PATIENCE, flows).and_then(|()| {
+                    ensure!(site.endpoint_counter("liar", "dropped")? > before, "it is not dropped");
+                    let output = site.host.netd(["detach", "liar"])?;
+                    ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+                    Ok(())
+                });
+                stop.store(true, Ordering::Relaxed);
+                detached?;
+                Ok(sink.recv_from(&mut [0; 64]).is_ok())
+            })?;
+            ensure!(!received, "round {round}: the host's own stack has got a packet from {stranger}");
+        }
+        Ok(())
     });
 }
 

@@ -194,6 +194,11 @@ fn an_uplink_that_is_made_anew() {
         eventually("netd sees that there is no uplink", SOON, || {
             Ok(site.host.json(["status", "--json"])?["uplink"].is_null())
         })?;
+        let status = site.host.json(["status", "--json"])?;
+        ensure!(
+            status["healthy"] == false && status["problems"].to_string().contains("no uplink"),
+            "{status}"
+        );
         reach(&a.namespace, b.address, a.address)?;
         let address = format!("{}/24", site.host.address);
         site.lab.cable(

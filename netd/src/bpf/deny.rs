@@ -31,6 +31,8 @@ pub(super) struct DenyMaps {
     v4: LpmTrie<MapData, V4, Denied>,
     v6: LpmTrie<MapData, V6, Denied>,
     counters: PerCpuArray<MapData, u64>,
+    /// What is in the maps, whose only writer this is; none: not read yet.
+    known: Option<BTreeMap<IpNet, u32>>,
 }
 
 impl DenyMaps {
@@ -43,6 +45,7 @@ impl DenyMaps {
             v4: take("DENIED4")?.try_into()?,
             v6: take("DENIED6")?.try_into()?,
             counters: take("DENIED_COUNTERS")?.try_into()?,
+            known: None,
         })
     }
 
@@ -64,6 +67,23 @@ impl DenyMaps {
             (None, None) => Ok(()),
         };
         gone(removed).context(WHAT)
+    }
+
+    /// Makes the maps hold what is wanted, and keeps what is known of them true.
+    fn change(&mut self, known: &mut BTreeMap<IpNet, u32>, wanted: &BTreeMap<IpNet, u32>) -> Result<()> {
+        let new = wanted.iter().filter(|(source, slot)| known.get(*source) != Some(*slot));
+        for (source, slot) in new.map(|(source, slot)| (*source, *slot)).collect::<Vec<_>>() {
+            let zero = PerCpuValues::try_from(vec![0; cpus()?])?;
+            self.counters.set(slot, zero, 0).with_context(|| format!("zeroing the counter of {source}"))?;
+            self.insert(source, Denied { slot })?;
+            known.insert(source, slot);
+        }
+        let old = known.keys().filter(|source| !wanted.contains_key(*source));
+        for source in old.copied().collect::<Vec<_>>() {
+            self.remove(source)?;
+            known.remove(&source);
+        }
+        Ok(())
     }
 
     /// What is in the maps.
@@ -91,19 +111,14 @@ impl Datapath {
     /// # Errors
     /// The kernel refuses an entry.
     pub fn set_denied(&mut self, wanted: &BTreeMap<IpNet, u32>) -> Result<()> {
-        let known = self.deny.read()?;
-        for (source, slot) in wanted.iter().filter(|(source, slot)| known.get(*source) != Some(*slot)) {
-            let zero = PerCpuValues::try_from(vec![0; cpus()?])?;
-            self.deny
-                .counters
-                .set(*slot, zero, 0)
-                .with_context(|| format!("zeroing the counter of {source}"))?;
-            self.deny.insert(*source, Denied { slot: *slot })?;
-        }
-        for source in known.keys().filter(|source| !wanted.contains_key(*source)) {
-            self.deny.remove(*source)?;
-        }
-        Ok(())
+        let mut known = match self.deny.known.take() {
+            Some(known) => known,
+            None => self.deny.read()?,
+        };
+        let changed = self.deny.change(&mut known, wanted);
+        // Also after an error: it says what was done.
+        self.deny.known = Some(known);
+        changed
     }
 
     /// Packets that an entry of the list has dropped.

@@ -116,19 +116,16 @@ impl Datapath {
     /// # Errors
     /// A table's pin is gone.
     pub fn flow_reader(&self) -> Result<FlowReader> {
+        let (v4, v6) = self.flow_tables()?;
+        Ok(FlowReader { v4, v6 })
+    }
+
+    /// More handles to the tables.
+    pub(super) fn flow_tables(&self) -> Result<(MapData, MapData)> {
         let open = |name: &str| {
             MapData::from_pin(self.pins.map(name)).with_context(|| format!("opening map {name}"))
         };
-        Ok(FlowReader { v4: open("FLOWS4")?, v6: open("FLOWS6")? })
-    }
-
-    /// Removes the flows that are meant. Returns how many.
-    ///
-    /// # Errors
-    /// The table cannot be read.
-    pub fn remove_flows_that(&mut self, filter: &FlowFilter) -> Result<usize> {
-        let v4 = self.remove_flows::<V4>(|tuple, record| filter.fits(tuple, record))?;
-        Ok(v4 + self.remove_flows::<V6>(|tuple, record| filter.fits(tuple, record))?)
+        Ok((open(V4::NAMES.flows)?, open(V6::NAMES.flows)?))
     }
 }
 

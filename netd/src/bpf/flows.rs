@@ -190,15 +190,11 @@ impl Datapath {
         Datapath: HasTables<A>,
     {
         let mut list = Vec::new();
-        let mut walk = Walk::default();
-        let mut more = true;
-        while more {
-            more = inbound(&self.tables().flows, &mut walk, |tuple, flow| {
-                if which(tuple, flow) {
-                    list.push(*tuple);
-                }
-            })?;
-        }
+        each_inbound(&self.tables().flows, |tuple, flow| {
+            if which(tuple, flow) {
+                list.push(*tuple);
+            }
+        })?;
         self.run_gc(&list, FlowList::REMOVE)
     }
 
@@ -209,31 +205,46 @@ impl Datapath {
 
     /// How many flows each slot has.
     pub(super) fn flow_counts(&self) -> Result<Vec<u32>> {
-        self.maps.flow_counts.iter().collect::<Result<_, _>>().context("reading map FLOW_COUNTS")
+        // In a few system calls, not one for each.
+        let (mut walk, mut counts) = (Walk::default(), Vec::with_capacity(self.maps.max_endpoints as usize));
+        let counters = aya::maps::IterableMap::map(&self.maps.flow_counts);
+        while walk
+            .step::<u32, u32>(counters, |_, count| counts.push(*count))
+            .context("reading map FLOW_COUNTS")?
+        {}
+        Ok(counts)
     }
 
     fn run_gc<A: Family>(&self, tuples: &[Tuple<A>], what: u32) -> Result<usize> {
-        let program: &SchedClassifier =
-            self.programs.program(FLOW_GC).context("no program flow_gc")?.try_into()?;
-        let mut removed = 0;
-        for chunk in tuples.chunks(FlowList::MAX) {
-            let mut list = Vec::with_capacity(size_of::<FlowList>() + size_of_val(chunk));
-            for word in [what, chunk.len() as u32, A::LIST, 0] {
-                list.extend_from_slice(&word.to_ne_bytes());
-            }
-            for tuple in chunk {
-                let bytes = std::ptr::from_ref(tuple).cast::<u8>();
-                // SAFETY: a tuple has no padding (asserted where it is defined), so all its bytes are defined, and they are
-                // borrowed for this statement only.
-                list.extend_from_slice(unsafe { std::slice::from_raw_parts(bytes, size_of::<Tuple<A>>()) });
-            }
-            let result = program
-                .test_run(TestRunOptions { data_in: Some(&list), ..TestRunOptions::default() })
-                .context("running program flow_gc")?;
-            removed += result.return_value as usize;
-        }
-        Ok(removed)
+        run_gc(self.gc()?, tuples, what)
     }
+
+    /// The program that removes flows.
+    pub(super) fn gc(&self) -> Result<&SchedClassifier> {
+        Ok(self.programs.program(FLOW_GC).context("no program flow_gc")?.try_into()?)
+    }
+}
+
+/// Has a program look at flows, and remove those that may go. Returns how many it has.
+pub(super) fn run_gc<A: Family>(program: &SchedClassifier, tuples: &[Tuple<A>], what: u32) -> Result<usize> {
+    let mut removed = 0;
+    for chunk in tuples.chunks(FlowList::MAX) {
+        let mut list = Vec::with_capacity(size_of::<FlowList>() + size_of_val(chunk));
+        for word in [what, chunk.len() as u32, A::LIST, 0] {
+            list.extend_from_slice(&word.to_ne_bytes());
+        }
+        for tuple in chunk {
+            let bytes = std::ptr::from_ref(tuple).cast::<u8>();
+            // SAFETY: a tuple has no padding (asserted where it is defined), so all its bytes are defined, and they are
+            // borrowed for this statement only.
+            list.extend_from_slice(unsafe { std::slice::from_raw_parts(bytes, size_of::<Tuple<A>>()) });
+        }
+        let result = program
+            .test_run(TestRunOptions { data_in: Some(&list), ..TestRunOptions::default() })
+            .context("running program flow_gc")?;
+        removed += result.return_value as usize;
+    }
+    Ok(removed)
 }
 
 /// Whose tables of a family these are.
@@ -264,6 +275,16 @@ fn inbound<A: Family>(
             each(tuple, record);
         }
     })
+}
+
+/// All flows of a table.
+pub(super) fn each_inbound<A: Family>(
+    flows: &MapData,
+    mut each: impl FnMut(&Tuple<A>, &Record<A>),
+) -> Result<()> {
+    let mut walk = Walk::default();
+    while inbound(flows, &mut walk, &mut each)? {}
+    Ok(())
 }
 
 /// The entries of the next batch of a table, of both directions, and whether there are more.

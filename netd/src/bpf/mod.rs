@@ -5,6 +5,7 @@ mod crowd;
 mod deny;
 mod family;
 mod flow_list;
+mod flow_removal;
 mod flows;
 mod links;
 mod maps;
@@ -38,6 +39,7 @@ use netd_common::{
 pub use self::crowd::add_crowd;
 pub use self::deny::MAX_DENIED;
 pub use self::flow_list::{FlowEntry, FlowFilter, FlowReader, Phase, Protocol};
+pub use self::flow_removal::{FlowRemover, FlowsOf};
 pub use self::links::Attachment;
 pub use self::next_hops::NextHopsTurn;
 pub use self::ports::{MAX_PORTS, PublishedPort};
@@ -315,31 +317,43 @@ impl Datapath {
         self.maps.v6.set_interface(ifindex, interface6)
     }
 
-    /// Removes an endpoint's entries, flows, links and pins. Idempotent; goes on past errors and reports the first.
+    /// Removes an endpoint's entries: nobody reaches it any more, and what its link sends or is sent is dropped by the programs
+    /// that are still there. Idempotent; goes on past errors and reports the first.
+    pub fn close_endpoint(&mut self, endpoint: &Endpoint) -> Result<()> {
+        let own6 = endpoint.v6.as_ref();
+        let entry6 =
+            own6.map_or(Ok(()), |own| self.maps.v6.remove_endpoint(v6(own.address), endpoint.ifindex));
+        let entry4 = self.maps.v4.remove_endpoint(v4(endpoint.address), endpoint.ifindex);
+        let interface4 = self.maps.v4.remove_interface(endpoint.ifindex);
+        let interface6 = self.maps.v6.remove_interface(endpoint.ifindex);
+        entry4.and(entry6).and(interface4).and(interface6)
+    }
+
+    /// Removes the programs of an endpoint's link and their pins, best after the link itself: without a program the
+    /// container's packets reach the host's own stack. Idempotent; goes on past errors and reports the first.
+    pub fn remove_programs(&mut self, ifindex: u32) -> Result<()> {
+        let ingress = self.pins.remove_link(ifindex, Hook::Ingress);
+        ingress.and(self.pins.remove_link(ifindex, Hook::Egress))
+    }
+
+    /// Whether a slot has flows. Those of an endpoint that is gone are to be removed before its slot and addresses are
+    /// another's.
+    pub fn has_flows(&self, slot: u32) -> Result<bool> {
+        Ok(self.maps.flows_of(slot)? > 0)
+    }
+
+    /// Zeroes the counters of a slot, for its next owner.
+    pub fn reset_counters(&mut self, slot: u32) -> Result<()> {
+        self.maps.reset_counters(slot)
+    }
+
+    /// All of the above, one after the other: an endpoint's entries, programs, flows and counters.
     pub fn detach_endpoint(&mut self, endpoint: &Endpoint) -> Result<()> {
-        let mut first = Ok(());
-        let mut note = |result: Result<()>| {
-            if let Err(error) = result
-                && first.is_ok()
-            {
-                first = Err(error);
-            }
-        };
-        note(self.maps.v4.remove_endpoint(v4(endpoint.address), endpoint.ifindex));
-        if let Some(own) = &endpoint.v6 {
-            note(self.maps.v6.remove_endpoint(v6(own.address), endpoint.ifindex));
+        let closed = self.close_endpoint(endpoint).and(self.remove_programs(endpoint.ifindex));
+        if self.has_flows(endpoint.slot)? {
+            self.flow_remover()?.remove(&[FlowsOf::endpoint(endpoint.slot)])?;
         }
-        note(self.maps.v4.remove_interface(endpoint.ifindex));
-        note(self.maps.v6.remove_interface(endpoint.ifindex));
-        note(self.pins.remove_link(endpoint.ifindex, Hook::Ingress));
-        note(self.pins.remove_link(endpoint.ifindex, Hook::Egress));
-        if self.maps.flows_of(endpoint.slot).is_ok_and(|flows| flows > 0) {
-            for (address, _) in endpoint.addresses() {
-                note(self.flush_flows(address).map(drop));
-            }
-        }
-        note(self.maps.reset_counters(endpoint.slot));
-        first
+        closed.and(self.reset_counters(endpoint.slot))
     }
 
     /// Makes the pinned state hold exactly these endpoints: removes the entries, flows, link pins of all others. All that is attached is

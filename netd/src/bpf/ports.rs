@@ -6,14 +6,14 @@ use anyhow::{Context as _, Result};
 use aya::maps::{Array, HashMap as BpfMap, MapData};
 use netd_common::{
     V4, V6,
-    abi::{Flow, Port, PortBits, PortKey},
+    abi::{Flow, Port, PortBits, PortKey, Tuple},
     wire::{Be16, protocol},
 };
 
 use super::{
     Datapath,
     family::Family,
-    flows::HasTables,
+    flows::{HasTables, Record},
     maps::{gone, keys, reading, removing},
 };
 
@@ -38,10 +38,10 @@ pub struct PublishedPort {
 }
 
 /// What a map of published ports holds.
-type Entries<A> = HashMap<PortKey<A>, Port<A>>;
+pub(super) type Entries<A> = HashMap<PortKey<A>, Port<A>>;
 
 /// The entries of those ports that are of a family.
-fn entries<A: Family>(ports: &[PublishedPort]) -> Result<Entries<A>> {
+pub(super) fn entries<A: Family>(ports: &[PublishedPort]) -> Result<Entries<A>> {
     let of_family = ports.iter().filter_map(|port| Some((port, A::of(port.host)?)));
     let entries = of_family.map(|(port, host)| {
         let address = A::of(port.address);
@@ -206,7 +206,8 @@ impl Datapath {
         }
     }
 
-    /// Takes ports back, and removes the flows that came by them, no others. Idempotent.
+    /// Takes ports back. The flows that came by them go on until they are removed ([`super::FlowsOf::Ports`]), which is to be
+    /// done after this: a packet that has still found a port removes its flow itself (`netd_common::published`). Idempotent.
     ///
     /// # Errors
     /// A map cannot be written.
@@ -264,10 +265,7 @@ impl Datapath {
         entries.into_iter().try_for_each(|(key, value)| side.add(key, value))
     }
 
-    fn unpublish_of<A: HasPorts>(&mut self, ports: &[PublishedPort]) -> Result<()>
-    where
-        Datapath: HasTables<A>,
-    {
+    fn unpublish_of<A: HasPorts>(&mut self, ports: &[PublishedPort]) -> Result<()> {
         let entries = entries::<A>(ports)?;
         let mut side = self.side::<A>();
         for (key, value) in &entries {
@@ -276,8 +274,7 @@ impl Datapath {
                 side.remove(key)?;
             }
         }
-        // After the ports: a packet that has still found one removes its flow itself (`netd_common::published`).
-        self.remove_flows_by(&entries)
+        Ok(())
     }
 
     /// Removes the flows that came by these ports.
@@ -289,14 +286,15 @@ impl Datapath {
         if !any {
             return Ok(());
         }
-        self.remove_flows::<A>(|tuple, flow| {
-            let by = |address| {
-                let key =
-                    PortKey { address, port: tuple.destination_port, protocol: tuple.protocol, reserved: 0 };
-                ports.get(&key).is_some_and(|port| (port.address, port.port) == (flow.address, flow.port))
-            };
-            flow.flags & Flow::<A>::PUBLISHED != 0 && (by(tuple.destination) || by(A::ZERO))
-        })
-        .map(drop)
+        self.remove_flows::<A>(|tuple, flow| came_by(ports, tuple, flow)).map(drop)
     }
+}
+
+/// Whether a flow came by one of these ports.
+pub(super) fn came_by<A: Family>(ports: &Entries<A>, tuple: &Tuple<A>, flow: &Record<A>) -> bool {
+    let by = |address| {
+        let key = PortKey { address, port: tuple.destination_port, protocol: tuple.protocol, reserved: 0 };
+        ports.get(&key).is_some_and(|port| (port.address, port.port) == (flow.address, flow.port))
+    };
+    flow.flags & Flow::<A>::PUBLISHED != 0 && (by(tuple.destination) || by(A::ZERO))
 }

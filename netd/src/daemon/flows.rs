@@ -2,12 +2,11 @@
 
 use std::{collections::HashMap, net::IpAddr};
 
-use tokio::task::{block_in_place, spawn_blocking};
-use tracing::info;
+use tokio::task::spawn_blocking;
 
-use super::{handle::Reply, owner::Owner};
+use super::{handle::Reply, owner::Owner, requests::answer};
 use crate::{
-    bpf::{FlowEntry, FlowFilter, Phase, Protocol},
+    bpf::{FlowEntry, FlowFilter, FlowsOf, Phase, Protocol},
     endpoint::Endpoint,
     request::{FlowList, FlowProtocol, FlowQuery, FlowView, Flushed, Refusal},
 };
@@ -42,14 +41,17 @@ impl Owner {
     }
 
     /// Removes flows: their next packets begin new ones.
-    pub(super) fn flush_flows(&mut self, query: &FlowQuery) -> Result<Flushed, Refusal> {
-        if query.limit.is_some() {
-            return Err(Refusal::Invalid("a limit is for listing flows: leave it out to flush".to_owned()));
+    pub(super) fn flush_flows(&mut self, query: &FlowQuery, reply: Reply<Flushed>) {
+        let filter = match query.limit {
+            Some(_) => {
+                Err(Refusal::Invalid("a limit is for listing flows: leave it out to flush".to_owned()))
+            }
+            None => self.filter(query),
+        };
+        match filter {
+            Ok(filter) => self.flush(FlowsOf::Filter(filter), reply),
+            Err(refusal) => answer(reply, Err(refusal)),
         }
-        let filter = self.filter(query)?;
-        let removed = block_in_place(|| self.kernel.remove_flows(&filter))?;
-        info!("{removed} flows flushed");
-        Ok(Flushed { removed })
     }
 
     fn filter(&self, query: &FlowQuery) -> Result<FlowFilter, Refusal> {

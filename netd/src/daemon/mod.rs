@@ -19,6 +19,7 @@ mod requests;
 mod socket;
 mod start;
 mod status;
+mod work;
 
 use std::{
     fs,
@@ -27,9 +28,12 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Error, Result, anyhow};
 use sha2::{Digest, Sha256};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    task::JoinHandle,
+};
 use tracing::{info, warn};
 
 pub use self::{handle::Handle, purge::purge};
@@ -77,15 +81,8 @@ pub async fn run(options: &Options) -> Result<()> {
     tokio::select! {
         _ = terminate.recv() => info!("SIGTERM: stopping; containers go on without netd"),
         _ = interrupt.recv() => info!("SIGINT: stopping; containers go on without netd"),
-        // A daemon that answers nobody is to end, so that whoever supervises it starts another.
-        ended = &mut owner => {
-            ended.context("the daemon's task failed")?;
-            bail!("the daemon's task has ended by itself");
-        }
-        ended = &mut server => {
-            ended.context("the API's task failed")?.context("the API cannot be served")?;
-            bail!("the API's task has ended by itself");
-        }
+        // Without one of them the daemon would live on and do nothing. Whoever supervises it starts another.
+        error = end_of_either(&mut owner, &mut server) => return Err(error),
     }
     drop(socket);
     let _ = stop.send(());
@@ -101,6 +98,16 @@ pub async fn run(options: &Options) -> Result<()> {
             Ok(())
         }
     }
+}
+
+/// Waits until one of the daemon's two parts ends, which neither does by itself.
+async fn end_of_either(owner: &mut JoinHandle<()>, server: &mut JoinHandle<Result<()>>) -> Error {
+    let (part, why) = tokio::select! {
+        ended = owner => ("the task that owns the state", ended.err().map(Error::from)),
+        ended = server => ("the API's server", ended.map_err(Error::from).flatten().err()),
+    };
+    let why = why.map(|error| format!(": {error:#}")).unwrap_or_default();
+    anyhow!("{part} has ended{why}; containers go on without netd: start it again")
 }
 
 /// What marks the links of a state directory. By its path, so that they are found again even when its content is lost, or
@@ -138,6 +145,31 @@ fn digest(text: &[u8], bytes: usize) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn the_end_of_a_part_is_the_end_of_the_daemon() {
+        let lives = || tokio::spawn(std::future::pending::<()>());
+        let serves = || tokio::spawn(std::future::pending::<Result<()>>());
+        let said = async |mut owner, mut server| end_of_either(&mut owner, &mut server).await.to_string();
+        let mend = "; containers go on without netd: start it again";
+
+        let panics = tokio::spawn(async { panic!("out of slots") });
+        let error = said(panics, serves()).await;
+        let begin = "the task that owns the state has ended: ";
+        assert!(
+            error.starts_with(begin) && error.contains("out of slots") && error.ends_with(mend),
+            "{error}"
+        );
+        let ends = tokio::spawn(async {});
+        assert_eq!(said(ends, serves()).await, format!("the task that owns the state has ended{mend}"));
+        let fails = tokio::spawn(async { Err(anyhow!("the listener failed")) });
+        let expected = format!("the API's server has ended: the listener failed{mend}");
+        assert_eq!(said(lives(), fails).await, expected);
+
+        let mut both = (lives(), serves());
+        let mut ended = std::pin::pin!(end_of_either(&mut both.0, &mut both.1));
+        assert!(futures_util::poll!(ended.as_mut()).is_pending(), "both live");
+    }
 
     #[test]
     fn an_identity_is_that_of_the_path() {

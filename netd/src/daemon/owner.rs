@@ -15,9 +15,11 @@ use tokio::{
 use tracing::{debug, error, info, warn};
 
 use super::{
+    deny::DENIED,
     handle::Request,
     looks::Looks,
     membership::{Membership, news},
+    work::Work,
 };
 use crate::{
     bpf::Expired,
@@ -27,7 +29,7 @@ use crate::{
     held::Held,
     netlink::{Event, Netlink, NetnsId, forward_from_loopback, monitor, reserve_ports},
     node::{HostRoutes, HostView, host_routes, log_uplink},
-    reconcile::{Reconciler, delete_link, network_of},
+    reconcile::{Reconciler, network_of},
     state::State,
     store::{Change, Kind, Store},
 };
@@ -63,6 +65,8 @@ pub(super) struct Owner {
     pub(super) broken: BTreeMap<String, Error>,
     /// Changes that are made already, but that the store did not take. They are part of the next commit.
     pub(super) pending: Vec<Change>,
+    /// What is done beside this task.
+    pub(super) work: Work,
     /// Links of endpoints that have been detached, with the endpoints' names.
     pub(super) leaving: HashMap<u32, String>,
     /// What went wrong beside endpoints when it was last tried; one line for each task.
@@ -78,6 +82,7 @@ impl Owner {
         mut requests: mpsc::Receiver<Request>,
         mut events: mpsc::Receiver<Event>,
     ) {
+        let Some(mut done) = self.work.done.take() else { return };
         let mut looks = Looks::new();
         // The kernel's announcements cannot be heard: this end of a channel keeps the loop from asking for them all the time.
         let mut deaf: Option<mpsc::Sender<Event>> = None;
@@ -123,6 +128,10 @@ impl Owner {
                 },
                 seen = looks.seen() => {
                     self.see(seen).await;
+                    self.announce();
+                }
+                Some(done) = done.recv() => {
+                    self.take_in_work(done).await;
                     self.announce();
                 }
                 news = news(&mut self.membership) => self.take_in(news).await,
@@ -232,19 +241,13 @@ impl Owner {
     /// Frees endpoints whose namespace is gone, with one commit for all of them.
     async fn free(&mut self, names: &[String]) {
         for name in names {
-            let Some((endpoint, changes)) = self.state.remove(name) else { continue };
+            let Some((endpoint, changes)) = self.state.remove_name(name) else { continue };
             info!("endpoint {name}: its namespace is gone; {} is free", endpoint.address);
             self.broken.remove(name);
             self.pending.extend(changes);
             let torn = self.kernel.tear_down(&endpoint).await;
-            let link = match torn.link {
-                Some(link) => delete_link(self.kernel.netlink(), link).await.err(),
-                None => None,
-            };
-            for error in torn.errors.into_iter().chain(link) {
-                warn!("endpoint {name}: {error:#}");
-            }
             self.held.free(&endpoint.publish);
+            self.leave(endpoint, torn, None);
         }
         if !names.is_empty() {
             self.flush_pending().await;
@@ -320,6 +323,7 @@ impl Owner {
     async fn apply_view(&mut self) {
         let applied = self.kernel.apply_view(&self.state, &self.view).await;
         self.note("host network", applied);
+        self.apply_denied();
     }
 
     /// Looks at a part of the flow table. Returns when to look at the next: in a moment, so that requests come in between,
@@ -368,8 +372,12 @@ impl Owner {
     async fn tick(&mut self) {
         self.flush_pending().await;
         self.answer_waiting();
+        // What of it has failed.
+        self.walk();
         if self.troubles.contains_key("host network") {
             self.apply_view().await;
+        } else if self.troubles.contains_key(DENIED) {
+            self.apply_denied();
         }
         if !self.held.taken.is_empty() {
             self.hold_ports();

@@ -2,8 +2,9 @@
 
 use tracing::{info, warn};
 
-use super::owner::Owner;
+use super::{handle::Reply, owner::Owner, requests::answer};
 use crate::{
+    bpf::FlowsOf,
     endpoint::Endpoint,
     publish::Publish,
     reconcile::network_of,
@@ -25,8 +26,9 @@ impl Owner {
         }
         if let Err(error) = self.kernel.publish(&endpoint, &ports) {
             let (endpoint, changes) = self.state.set_ports(name, before)?;
-            if let Err(error) = self.kernel.unpublish(&endpoint, &ports) {
-                warn!("endpoint {name}: undoing the publication: {error:#}");
+            match self.kernel.unpublish(&endpoint, &ports) {
+                Ok(flows) => self.remove_flows_of_ports(flows, None),
+                Err(error) => warn!("endpoint {name}: undoing the publication: {error:#}"),
             }
             self.held.free(&ports);
             self.pending.extend(changes);
@@ -37,21 +39,29 @@ impl Owner {
         self.shown(&endpoint)
     }
 
-    pub(super) async fn unpublish(
+    /// Takes ports back; answers when the connections that came by them have ended.
+    pub(super) async fn unpublish(&mut self, name: &str, publish: &[String], reply: Reply<EndpointView>) {
+        match self.take_back_ports(name, publish).await {
+            Ok((endpoint, flows)) => self.remove_flows_of_ports(flows, Some((endpoint, reply))),
+            Err(refusal) => answer(reply, Err(refusal)),
+        }
+    }
+
+    async fn take_back_ports(
         &mut self,
         name: &str,
         publish: &[String],
-    ) -> Result<EndpointView, Refusal> {
+    ) -> Result<(EndpointView, FlowsOf), Refusal> {
         let before = self.ports_of(name);
         let (endpoint, ports, changes) = self.state.unpublish(name, publish)?;
         if let Err(error) = self.commit(changes).await {
             self.state.set_ports(name, before)?;
             return Err(Refusal::Failed(error.context(format!("cannot take back ports of `{name}`"))));
         }
-        self.kernel.unpublish(&endpoint, &ports)?;
+        let flows = self.kernel.unpublish(&endpoint, &ports)?;
         self.held.free(&ports);
         info!("endpoint {name} no longer publishes {}", list(&ports));
-        self.shown(&endpoint)
+        Ok((self.shown(&endpoint)?, flows))
     }
 
     /// Holds the ports of all endpoints, as far as they can be had.

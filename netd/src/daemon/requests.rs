@@ -1,6 +1,5 @@
 //! What the owner of the state does when it is asked.
 
-use anyhow::{Error, anyhow};
 use tracing::{Instrument, debug_span, info, warn};
 
 use super::{
@@ -22,12 +21,27 @@ use crate::{
 };
 
 impl Owner {
-    /// Answers a request.
+    /// Answers a request, or keeps it until what it may need is free.
     pub(super) async fn serve(&mut self, request: Request) {
+        match request {
+            Request::RemoveNetwork(..) if self.work.is_freeing() => self.work.postpone(request),
+            request => self.carry_out(request, true).await,
+        }
+    }
+
+    /// Answers a request that has waited.
+    pub(super) async fn serve_at_last(&mut self, request: Request) {
+        self.carry_out(request, false).await;
+    }
+
+    async fn carry_out(&mut self, request: Request, may_wait: bool) {
         match request {
             Request::Attach(request, reply) => {
                 let span = debug_span!("attach", name = request.name);
                 let attached = self.attach(&request).instrument(span).await;
+                if may_wait && self.work.is_freeing() && matches!(attached, Err(Refusal::Conflict(_))) {
+                    return self.work.postpone(Request::Attach(request, reply));
+                }
                 if let Err(error) = &attached {
                     info!("endpoint {} refused: {error}", request.name);
                 }
@@ -38,7 +52,7 @@ impl Owner {
                 answer(reply, self.publish(&name, &request.publish).await);
             }
             Request::Unpublish(name, request, reply) => {
-                answer(reply, self.unpublish(&name, &request.publish).await);
+                self.unpublish(&name, &request.publish, reply).await;
             }
             Request::Endpoints(reply) => answer(reply, self.endpoints()),
             Request::CreateNetwork(request, reply) if self.membership.is_some() => {
@@ -56,7 +70,7 @@ impl Owner {
             Request::Networks(reply) => answer(reply, Ok(self.networks())),
             Request::Nodes(reply) => answer(reply, self.nodes()),
             Request::Flows(query, reply) => self.list_flows(&query, reply),
-            Request::FlushFlows(query, reply) => answer(reply, self.flush_flows(&query)),
+            Request::FlushFlows(query, reply) => self.flush_flows(&query, reply),
             Request::Deny(request, reply) => answer(reply, self.deny(&request).await),
             Request::Allow(request, reply) => answer(reply, self.allow(&request).await),
             Request::Denied(reply) => answer(reply, self.denied()),
@@ -81,8 +95,9 @@ impl Owner {
         let network = network_of(&self.state, &endpoint)?.clone();
         let mtu = network.mtu.unwrap_or(self.view.mtu());
         if let Err(error) = self.kernel.bring_up(&endpoint, &network, mtu).await {
-            self.take_back(&endpoint).await;
-            return Err(Refusal::Failed(error.context(format!("cannot attach `{}`", endpoint.name))));
+            let error = error.context(format!("cannot attach `{}`", endpoint.name));
+            self.take_back(endpoint).await;
+            return Err(Refusal::Failed(error));
         }
         let addresses: Vec<String> = endpoint.addresses().map(|address| address.to_string()).collect();
         let addresses = addresses.join(" and ");
@@ -131,26 +146,23 @@ impl Owner {
     }
 
     /// Undoes an attachment that failed half way.
-    async fn take_back(&mut self, endpoint: &Endpoint) {
-        let torn = self.kernel.tear_down(endpoint).await;
-        for error in torn.errors {
-            warn!("endpoint {}: undoing the attachment: {error:#}", endpoint.name);
-        }
-        if let Some(link) = torn.link
-            && let Err(error) = delete_link(self.kernel.netlink(), link).await
-        {
-            warn!("endpoint {}: undoing the attachment: {error:#}", endpoint.name);
+    async fn take_back(&mut self, endpoint: Endpoint) {
+        let mut torn = self.kernel.tear_down(&endpoint).await;
+        // At once: who asked for it is to find nothing of it when it is answered.
+        if let Some(link) = torn.link.take() {
+            torn.errors.extend(delete_link(self.kernel.netlink(), link).await.err());
+            torn.errors.extend(self.kernel.forget_link(link).err());
         }
         self.held.free(&endpoint.publish);
-        if let Some((_, changes)) = self.state.remove(&endpoint.name) {
-            // Not lost if this fails: they are part of the next commit.
+        if let Some((_, changes)) = self.state.remove_name(&endpoint.name) {
             self.pending.extend(changes);
-            let _ = self.commit(Vec::new()).await;
+            self.flush_pending().await;
         }
+        self.leave(endpoint, torn, None);
     }
 
     async fn detach(&mut self, name: &str, reply: Reply<()>) {
-        let Some((endpoint, mut changes)) = self.state.remove(name) else {
+        let Some((endpoint, mut changes)) = self.state.remove_name(name) else {
             return answer(
                 reply,
                 Err(Refusal::NotFound(format!("no endpoint `{name}`: `netd ls` shows all"))),
@@ -158,12 +170,9 @@ impl Owner {
         };
         // Should the daemon end before the link is gone, the next one knows that it is to go.
         changes.extend(Change::put(Kind::Leaving, name, &endpoint.host_interface));
-        if let Err(error) = self.commit(changes).await {
-            if let Err(lost) = self.state.restore(endpoint) {
-                warn!("{lost:#}");
-            }
-            return answer(reply, Err(Refusal::Failed(error.context(format!("cannot detach `{name}`")))));
-        }
+        // Also if the disk is full: the container ends in any case. It stays pending then, and `netd status` says so.
+        self.pending.extend(changes);
+        self.flush_pending().await;
         self.broken.remove(name);
         let torn = self.kernel.tear_down(&endpoint).await;
         match torn.link {
@@ -173,14 +182,7 @@ impl Owner {
         self.held.free(&endpoint.publish);
         info!("endpoint {name} detached");
         // The datapath no longer knows it, so from here on nobody else need wait.
-        let nl = self.kernel.netlink().clone();
-        tokio::spawn(async move {
-            let mut errors = torn.errors;
-            if let Some(link) = torn.link {
-                errors.extend(delete_link(&nl, link).await.err());
-            }
-            answer(reply, reported(&endpoint.name, &errors));
-        });
+        self.leave(endpoint, torn, Some(reply));
     }
 
     async fn create_network(&mut self, request: &NetworkRequest) -> Result<NetworkView, Refusal> {
@@ -252,19 +254,7 @@ fn definition(request: &NetworkRequest) -> Result<Definition, Refusal> {
     })
 }
 
-/// What the removal of an endpoint comes to.
-fn reported(name: &str, errors: &[Error]) -> Result<(), Refusal> {
-    if errors.is_empty() {
-        return Ok(());
-    }
-    let errors: Vec<String> = errors.iter().map(|error| format!("{error:#}")).collect();
-    Err(Refusal::Failed(anyhow!(
-        "endpoint `{name}` is detached, but something of it is left until netd starts again: {}",
-        errors.join("; ")
-    )))
-}
-
 /// Sends an answer. If nobody waits for it any more, what was asked is done all the same.
-fn answer<T>(reply: Reply<T>, result: Result<T, Refusal>) {
+pub(super) fn answer<T>(reply: Reply<T>, result: Result<T, Refusal>) {
     let _ = reply.send(result);
 }

@@ -12,7 +12,7 @@ use tracing::{debug, info, warn};
 
 use super::{
     Options, boot, bpffs, identity, lock, membership::Membership, owner::Owner, paths, private, privileges,
-    socket,
+    socket, work::Work,
 };
 use crate::{
     bpf::{self, Datapath},
@@ -119,9 +119,15 @@ pub(super) async fn start(options: &Options) -> Result<Started> {
     if let (Some((lo, hi)), Some(before)) = (old_ports, &state.facts().before) {
         before.release_ports(lo, hi)?;
     }
-    // Before anything is made: a full disk shows here. With what is to be given back of that.
+    // Before anything is made. With what is to be given back of that.
     changes.push(state.put_facts()?);
-    store.commit(changes).await?;
+    let (unkept, store_trouble) = match store.commit(changes.clone()).await {
+        Ok(()) => (Vec::new(), Ok(())),
+        // Without a first state nothing can be kept at all.
+        Err(error) if records.is_empty() => return Err(error),
+        // On a full disk, what is there is served; what is new is refused until it can be kept.
+        Err(error) => (changes, Err(error)),
+    };
     log_uplink(&view);
     let stored = records.iter().filter(|record| record.kind == Kind::Endpoint);
     for gone in stored.filter(|record| state.endpoint(&record.name).is_none()) {
@@ -173,21 +179,22 @@ pub(super) async fn start(options: &Options) -> Result<Started> {
         membership,
         paths,
         broken,
-        pending: Vec::new(),
+        pending: unkept,
+        work: Work::new(),
         leaving: Default::default(),
         troubles: Default::default(),
         away: Default::default(),
     };
+    owner.note("store", store_trouble);
     let away = owner.kernel.addresses_away(&owner.state, &owner.view)?;
     owner.expect_back(away);
     // Their links are gone now.
     owner.pending.extend(leaving.iter().map(|name| Change::delete(Kind::Leaving, name)));
     let attached = owner.kernel.attach_sockets();
     owner.note("published ports, for the host's own sockets", attached);
+    // Where another's XDP program is in the way, that is a trouble: what containers have does not depend on it.
+    owner.apply_denied();
     owner.hold_ports();
-    // No reason to leave containers without a network: another program's XDP, say, is told, and waited for.
-    let denied = owner.kernel.apply_denied(&owner.state, &owner.view);
-    owner.note("host network", denied);
     Ok(Started { owner, events, _locks: [state_lock, pin_lock] })
 }
 

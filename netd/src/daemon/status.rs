@@ -105,7 +105,7 @@ impl Owner {
         let mut problems: Vec<String> =
             self.broken.iter().map(|(name, error)| format!("endpoint `{name}`: {error:#}")).collect();
         problems.extend(self.held.taken.values().map(|why| format!("published {why}")));
-        problems.extend(self.view.problem.clone());
+        problems.extend(self.view.trouble());
         problems.extend(self.membership.iter().flat_map(|membership| membership.problems.clone()));
         let remotes = self.kernel.remotes();
         problems.extend(self.view.uplink.iter().flat_map(|uplink| remotes.misplaced(&self.state, uplink)));

@@ -283,14 +283,15 @@ impl Host {
         command.output().context("cannot run netd")
     }
 
-    /// Runs a `netd` command on this host, and returns the JSON that it prints (null for nothing).
+    /// Runs a `netd` command on this host, and returns the JSON that it prints (null for nothing); also where its status tells of
+    /// a problem in what it prints, as that of `netd status` does.
     ///
     /// # Errors
     /// It fails, or what it prints is not JSON.
     pub fn json<S: AsRef<str>>(&self, arguments: impl IntoIterator<Item = S>) -> Result<Value> {
         let arguments: Vec<String> = arguments.into_iter().map(|word| word.as_ref().to_owned()).collect();
         let output = self.netd(&arguments)?;
-        if !output.status.success() {
+        if !output.status.success() && output.stdout.is_empty() {
             let said = String::from_utf8_lossy(&output.stderr);
             bail!("netd {} ({}): {}", arguments.join(" "), output.status, said.trim());
         }

@@ -110,14 +110,19 @@ impl Netns {
     /// asynchronous task, `f` ought to be short.
     ///
     /// # Errors
-    /// The namespace cannot be entered (`CAP_SYS_ADMIN` is needed), or no thread can be made.
+    /// The namespace cannot be entered (`CAP_SYS_ADMIN` is needed), or the system gives no thread (a limit of processes, no
+    /// memory).
     ///
     /// # Panics
     /// If `f` does.
     pub fn run<T: Send>(&self, f: impl FnOnce() -> T + Send) -> Result<T> {
-        let entered = thread::scope(|scope| {
-            let inside = thread::Builder::new().spawn_scoped(scope, || {
-                setns(&self.file, CloneFlags::CLONE_NEWNET).map_err(io::Error::from)?;
+        self.run_on(thread::Builder::new(), f)
+    }
+
+    fn run_on<T: Send>(&self, thread: thread::Builder, f: impl FnOnce() -> T + Send) -> Result<T> {
+        let entered: io::Result<T> = thread::scope(|scope| {
+            let inside = thread.spawn_scoped(scope, || {
+                setns(&self.file, CloneFlags::CLONE_NEWNET)?;
                 Ok::<T, io::Error>(f())
             })?;
             inside.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
@@ -177,6 +182,18 @@ mod tests {
             assert_eq!(Netns::current()?, here);
             let panic = std::panic::catch_unwind(|| ns.run(|| panic!("inside")));
             assert_eq!(panic.unwrap_err().downcast_ref(), Some(&"inside"));
+            Ok(())
+        });
+    }
+
+    #[test]
+    fn without_a_thread_it_is_an_error() {
+        testing::isolated("without_a_thread_it_is_an_error", || async {
+            let ns = testing::netns();
+            // A stack that no address space has room for.
+            let error = ns.run_on(thread::Builder::new().stack_size(1 << 60), || ()).unwrap_err();
+            assert!(error.to_string().starts_with("entering network namespace "), "{error:#}");
+            assert_eq!(ns.run(Netns::current)??, ns.id()?);
             Ok(())
         });
     }

@@ -64,17 +64,12 @@ impl Reconciler {
         result
     }
 
-    /// Tells the datapath about the host, the networks and the denied sources, and puts gateways back that are not there.
+    /// Tells the datapath about the host and the networks, and puts gateways back that are not there. What is denied at the
+    /// uplink is for [`Self::apply_denied`].
     ///
     /// # Errors
     /// The kernel refuses something.
     pub async fn apply_view(&mut self, state: &State, view: &HostView) -> Result<()> {
-        self.apply_host(state, view).await?;
-        self.apply_denied(state, view)
-    }
-
-    /// The same without the denied sources.
-    pub(super) async fn apply_host(&mut self, state: &State, view: &HostView) -> Result<()> {
         self.ipv6 = view.ipv6;
         for gateway in gateways(state, view).filter(|gateway| !view.addresses.contains(gateway)) {
             self.nl.add_address(LOOPBACK, gateway.into()).await?;

@@ -21,7 +21,7 @@ use tracing::{debug, info, instrument};
 pub use self::host::{add_gateways, remove_gateway, remove_gateways};
 
 use crate::{
-    bpf::{self, Datapath, Expired, FlowFilter},
+    bpf::{self, Datapath, Expired, FlowsOf},
     cluster::{ClusterConfig, Remotes, Transport},
     config::NatConfig,
     endpoint::{Endpoint, alias, socket_cookie},
@@ -123,7 +123,7 @@ impl Reconciler {
     pub async fn converge(&mut self, state: &State, view: &HostView) -> Result<BTreeMap<String, Error>> {
         // In a fresh namespace lo is down, and no address on it answers.
         self.nl.set_up(LOOPBACK).await?;
-        self.apply_host(state, view).await?;
+        self.apply_view(state, view).await?;
 
         let links = self.nl.links().await?;
         let own: HashMap<&str, &Link> =
@@ -279,7 +279,8 @@ impl Reconciler {
             // The link is another one now; the old one's entries must not outlive it, as its index may come back.
             let old = old.clone();
             self.by_ifindex.remove(&old.ifindex);
-            self.datapath.detach_endpoint(&old)?;
+            self.datapath.close_endpoint(&old)?;
+            self.datapath.remove_programs(old.ifindex)?;
         }
         // Known before it is there, so that tearing down after a failure finds it.
         self.live.insert(endpoint.name.clone(), entry.clone());
@@ -306,13 +307,16 @@ impl Reconciler {
         self.datapath.publish(&endpoint.ports(ports))
     }
 
-    /// Publishes ports of an endpoint no more, which it does not have any longer. Their connections end, no others.
+    /// Publishes ports of an endpoint no more, which it does not have any longer. Returns which of its flows are to be removed
+    /// then: those that came by them, no others.
     ///
     /// # Errors
     /// The maps cannot be written.
-    pub fn unpublish(&mut self, endpoint: &Endpoint, ports: &[Publish]) -> Result<()> {
-        self.datapath.unpublish(&endpoint.ports(ports))?;
-        self.mark(endpoint)
+    pub fn unpublish(&mut self, endpoint: &Endpoint, ports: &[Publish]) -> Result<FlowsOf> {
+        let ports = endpoint.ports(ports);
+        self.datapath.unpublish(&ports)?;
+        self.mark(endpoint)?;
+        Ok(FlowsOf::Ports(ports))
     }
 
     /// Tells the programs whether an endpoint has published ports.
@@ -327,7 +331,9 @@ impl Reconciler {
         }
     }
 
-    /// Removes an endpoint, past all errors.
+    /// Takes an endpoint out of the datapath, past all errors. Its link is for the caller to delete; until then its programs
+    /// stay on it, and drop all that comes by. What follows is [`Self::forget_link`], and then the removal of its flows: only
+    /// after that its slot and its addresses may be another's.
     pub async fn tear_down(&mut self, endpoint: &Endpoint) -> TornDown {
         let mut torn = TornDown { link: None, errors: Vec::new() };
         torn.errors.extend(self.datapath.unpublish(&endpoint.ports(&endpoint.publish)).err());
@@ -335,7 +341,7 @@ impl Reconciler {
             Some(entry) => {
                 self.by_ifindex.remove(&entry.ifindex);
                 torn.link = Some(entry.ifindex);
-                torn.errors.extend(self.datapath.detach_endpoint(&entry).err());
+                torn.errors.extend(self.datapath.close_endpoint(&entry).err());
             }
             // It never got into the datapath, but its link may exist.
             None => match self.link_of(endpoint).await {
@@ -344,6 +350,22 @@ impl Reconciler {
             },
         }
         torn
+    }
+
+    /// Removes what is pinned for a link that is deleted.
+    ///
+    /// # Errors
+    /// A pin cannot be removed.
+    pub fn forget_link(&mut self, ifindex: u32) -> Result<()> {
+        self.datapath.remove_programs(ifindex)
+    }
+
+    /// Makes a slot one that another endpoint can have, once its flows are removed.
+    ///
+    /// # Errors
+    /// A counter cannot be zeroed.
+    pub fn reset_counters(&mut self, slot: u32) -> Result<()> {
+        self.datapath.reset_counters(slot)
     }
 
     /// The names of a namespace's links: those that a new one cannot have.
@@ -427,14 +449,6 @@ impl Reconciler {
             }
         }
         Ok(false)
-    }
-
-    /// Removes the flows that are meant. Returns how many.
-    ///
-    /// # Errors
-    /// The table cannot be read.
-    pub fn remove_flows(&mut self, filter: &FlowFilter) -> Result<usize> {
-        self.datapath.remove_flows_that(filter)
     }
 
     /// Removes flows that have timed out.

@@ -1,6 +1,6 @@
 //! The list of sources that are denied at the uplink.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 
 use anyhow::{Context, Result};
 use ipnet::IpNet;
@@ -11,6 +11,9 @@ use crate::{
     request::{Refusal, parse_source},
     store::{Change, Kind, Record},
 };
+
+/// A source that is denied, with the number of its counter.
+pub(crate) type Denied = (IpNet, u32);
 
 impl State {
     /// Takes in what the store has of the list.
@@ -34,60 +37,70 @@ impl State {
         &self.denied
     }
 
-    /// Adds sources; those that are there stay. Returns what to commit; [`Self::undo_denied`] takes it back.
+    /// Adds sources; those that are there stay. Returns those that are new, and what to commit; [`Self::undo_deny`] takes them
+    /// back.
     ///
     /// # Errors
     /// One is none, or there is no room: nothing is changed then.
-    pub fn deny(&mut self, sources: &[String]) -> Result<Vec<Change>, Refusal> {
+    pub fn deny(&mut self, sources: &[String]) -> Result<(Vec<IpNet>, Vec<Change>), Refusal> {
         let sources = parse(sources)?;
-        let before = self.denied.clone();
-        let mut changes = Vec::new();
+        let (mut added, mut changes) = (Vec::new(), Vec::new());
         for source in sources {
             if self.denied.contains_key(&source) {
                 continue;
             }
             let Some(slot) = self.denied_slots.take() else {
-                self.undo_denied(before);
+                self.undo_deny(&added);
                 return Err(Refusal::Conflict(format!(
                     "the list of denied sources has room for {MAX_DENIED}: remove some, or deny a shorter prefix"
                 )));
             };
             self.denied.insert(source, slot);
+            added.push(source);
             changes.push(Change::put(Kind::Denied, &source.to_string(), &slot)?);
         }
-        Ok(changes)
+        Ok((added, changes))
     }
 
-    /// Removes sources. Returns what to commit.
+    /// Takes sources back that were added. Returns what to commit, if they were committed already.
+    pub fn undo_deny(&mut self, added: &[IpNet]) -> Vec<Change> {
+        for slot in added.iter().filter_map(|source| self.denied.remove(source)) {
+            self.denied_slots.free(slot);
+        }
+        added.iter().map(deletion).collect()
+    }
+
+    /// Removes sources. Returns them with the numbers of their counters, and what to commit; [`Self::undo_allow`] puts them back.
     ///
     /// # Errors
     /// One is not in the list: nothing is changed then.
-    pub fn allow(&mut self, sources: &[String]) -> Result<Vec<Change>, Refusal> {
+    pub fn allow(&mut self, sources: &[String]) -> Result<(Vec<Denied>, Vec<Change>), Refusal> {
         let sources = parse(sources)?;
         if let Some(missing) = sources.iter().find(|source| !self.denied.contains_key(*source)) {
             return Err(Refusal::NotFound(format!("{missing} is not denied: `netd deny ls` shows what is")));
         }
+        let mut removed = Vec::with_capacity(sources.len());
         for source in &sources {
             if let Some(slot) = self.denied.remove(source) {
                 self.denied_slots.free(slot);
+                removed.push((*source, slot));
             }
         }
-        Ok(sources.iter().map(|source| Change::delete(Kind::Denied, &source.to_string())).collect())
+        Ok((removed, sources.iter().map(deletion).collect()))
     }
 
-    /// Makes the list again what it was before a change that could not be committed.
-    pub fn undo_denied(&mut self, before: BTreeMap<IpNet, u32>) {
-        let (now, then): (HashSet<u32>, HashSet<u32>) =
-            (self.denied.values().copied().collect(), before.values().copied().collect());
-        for slot in now.difference(&then) {
-            self.denied_slots.free(*slot);
-        }
-        for slot in then.difference(&now) {
+    /// Puts sources back whose removal could not be committed.
+    pub fn undo_allow(&mut self, removed: Vec<Denied>) {
+        for (source, slot) in removed {
             // Just freed, and nobody has asked since.
-            let _ = self.denied_slots.claim(*slot);
+            let _ = self.denied_slots.claim(slot);
+            self.denied.insert(source, slot);
         }
-        self.denied = before;
     }
+}
+
+fn deletion(source: &IpNet) -> Change {
+    Change::delete(Kind::Denied, &source.to_string())
 }
 
 fn parse(sources: &[String]) -> Result<Vec<IpNet>, Refusal> {
@@ -96,6 +109,11 @@ fn parse(sources: &[String]) -> Result<Vec<IpNet>, Refusal> {
 
 #[cfg(test)]
 mod tests {
+    use std::{
+        net::Ipv4Addr,
+        time::{Duration, Instant},
+    };
+
     use super::*;
     use crate::state::{Facts, Share};
 
@@ -122,23 +140,48 @@ mod tests {
     #[test]
     fn sources_come_and_go() {
         let mut state = state();
-        let changes = state.deny(&list(&["203.0.113.7", "198.51.100.0/24", "2001:db8::/32"])).unwrap();
-        assert_eq!(changes.len(), 3);
-        assert!(state.deny(&list(&["203.0.113.7/32"])).unwrap().is_empty(), "it is there already");
+        let (added, changes) =
+            state.deny(&list(&["203.0.113.7", "198.51.100.0/24", "2001:db8::/32"])).unwrap();
+        assert_eq!((added.len(), changes.len()), (3, 3));
+        let (added, changes) = state.deny(&list(&["203.0.113.7/32"])).unwrap();
+        assert!(added.is_empty() && changes.is_empty(), "it is there already");
         assert_eq!(shown(&state), ["198.51.100.0/24", "203.0.113.7/32", "2001:db8::/32"]);
 
         let before = state.denied().clone();
-        state.allow(&list(&["203.0.113.7"])).unwrap();
-        state.undo_denied(before.clone());
+        let (removed, _) = state.allow(&list(&["203.0.113.7"])).unwrap();
+        assert_eq!(removed.len(), 1);
+        state.undo_allow(removed);
         assert_eq!(state.denied(), &before);
-        state.deny(&list(&["192.0.2.1"])).unwrap();
-        state.undo_denied(before.clone());
+        let (added, _) = state.deny(&list(&["203.0.113.7", "192.0.2.1"])).unwrap();
+        assert_eq!(state.undo_deny(&added).len(), 1, "the one that is new");
         assert_eq!(state.denied(), &before);
         let mut slots: Vec<u32> = state.denied().values().copied().collect();
         state.deny(&list(&["192.0.2.1"])).unwrap();
         slots.extend(state.denied().get(&"192.0.2.1/32".parse().unwrap()));
         slots.sort_unstable();
         assert_eq!(slots, [0, 1, 2, 3], "each has a counter of its own");
+    }
+
+    /// Where each were compared with each, this would take minutes.
+    #[test]
+    fn a_full_list_is_refused_at_once() {
+        let mut state = state();
+        let all: Vec<String> =
+            (0..MAX_DENIED).map(|n| Ipv4Addr::from_bits(0x0a00_0000 + n).to_string()).collect();
+        let half = all.len() / 2;
+        state.deny(&all[..half]).unwrap();
+        let before = state.denied().clone();
+        let too_many = [&all[half..], &list(&["192.0.2.1"])].concat();
+        let started = Instant::now();
+        let error = state.deny(&too_many).unwrap_err();
+        assert!(error.to_string().contains("has room for 65536"), "{error}");
+        assert_eq!(state.denied(), &before, "nothing is changed");
+        let (_, changes) = state.deny(&all[half..]).unwrap();
+        assert_eq!(changes.len(), all.len() - half, "what was taken back has its slots again");
+        let (removed, _) = state.allow(&all).unwrap();
+        state.undo_allow(removed);
+        assert_eq!(state.denied().len(), all.len());
+        assert!(started.elapsed() < Duration::from_secs(20), "{:?}", started.elapsed());
     }
 
     #[test]

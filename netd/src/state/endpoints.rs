@@ -186,18 +186,8 @@ impl State {
 
     /// Frees an endpoint with all it has. Returns it with what to commit.
     pub fn remove(&mut self, name: &str) -> Option<(Endpoint, Vec<Change>)> {
-        let endpoint = self.endpoints.remove(name)?;
-        self.host_interfaces.remove(&endpoint.host_interface);
-        self.slots.free(endpoint.slot);
-        self.ports.free(name, &endpoint.publish);
-        let mut changes = vec![Change::delete(Kind::Endpoint, name)];
-        if let Some(state) = self.networks.get_mut(&endpoint.network) {
-            let before = state.pool.cursor();
-            state.pool.free(endpoint.address);
-            if state.pool.cursor() != before {
-                changes.extend(Change::put(Kind::Cursor, &endpoint.network, &state.pool.cursor()));
-            }
-        }
+        let (endpoint, mut changes) = self.remove_name(name)?;
+        changes.extend(self.release(&endpoint));
         Some((endpoint, changes))
     }
 
@@ -210,12 +200,27 @@ impl State {
         Change::put(Kind::Endpoint, name, endpoint).ok()
     }
 
-    /// Takes an endpoint back whose removal could not be committed.
-    ///
-    /// # Errors
-    /// Something of it has been given away since.
-    pub fn restore(&mut self, endpoint: Endpoint) -> Result<()> {
-        self.insert(endpoint)
+    /// Frees an endpoint's name and ports. Its slot and its addresses stay taken until [`Self::release`], as long as there are
+    /// flows that would come to be another's. Returns it with what to commit.
+    pub fn remove_name(&mut self, name: &str) -> Option<(Endpoint, Vec<Change>)> {
+        let endpoint = self.endpoints.remove(name)?;
+        self.host_interfaces.remove(&endpoint.host_interface);
+        self.ports.free(name, &endpoint.publish);
+        Some((endpoint, vec![Change::delete(Kind::Endpoint, name)]))
+    }
+
+    /// Frees the slot and the addresses of an endpoint whose name is free already. Returns what to commit.
+    pub fn release(&mut self, endpoint: &Endpoint) -> Option<Change> {
+        self.slots.free(endpoint.slot);
+        let state = self.networks.get_mut(&endpoint.network)?;
+        if state.pool.holder(endpoint.address) != Some(endpoint.name.as_str()) {
+            // The network was removed meanwhile, and there is another one of its name.
+            return None;
+        }
+        let before = state.pool.cursor();
+        state.pool.free(endpoint.address);
+        let after = state.pool.cursor();
+        (after != before).then(|| Change::put(Kind::Cursor, &endpoint.network, &after).ok()).flatten()
     }
 
     /// Names that an endpoint's host side can have, best first, without those of other endpoints.

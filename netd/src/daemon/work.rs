@@ -1,0 +1,235 @@
+//! What is done beside the task that owns the state because it takes long: links are deleted, flow tables are walked. What it
+//! comes to returns to that task, which waits for none of it.
+
+use std::mem;
+
+use anyhow::{Error, Result, anyhow};
+use tokio::{sync::mpsc, task::spawn_blocking};
+use tracing::{info, warn};
+
+use super::{
+    handle::{Reply, Request},
+    owner::Owner,
+};
+use crate::{
+    bpf::FlowsOf,
+    endpoint::Endpoint,
+    reconcile::{TornDown, delete_link},
+    request::{EndpointView, Flushed, Refusal},
+};
+
+/// Something that was done beside the owner of the state.
+pub(super) enum Done {
+    /// The link of an endpoint that is gone is deleted, as far as that could be.
+    Unlinked(Box<Leaving>),
+    /// Flows are removed: how many for each of these, or why they are not.
+    Walked(Vec<Removal>, Result<Vec<usize>>),
+}
+
+/// An endpoint that nobody reaches any more, on its way out: its slot and its addresses are taken still.
+pub(super) struct Leaving {
+    endpoint: Endpoint,
+    link: Option<u32>,
+    errors: Vec<Error>,
+    reply: Option<Reply<()>>,
+}
+
+/// Flows that are to be removed, and what then.
+pub(super) struct Removal {
+    which: FlowsOf,
+    then: Then,
+}
+
+enum Then {
+    Release(Box<Leaving>),
+    Unpublished(Box<EndpointView>, Reply<EndpointView>),
+    Flushed(Reply<Flushed>),
+    Nothing,
+}
+
+/// What is under way.
+pub(super) struct Work {
+    sender: mpsc::UnboundedSender<Done>,
+    /// Taken by whoever listens.
+    pub(super) done: Option<mpsc::UnboundedReceiver<Done>>,
+    /// Flows that are to be removed by the next walk: one for all of them.
+    removals: Vec<Removal>,
+    walking: bool,
+    /// How many endpoints are on their way out.
+    leaving: usize,
+    /// Requests that may need what those still have.
+    waiting: Vec<Request>,
+}
+
+impl Work {
+    pub(super) fn new() -> Self {
+        let (sender, done) = mpsc::unbounded_channel();
+        let (removals, waiting) = (Vec::new(), Vec::new());
+        Self { sender, done: Some(done), removals, walking: false, leaving: 0, waiting }
+    }
+
+    /// Whether something that is still taken will be free in a moment.
+    pub(super) fn is_freeing(&self) -> bool {
+        self.leaving > 0
+    }
+
+    /// Keeps a request until what is being freed is free.
+    pub(super) fn postpone(&mut self, request: Request) {
+        self.waiting.push(request);
+    }
+}
+
+impl Owner {
+    /// Sees an endpoint out that was taken out of the datapath: deletes its link, then its flows, and then frees what it had.
+    pub(super) fn leave(&mut self, endpoint: Endpoint, torn: TornDown, reply: Option<Reply<()>>) {
+        self.work.leaving += 1;
+        let (nl, sender) = (self.kernel.netlink().clone(), self.work.sender.clone());
+        tokio::spawn(async move {
+            let TornDown { link, mut errors } = torn;
+            if let Some(link) = link {
+                errors.extend(delete_link(&nl, link).await.err());
+            }
+            let _ = sender.send(Done::Unlinked(Box::new(Leaving { endpoint, link, errors, reply })));
+        });
+    }
+
+    /// Removes flows of ports that an endpoint publishes no more.
+    pub(super) fn remove_flows_of_ports(
+        &mut self,
+        which: FlowsOf,
+        answer: Option<(EndpointView, Reply<EndpointView>)>,
+    ) {
+        let then =
+            answer.map_or(Then::Nothing, |(endpoint, reply)| Then::Unpublished(Box::new(endpoint), reply));
+        self.remove_flows(which, then);
+    }
+
+    /// Removes flows that somebody wants to be gone.
+    pub(super) fn flush(&mut self, which: FlowsOf, reply: Reply<Flushed>) {
+        self.remove_flows(which, Then::Flushed(reply));
+    }
+
+    fn remove_flows(&mut self, which: FlowsOf, then: Then) {
+        self.work.removals.push(Removal { which, then });
+        self.walk();
+    }
+
+    /// Removes the flows that are to be removed, by one walk beside this task, if none is under way: what comes meanwhile is
+    /// the next one's.
+    pub(super) fn walk(&mut self) {
+        if self.work.walking || self.work.removals.is_empty() {
+            return;
+        }
+        self.work.walking = true;
+        let removals = mem::take(&mut self.work.removals);
+        let (remover, sender) = (self.kernel.datapath().flow_remover(), self.work.sender.clone());
+        spawn_blocking(move || {
+            let which: Vec<FlowsOf> = removals.iter().map(|removal| removal.which.clone()).collect();
+            let removed = remover.and_then(|remover| remover.remove(&which));
+            let _ = sender.send(Done::Walked(removals, removed));
+        });
+    }
+
+    /// Takes in what was done.
+    pub(super) async fn take_in_work(&mut self, done: Done) {
+        match done {
+            Done::Unlinked(leaving) => self.unlinked(leaving).await,
+            Done::Walked(removals, removed) => self.walked(removals, removed).await,
+        }
+    }
+
+    async fn unlinked(&mut self, mut leaving: Box<Leaving>) {
+        if let Some(link) = leaving.link {
+            leaving.errors.extend(self.kernel.forget_link(link).err());
+        }
+        let slot = leaving.endpoint.slot;
+        // No program runs on its link any more, so no flow comes after this look.
+        if self.kernel.datapath().has_flows(slot).unwrap_or(true) {
+            self.remove_flows(FlowsOf::endpoint(slot), Then::Release(leaving));
+        } else {
+            self.release(leaving).await;
+        }
+    }
+
+    async fn walked(&mut self, removals: Vec<Removal>, removed: Result<Vec<usize>>) {
+        self.work.walking = false;
+        match removed {
+            Ok(counts) => {
+                for (removal, removed) in removals.into_iter().zip(counts) {
+                    match removal.then {
+                        Then::Release(leaving) => self.release(leaving).await,
+                        Then::Unpublished(endpoint, reply) => drop(reply.send(Ok(*endpoint))),
+                        Then::Flushed(reply) => {
+                            info!("{removed} flows flushed");
+                            drop(reply.send(Ok(Flushed { removed })));
+                        }
+                        Then::Nothing => {}
+                    }
+                }
+                self.note("removal of flows", Ok(()));
+                self.walk();
+            }
+            // Tried again in some seconds; nobody waits for that.
+            Err(error) => {
+                let refusal = || Refusal::Failed(anyhow!("cannot remove flows: {error:#}"));
+                for Removal { which, then } in removals {
+                    let then = match then {
+                        Then::Release(mut leaving) => {
+                            if let Some(reply) = leaving.reply.take() {
+                                let _ = reply.send(Err(refusal()));
+                            }
+                            Then::Release(leaving)
+                        }
+                        Then::Unpublished(_, reply) => {
+                            let _ = reply.send(Err(refusal()));
+                            Then::Nothing
+                        }
+                        Then::Flushed(reply) => {
+                            let _ = reply.send(Err(refusal()));
+                            continue;
+                        }
+                        Then::Nothing => Then::Nothing,
+                    };
+                    self.work.removals.push(Removal { which, then });
+                }
+                self.note("removal of flows", Err(error));
+                self.serve_waiting().await;
+            }
+        }
+    }
+
+    /// Frees what an endpoint had that nothing of is left.
+    async fn release(&mut self, mut leaving: Box<Leaving>) {
+        let endpoint = &leaving.endpoint;
+        leaving.errors.extend(self.kernel.reset_counters(endpoint.slot).err());
+        self.pending.extend(self.state.release(endpoint));
+        let result = reported(&endpoint.name, &leaving.errors);
+        match (leaving.reply, result) {
+            (Some(reply), result) => drop(reply.send(result)),
+            (None, Err(error)) => warn!("{error}"),
+            (None, Ok(())) => {}
+        }
+        self.work.leaving -= 1;
+        self.serve_waiting().await;
+        self.flush_pending().await;
+    }
+
+    async fn serve_waiting(&mut self) {
+        for request in mem::take(&mut self.work.waiting) {
+            // In a box, since what it leads to may lead here again.
+            Box::pin(self.serve_at_last(request)).await;
+        }
+    }
+}
+
+/// What the removal of an endpoint comes to.
+fn reported(name: &str, errors: &[Error]) -> Result<(), Refusal> {
+    if errors.is_empty() {
+        return Ok(());
+    }
+    let errors: Vec<String> = errors.iter().map(|error| format!("{error:#}")).collect();
+    Err(Refusal::Failed(anyhow!(
+        "endpoint `{name}` is detached, but something of it is left until netd starts again: {}",
+        errors.join("; ")
+    )))
+}
