@@ -44,6 +44,59 @@ fn positive(value: &Value) -> bool {
     value.as_f64().is_some_and(|value| value > 0.0)
 }
 
+fn number(value: &Value) -> Result<f64> {
+    value.as_f64().with_context(|| format!("{value} is no number"))
+}
+
+fn is_near(one: f64, other: f64, tolerance: f64) -> bool {
+    (one - other).abs() <= tolerance * other.abs()
+}
+
+/// Holds what a report says in one place against what it says in others.
+fn agrees_with_itself(report: &Value) -> Result<()> {
+    const EXACT: f64 = 1e-9;
+    let seconds = number(&report["settings"]["seconds"])?;
+    for case in report["cases"].as_array().context("no cases")? {
+        for variant in case["variants"].as_array().context("no variants")? {
+            let samples = variant["samples"].as_array().context("no samples")?;
+            let mut sorted = samples.iter().map(number).collect::<Result<Vec<f64>>>()?;
+            sorted.sort_by(f64::total_cmp);
+            let (min, max) = (sorted[0], sorted[sorted.len() - 1]);
+            let half = sorted.len() / 2;
+            let median =
+                if sorted.len() % 2 == 1 { sorted[half] } else { sorted[half - 1].midpoint(sorted[half]) };
+            for (key, expected) in [("min", min), ("median", median), ("max", max)] {
+                ensure!(is_near(number(&variant[key])?, expected, EXACT), "{key} of {sorted:?}: {variant:#}");
+            }
+            for (round, sample) in variant["rounds"].as_array().context("no rounds")?.iter().zip(samples) {
+                ensure!(round["value"] == *sample, "{round} is not {sample}");
+                let value = number(sample)?;
+                let is_time = variant["unit"] == "µs";
+                // A request that is timed is a request: all of them together fill the time of the sample.
+                if is_time && let Some(count) = round["latency"]["count"].as_f64() {
+                    let counted = count * value / 1e6;
+                    ensure!(counted > seconds / 2.0, "{count} requests in {counted} s of {seconds}: {round}");
+                    ensure!(number(&round["latency"]["p50"])? < 3.0 * value, "{round}");
+                }
+                // Both ends are bound to the case's CPUs, and cannot have used more than those have.
+                let cpus = number(&case["cpus"])?;
+                let operation = if is_time { value } else { 1e6 / value };
+                let used = number(&round["cpu_microseconds"])?;
+                ensure!(used <= 1.5 * cpus * operation, "{used} µs of CPU for {operation} µs: {round}");
+            }
+        }
+    }
+    for ratio in report["ratios"].as_array().context("no ratios")? {
+        let name = |key: &str| ratio[key].as_str().with_context(|| format!("no {key} in {ratio}"));
+        let variants = variants(report, name("case")?)?;
+        let (netd, other) = (named(&variants, "netd")?, named(&variants, name("against")?)?);
+        let (mine, others) = (number(&netd["median"])?, number(&other["median"])?);
+        let expected = if netd["unit"] == "µs" { others / mine } else { mine / others };
+        ensure!(is_near(number(&ratio["ratio"])?, expected, EXACT), "{expected}, not {ratio}");
+    }
+    Ok(())
+}
+
 fn has_files(directory: &Path, plots: &[&str]) -> Result<String> {
     let read = |name: &str| {
         fs::read_to_string(directory.join(name)).with_context(|| format!("the report has no {name}"))
@@ -89,6 +142,7 @@ fn a_quick_run_is_well_formed_json_and_a_page() {
             ensure!(times.iter().all(|time| time.is_some_and(|time| time > 0.0)), "{variant:#}");
             ensure!(times.is_sorted(), "percentiles do not grow: {variant:#}");
         }
+        agrees_with_itself(&report)?;
         let ratios = report["ratios"].as_array().context("no ratios")?;
         for against in ["bridge-plain", "loopback"] {
             let is_it = |ratio: &&Value| ratio["case"] == "tcp-rr" && ratio["against"] == against;
