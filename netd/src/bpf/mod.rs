@@ -17,6 +17,7 @@ mod routes;
 mod sockets;
 mod syscall;
 mod types;
+pub mod verify;
 
 use std::{
     collections::{BTreeSet, HashSet},
