@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::env;
 use std::ffi::OsString;
 use std::fs;
+use std::io::{self, IsTerminal as _};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -115,6 +116,10 @@ fn script(command: &[OsString]) -> Result<String> {
         if VARIABLES.contains(&name) || name.starts_with(PREFIX) {
             script.push_str(&format!("export {name}={}\n", quoted(value)));
         }
+    }
+    // What the command prints comes by a terminal in any case.
+    if !io::stdout().is_terminal() {
+        script.push_str("export NO_COLOR=1\n");
     }
     // What was built is found by its name.
     let binaries = workspace::netd_binary()?;

@@ -25,6 +25,8 @@ for module in virtio_net virtio_rng veth bridge vxlan tun sch_ingress cls_bpf ip
     busybox modprobe -q "$module"
 done
 ip link set lo up
+# A serial line does not know its size.
+busybox stty cols 160 rows 48 < /dev/console
 printf '\n'
 cat "$run/sign"
 # The end of the output, which nothing else prints, and the status that the command ended with.
