@@ -8,7 +8,7 @@
 //! But a TCX program costs a packet some 50 ns less than a filter, and does not go when somebody removes the qdisc. So both are moved
 //! to TCX links when nobody waits ([`promote`]), and stay there.
 
-use std::{fs, io};
+use std::{fs, io, sync::OnceLock};
 
 use anyhow::{Context as _, Result};
 use aya::{
@@ -21,7 +21,6 @@ use aya::{
             qdisc_detach_program,
         },
     },
-    util::KernelVersion,
 };
 
 use super::{FROM_CONTAINER, FROM_OVERLAY, FROM_UPLINK, TO_CONTAINER, pins::Pins, program, syscall};
@@ -100,10 +99,9 @@ pub enum Attachment {
 impl Attachment {
     /// The better for interfaces that are shared with others, of those that this kernel has.
     pub fn of_this_kernel() -> Self {
-        match KernelVersion::current() {
-            Ok(version) if version < KernelVersion::new(6, 6, 0) => Self::Clsact,
-            _ => Self::Tcx,
-        }
+        static FOUND: OnceLock<Attachment> = OnceLock::new();
+        // Where it cannot be asked, nothing can be loaded either; that says why.
+        *FOUND.get_or_init(|| if syscall::has_tcx().unwrap_or(false) { Self::Tcx } else { Self::Clsact })
     }
 
     /// Its name.

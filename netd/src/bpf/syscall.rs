@@ -13,7 +13,7 @@ use std::{
 
 use anyhow::{Context as _, Result};
 use aya::maps::MapData;
-use aya_obj::generated::{bpf_attr, bpf_cmd, bpf_map_type};
+use aya_obj::generated::{bpf_attach_type, bpf_attr, bpf_cmd, bpf_map_type, bpf_prog_type};
 
 /// Entries asked for at once. The kernel returns whole buckets, and says ENOSPC if one does not fit.
 const BATCH: usize = 4096;
@@ -90,6 +90,37 @@ pub(super) fn detach_link(path: &Path) -> io::Result<()> {
     attr.link_detach.link_fd = link.as_raw_fd() as u32;
     // SAFETY: the command reads a descriptor, which is open.
     unsafe { bpf(bpf_cmd::BPF_LINK_DETACH, &mut attr) }.map(drop)
+}
+
+/// Whether the kernel has links at TC's hooks (`BPF_TCX_INGRESS`, Linux 6.6; others have them by their distributions): it is asked for one
+/// at an interface that cannot be, and says either that or that it knows no such hook.
+pub(super) fn has_tcx() -> io::Result<bool> {
+    /// `r0 = 0; exit`.
+    const PROGRAM: [u64; 2] = [0xb7, 0x95];
+    // SAFETY: as above.
+    let mut attr: bpf_attr = unsafe { std::mem::zeroed() };
+    attr.__bindgen_anon_3.prog_type = bpf_prog_type::BPF_PROG_TYPE_SCHED_CLS as u32;
+    attr.__bindgen_anon_3.insns = PROGRAM.as_ptr() as u64;
+    attr.__bindgen_anon_3.insn_cnt = PROGRAM.len() as u32;
+    attr.__bindgen_anon_3.license = c"GPL".as_ptr() as u64;
+    // SAFETY: the command reads the instructions and the license, which outlive it.
+    let descriptor = unsafe { bpf(bpf_cmd::BPF_PROG_LOAD, &mut attr) }?;
+    // SAFETY: the kernel has just made this descriptor for us.
+    let program = unsafe { OwnedFd::from_raw_fd(descriptor) };
+    // SAFETY: as above.
+    let mut attr: bpf_attr = unsafe { std::mem::zeroed() };
+    attr.link_create.__bindgen_anon_1.prog_fd = program.as_raw_fd() as u32;
+    attr.link_create.__bindgen_anon_2.target_ifindex = i32::MAX as u32;
+    attr.link_create.attach_type = bpf_attach_type::BPF_TCX_INGRESS as u32;
+    // SAFETY: the command reads numbers, and a descriptor that is open.
+    match unsafe { bpf(bpf_cmd::BPF_LINK_CREATE, &mut attr) } {
+        Ok(link) => {
+            // SAFETY: the kernel has just made this descriptor for us.
+            drop(unsafe { OwnedFd::from_raw_fd(link) });
+            Ok(true)
+        }
+        Err(error) => Ok(error.raw_os_error() == Some(libc::ENODEV)),
+    }
 }
 
 /// Takes so much of the kernel's memory, in bytes, until the descriptor is closed: by a map that nobody uses.
