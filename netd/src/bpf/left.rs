@@ -14,7 +14,14 @@ use netd_common::{
     abi::{self, ABI_VERSION, Denied, Interface, Port, PortKey},
 };
 
-use super::{deny, family::Family, maps::reading, ports::PublishedPort, routes};
+use super::{
+    deny,
+    family::Family,
+    maps::{check_pins, reading},
+    ports::PublishedPort,
+    routes,
+    types::Options,
+};
 
 /// An endpoint as the tables have it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -56,9 +63,10 @@ impl LeftTables {
     /// Opens the tables of a pin directory; none: there are none of this version.
     ///
     /// # Errors
-    /// They cannot be read.
-    pub fn open(directory: &Path) -> Result<Option<Self>> {
-        let maps = directory.join(format!("v{ABI_VERSION}/maps"));
+    /// They cannot be read, or are not what this build expects.
+    pub fn open(options: &Options) -> Result<Option<Self>> {
+        let maps = options.directory.join(format!("v{ABI_VERSION}/maps"));
+        check_pins(options, &maps)?;
         let (Some(v4), Some(v6)) =
             (Tables::<V4>::open(&maps, "DENIED4")?, Tables::<V6>::open(&maps, "DENIED6")?)
         else {

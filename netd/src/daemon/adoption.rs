@@ -32,6 +32,8 @@ pub(super) struct Adoption<'a> {
     found: BTreeMap<&'a str, Found<'a>>,
     /// Endpoints of the state that have no link, where the state is one of another time: they were detached since.
     pub(super) gone: Vec<String>,
+    /// Whether the state is one of another time, or lost; else it only does not know all ports that are published.
+    other_time: bool,
     store: &'a str,
 }
 
@@ -58,28 +60,28 @@ impl<'a> Adoption<'a> {
         store: &'a str,
     ) -> Result<Option<Self>> {
         let mut found = BTreeMap::new();
-        let (mut older, mut differs) = (lost && tables.is_some(), false);
+        let (mut other_time, mut other_ports) = (lost && tables.is_some(), false);
         // Endpoints' names have no colon; what has one is netd's own.
         for (name, link) in own.iter().filter(|(name, _)| !name.contains(':') && !leaving.contains(name)) {
             let left = tables.as_ref().map(|tables| tables.endpoint(link.ifindex)).transpose()?.flatten();
             let endpoint = state.endpoint(name);
             // One that is half made is in no table.
             let known = endpoint.is_some_and(|own| left.as_ref().is_none_or(|left| is_as(own, left, state)));
-            differs |= !known;
+            other_time |= !known;
             if let (Some(endpoint), Some(left)) = (endpoint, &left) {
                 let ports = endpoint.ports(&endpoint.publish);
                 // The other way round it may be one that is about to be published.
-                older |= known && left.ports.iter().any(|port| !ports.contains(port));
+                other_ports |= known && left.ports.iter().any(|port| !ports.contains(port));
             }
             found.insert(*name, Found { link, left, known });
         }
-        if !older && !differs {
+        if !other_time && !other_ports {
             return Ok(None);
         }
-        let unlinked =
-            state.endpoints().filter(|endpoint| differs && !own.contains_key(endpoint.name.as_str()));
-        let gone = unlinked.map(|endpoint| endpoint.name.clone()).collect();
-        Ok(Some(Self { tables, found, gone, store }))
+        let unlinked = state.endpoints().filter(|endpoint| !own.contains_key(endpoint.name.as_str()));
+        let gone =
+            if other_time { unlinked.map(|endpoint| endpoint.name.clone()).collect() } else { Vec::new() };
+        Ok(Some(Self { tables, found, gone, other_time, store }))
     }
 
     /// The first number that no network has that lives.
@@ -130,11 +132,13 @@ impl<'a> Adoption<'a> {
                 "endpoint {name} of the state has no link: it is forgotten. Attach its container again if it is to have one"
             );
         }
-        warn!(
-            "state file {} was lost, or is an older one: what lives is taken in from the kernel. Check `netd ls`, \
-             `netd network ls` and `netd deny ls`",
-            self.store
-        );
+        if self.other_time {
+            warn!(
+                "state file {} was lost, or is an older one: what lives is taken in from the kernel. Check `netd ls`, \
+                 `netd network ls` and `netd deny ls`",
+                self.store
+            );
+        }
         Ok(changes)
     }
 
@@ -157,6 +161,11 @@ fn said(endpoint: &Endpoint, state: &State) -> String {
         None => "is not in the state, but lives".to_owned(),
         Some(own) if own.address != *address => {
             format!("is {} in the state, but lives otherwise", own.address)
+        }
+        Some(own) if own.publish != endpoint.publish => {
+            return format!(
+                "endpoint {name}: published ports are not those of the state. They stay as they are; check `netd ls`"
+            );
         }
         Some(_) => "lives otherwise than in the state".to_owned(),
     };

@@ -61,7 +61,12 @@ pub(super) async fn start(options: &Options) -> Result<Started> {
     let events = monitor()?;
 
     // Pins do not outlive a boot.
-    let tables = LeftTables::open(&options.bpffs_dir)?;
+    let pins = bpf::Options {
+        directory: options.bpffs_dir.clone(),
+        max_flows: config.nat.max_flows,
+        max_endpoints: MAX_ENDPOINTS,
+    };
+    let tables = LeftTables::open(&pins).context("cannot look at what is pinned")?;
     let (facts, same_boot) = facts(State::facts_of(&records)?, state_dir, &config, tables.is_some())?;
     let links = nl.links().await?;
     let prefix = alias_prefix(&facts.identity);
@@ -150,12 +155,7 @@ pub(super) async fn start(options: &Options) -> Result<Started> {
     for gone in stored.filter(is_gone) {
         info!("endpoint {}: its namespace is gone", gone.name);
     }
-    let mut datapath = Datapath::open(&bpf::Options {
-        directory: options.bpffs_dir.clone(),
-        max_flows: config.nat.max_flows,
-        max_endpoints: MAX_ENDPOINTS,
-    })
-    .context("cannot load the datapath")?;
+    let mut datapath = Datapath::open(&pins).context("cannot load the datapath")?;
     debug!("datapath loaded");
     // Without it all goes on, by the kernel's way for each packet.
     let next_hops = forward_from_loopback().and_then(|_| NextHops::watch());
