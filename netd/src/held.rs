@@ -6,7 +6,7 @@
 use std::{
     collections::{BTreeMap, HashMap},
     fs,
-    net::{IpAddr, Ipv6Addr, SocketAddr},
+    net::SocketAddr,
     os::fd::{AsRawFd as _, OwnedFd},
 };
 
@@ -22,14 +22,52 @@ use nix::{
 };
 use tracing::debug;
 
-use crate::publish::{HostPort, Protocol, Publish};
+use crate::{
+    holders::Holder,
+    publish::{HostPort, Protocol, Publish},
+};
+
+/// How many ports that others have are tried again at once.
+const TRIES: usize = 1024;
 
 /// Sockets that hold ports.
 #[derive(Debug, Default)]
 pub struct Held {
     sockets: HashMap<HostPort, OwnedFd>,
-    /// Ports that are published, but that others have taken while the daemon was away; and who.
-    pub taken: BTreeMap<HostPort, String>,
+    /// Ports that are published, but that others have taken while the daemon was away.
+    taken: BTreeMap<HostPort, Taken>,
+    /// Where the next tries begin.
+    next: Option<HostPort>,
+}
+
+/// A port that cannot be held.
+#[derive(Debug)]
+struct Taken {
+    why: NotHeld,
+    /// Who has it, once that is known.
+    holder: Option<Holder>,
+}
+
+/// Why a port cannot be held.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NotHeld {
+    /// Somebody has it: [`find_holders`](crate::holders::find_holders) tells who.
+    #[error("port {0} is in use by another program: stop that, or choose another port")]
+    InUse(HostPort),
+    /// The kernel refuses.
+    #[error("{}", refused(.0, *.1))]
+    Refused(HostPort, Errno),
+}
+
+fn refused(port: &HostPort, errno: Errno) -> String {
+    match errno {
+        Errno::EADDRNOTAVAIL => format!("port {port}: the host has no address {}", port.host_ip),
+        Errno::EAFNOSUPPORT => format!("port {port}: the host has no IPv6"),
+        Errno::EMFILE => {
+            format!("port {port}: no more sockets can be opened (`ulimit -n`; each published port takes one)")
+        }
+        errno => format!("port {port} cannot be had: {}", errno.desc()),
+    }
 }
 
 impl Held {
@@ -37,7 +75,7 @@ impl Held {
     ///
     /// # Errors
     /// Which port cannot be held, and why; none of these is held then.
-    pub fn take(&mut self, publish: &[Publish]) -> Result<(), String> {
+    pub fn take(&mut self, publish: &[Publish]) -> Result<(), NotHeld> {
         let mut new = Vec::new();
         for port in publish.iter().flat_map(|publish| publish.host_ports()) {
             if !self.sockets.contains_key(&port) {
@@ -48,20 +86,64 @@ impl Held {
         Ok(())
     }
 
-    /// The same, port by port; who has the others is kept.
-    pub fn take_all(&mut self, publish: &[Publish]) {
-        for port in publish.iter().flat_map(|publish| publish.host_ports()) {
-            if self.sockets.contains_key(&port) {
-                continue;
-            }
-            match hold(port) {
-                Ok(socket) => {
-                    self.sockets.insert(port, socket);
-                    self.taken.remove(&port);
-                }
-                Err(why) => drop(self.taken.insert(port, why)),
-            }
+    /// The same, port by port. Returns which cannot be held; they are kept, to be tried again.
+    pub fn take_all(&mut self, publish: &[Publish]) -> Vec<NotHeld> {
+        let ports: Vec<HostPort> = publish.iter().flat_map(|publish| publish.host_ports()).collect();
+        for port in &ports {
+            self.try_again(*port);
         }
+        ports.iter().filter_map(|port| Some(self.taken.get(port)?.why)).collect()
+    }
+
+    fn try_again(&mut self, port: HostPort) {
+        if self.sockets.contains_key(&port) {
+            return;
+        }
+        match hold(port) {
+            Ok(socket) => {
+                self.sockets.insert(port, socket);
+                self.taken.remove(&port);
+            }
+            Err(why) => match self.taken.get_mut(&port) {
+                Some(taken) => taken.why = why,
+                None => drop(self.taken.insert(port, Taken { why, holder: None })),
+            },
+        }
+    }
+
+    /// Tries some of the ports again that others have: the next ones each time.
+    pub fn retry(&mut self) {
+        let from = self.next.and_then(|next| self.taken.range(next..).next().map(|(port, _)| *port));
+        let rest = from.map_or_else(|| self.taken.range(..), |from| self.taken.range(from..));
+        let mut ports: Vec<HostPort> = rest.take(TRIES + 1).map(|(port, _)| *port).collect();
+        self.next = (ports.len() > TRIES).then(|| ports.pop()).flatten();
+        for port in ports {
+            self.try_again(port);
+        }
+    }
+
+    /// Ports of which it is not known who has them: not yet, or not any more, since that process has ended.
+    pub fn unknown(&self) -> Vec<HostPort> {
+        let mut lives: HashMap<Option<u32>, bool> = HashMap::new();
+        let mut is_known = |holder: &Holder| *lives.entry(holder.pid()).or_insert_with(|| holder.lives());
+        let in_use = self.taken.iter().filter(|(port, taken)| taken.why == NotHeld::InUse(**port));
+        in_use
+            .filter(|(_, taken)| !taken.holder.as_ref().is_some_and(&mut is_known))
+            .map(|(port, _)| *port)
+            .collect()
+    }
+
+    /// Takes in who has a port. What is wrong then, in words, if that is news.
+    pub fn found(&mut self, port: HostPort, holder: Holder) -> Option<String> {
+        let taken = self.taken.get_mut(&port)?;
+        let is_news = taken.holder.as_ref() != Some(&holder);
+        taken.holder = Some(holder);
+        is_news.then(|| taken.words(port))
+    }
+
+    /// What is wrong with ports that cannot be held, in words.
+    pub fn problems(&self) -> impl Iterator<Item = String> {
+        self.taken.iter().map(|(port, taken)| taken.words(*port))
     }
 
     /// Lets ports go.
@@ -69,6 +151,15 @@ impl Held {
         for port in publish.iter().flat_map(|publish| publish.host_ports()) {
             self.sockets.remove(&port);
             self.taken.remove(&port);
+        }
+    }
+}
+
+impl Taken {
+    fn words(&self, port: HostPort) -> String {
+        match (&self.why, &self.holder) {
+            (NotHeld::InUse(_), Some(holder)) => holder.has(port),
+            (why, _) => why.to_string(),
         }
     }
 }
@@ -87,25 +178,16 @@ pub fn raise_limit() {
     }
 }
 
-fn hold(port: HostPort) -> Result<OwnedFd, String> {
-    match try_hold(port, false) {
-        Ok(socket) => Ok(socket),
-        Err(Errno::EADDRINUSE) => match holder(port) {
-            Some(holder) => {
-                Err(format!("port {port} is in use by {holder}: stop that, or choose another port"))
-            }
-            // Connections of a service that has ended wait in TIME_WAIT, and are in nobody's way.
-            None => try_hold(port, true).map_err(|_| {
-                format!("port {port} is in use by another program: stop that, or choose another port")
-            }),
-        },
-        Err(Errno::EADDRNOTAVAIL) => Err(format!("port {port}: the host has no address {}", port.host_ip)),
-        Err(Errno::EAFNOSUPPORT) => Err(format!("port {port}: the host has no IPv6")),
-        Err(Errno::EMFILE) => Err(format!(
-            "port {port}: no more sockets can be opened (`ulimit -n`; each published port takes one)"
-        )),
-        Err(error) => Err(format!("port {port} cannot be had: {error}")),
-    }
+fn hold(port: HostPort) -> Result<OwnedFd, NotHeld> {
+    let held = match try_hold(port, false) {
+        // Connections of a service that has ended wait in TIME_WAIT, and are in nobody's way. One that listens is, all the same.
+        Err(Errno::EADDRINUSE) if port.protocol == Protocol::Tcp => try_hold(port, true),
+        held => held,
+    };
+    held.map_err(|errno| match errno {
+        Errno::EADDRINUSE => NotHeld::InUse(port),
+        errno => NotHeld::Refused(port, errno),
+    })
 }
 
 fn try_hold(port: HostPort, reuse: bool) -> nix::Result<OwnedFd> {
@@ -130,71 +212,10 @@ fn try_hold(port: HostPort, reuse: bool) -> nix::Result<OwnedFd> {
     Ok(held)
 }
 
-/// Who has a socket that is in the way: a process's name and number.
-fn holder(port: HostPort) -> Option<String> {
-    let protocol = port.protocol.to_string();
-    // Sockets of IPv6 may be in the way of IPv4's, never the other way round.
-    let tables = [protocol.clone(), format!("{protocol}6")];
-    let tables = if port.host_ip.is_ipv4() { &tables[..] } else { &tables[1..] };
-    let inodes: Vec<u64> = tables
-        .iter()
-        .filter_map(|table| fs::read_to_string(format!("/proc/thread-self/net/{table}")).ok())
-        .flat_map(|table| table.lines().filter_map(|line| inode(line, port)).collect::<Vec<_>>())
-        .collect();
-    inodes.first()?;
-    Some(inodes.iter().find_map(|inode| process(*inode)).unwrap_or_else(|| "another program".to_owned()))
-}
-
-/// The inode of a line of /proc/net/tcp and its like (proc_pid_net(5)), if its socket is in a port's way.
-fn inode(line: &str, port: HostPort) -> Option<u64> {
-    let fields: Vec<&str> = line.split_whitespace().collect();
-    let (address, number) = fields.get(1)?.split_once(':')?;
-    if u16::from_str_radix(number, 16).ok()? != port.port {
-        return None;
-    }
-    let has = parse_address(address)?;
-    let same_family = has.is_ipv4() == port.host_ip.is_ipv4();
-    // A socket of `::` takes IPv4 too, as far as is to be seen here.
-    let any = has.is_unspecified() && (same_family || has.is_ipv6());
-    let same = same_family && (port.host_ip.is_unspecified() || has == port.host_ip);
-    let inode = fields.get(9)?.parse().ok()?;
-    (inode != 0 && (any || same)).then_some(inode)
-}
-
-/// An address as it stands there: its words as they lie in memory. An IPv4-mapped one is the IPv4 address.
-fn parse_address(text: &str) -> Option<IpAddr> {
-    let word = |at: usize| Some(u32::from_str_radix(text.get(at..at + 8)?, 16).ok()?.to_ne_bytes());
-    match text.len() {
-        8 => Some(word(0)?.into()),
-        32 => {
-            let words = [word(0)?, word(8)?, word(16)?, word(24)?];
-            let bytes: [u8; 16] = words.concat().try_into().ok()?;
-            Some(Ipv6Addr::from(bytes).to_canonical())
-        }
-        _ => None,
-    }
-}
-
-/// The process that has a socket.
-fn process(inode: u64) -> Option<String> {
-    let wanted = format!("socket:[{inode}]");
-    for entry in fs::read_dir("/proc").ok()?.flatten() {
-        let Ok(pid) = entry.file_name().to_string_lossy().parse::<u32>() else { continue };
-        let Ok(files) = fs::read_dir(entry.path().join("fd")) else { continue };
-        let has = |file: &fs::DirEntry| {
-            fs::read_link(file.path()).is_ok_and(|target| target.as_os_str() == wanted.as_str())
-        };
-        if files.flatten().any(|file| has(&file)) {
-            let name = fs::read_to_string(entry.path().join("comm")).unwrap_or_default();
-            return Some(format!("{} (pid {pid})", name.trim()));
-        }
-    }
-    None
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::holders::find_holders;
 
     #[test]
     fn a_port_is_held_until_it_is_let_go() {
@@ -203,22 +224,83 @@ mod tests {
         let publish = |address: &str| Publish::parse(&format!("{address}{port}:1"), Some("none")).unwrap();
         let mut held = Held::default();
         for address in ["127.0.0.1:", ""] {
-            let refused = held.take(&publish(address)).unwrap_err();
-            let me = format!("(pid {})", std::process::id());
-            assert!(refused.contains("in use by") && refused.contains(&me), "{refused}");
+            let ports = publish(address);
+            assert_eq!(held.take(&ports), Err(NotHeld::InUse(only(&ports))));
+            assert!(holder_of(&ports).contains("in use by"), "{}", holder_of(&ports));
+            assert!(holder_of(&ports).contains(&me()), "{}", holder_of(&ports));
         }
         held.take(&publish("127.0.0.2:")).unwrap();
-        held.take_all(&publish("127.0.0.1:"));
-        assert_eq!(held.taken.len(), 1);
+        let ports = publish("127.0.0.1:");
+        held.take_all(&ports);
+        assert!(held.problems().eq([NotHeld::InUse(only(&ports)).to_string()]));
+        // Who has it is asked once, as long as that process lives.
+        for _ in 0..2 {
+            assert_eq!(held.unknown(), [only(&ports)]);
+        }
+        let gone = Holder::process("sleep", u32::MAX);
+        assert!(held.found(only(&ports), gone).is_some_and(|words| words.contains("in use by sleep")));
+        held.retry();
+        assert_eq!(held.unknown(), [only(&ports)], "that one has ended");
+        for (port, holder) in find_holders(&held.unknown()) {
+            assert!(held.found(port, holder.clone()).is_some_and(|words| words.contains(&me())));
+            assert_eq!(held.found(port, holder), None, "no news");
+        }
+        held.retry();
+        assert!(held.unknown().is_empty() && held.problems().all(|words| words.contains(&me())));
         drop(listener);
-        held.take_all(&publish("127.0.0.1:"));
-        assert!(held.taken.is_empty());
+        held.retry();
+        assert_eq!(held.problems().count(), 0);
         let bind = || std::net::TcpListener::bind(("127.0.0.1", port));
         assert!(bind().is_err(), "held");
         held.free(&publish("127.0.0.1:"));
         bind().unwrap();
         let nowhere = Publish::parse("192.0.2.77:1:1", None).unwrap();
-        assert!(held.take(&nowhere).unwrap_err().contains("has no address 192.0.2.77"));
+        let refused = held.take(&nowhere).unwrap_err().to_string();
+        assert!(refused.contains("has no address 192.0.2.77"), "{refused}");
+    }
+
+    fn only(publish: &[Publish]) -> HostPort {
+        publish[0].host_ports().next().unwrap()
+    }
+
+    fn me() -> String {
+        format!("(pid {})", std::process::id())
+    }
+
+    fn holder_of(publish: &[Publish]) -> String {
+        let (port, holder) = find_holders(&[only(publish)]).pop().unwrap();
+        holder.has(port)
+    }
+
+    #[test]
+    fn what_waits_in_time_wait_is_in_nobodys_way() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let client = std::net::TcpStream::connect(address).unwrap();
+        // Who closes first is the one that waits.
+        drop(listener.accept().unwrap());
+        drop(client);
+        let publish = Publish::parse(&format!("{address}:1"), Some("none")).unwrap();
+        let mut held = Held::default();
+        // Not while somebody listens.
+        assert_eq!(held.take(&publish), Err(NotHeld::InUse(only(&publish))));
+        drop(listener);
+        held.take(&publish).unwrap();
+        assert!(std::net::TcpListener::bind(address).is_err(), "held");
+    }
+
+    #[test]
+    fn more_than_a_turns_ports_are_tried_again_in_turns() {
+        let mut held = Held::default();
+        let text = format!("192.0.2.77:1000-{}:1000-{}", 999 + 2 * TRIES, 999 + 2 * TRIES);
+        held.take_all(&Publish::parse(&text, None).unwrap());
+        assert_eq!(held.taken.len(), 2 * TRIES);
+        let first = held.taken.keys().next().copied();
+        for turn in [TRIES, 0, TRIES] {
+            held.retry();
+            let next = Some(held.taken.keys().nth(turn).copied()).filter(|_| turn > 0).flatten();
+            assert_eq!(held.next, next, "{first:?}");
+        }
     }
 
     #[test]
@@ -229,11 +311,11 @@ mod tests {
         };
         let port = listener.local_addr().unwrap().port();
         let publish = |address: &str| Publish::parse(&format!("{address}{port}:1"), None).unwrap();
-        let me = format!("(pid {})", std::process::id());
         let mut held = Held::default();
         for address in ["[::1]:", "[::]:"] {
-            let refused = held.take(&publish(address)).unwrap_err();
-            assert!(refused.contains("in use by") && refused.contains(&me), "{refused}");
+            let ports = publish(address);
+            assert_eq!(held.take(&ports), Err(NotHeld::InUse(only(&ports))));
+            assert!(holder_of(&ports).contains(&me()), "{}", holder_of(&ports));
         }
         held.take(&publish("127.0.0.1:")).unwrap();
         drop(listener);
@@ -241,39 +323,5 @@ mod tests {
         assert!(std::net::TcpListener::bind(("::1", port)).is_err(), "held");
         held.free(&publish("[::]:"));
         std::net::TcpListener::bind(("::1", port)).unwrap();
-    }
-
-    #[test]
-    fn lines_of_proc() {
-        let port = |text: &str| {
-            let text = format!("{text}:8080:1");
-            Publish::parse(&text, None).unwrap()[0].host_ports().next().unwrap()
-        };
-        let line = |address: &str, inode: u64| {
-            format!("  0: {address}:1F90 0:0000 0A 0:0 00:0 0  0  0 {inode} 1 0 100 0 0 10 0")
-        };
-        let waiting =
-            "  1: 0100007F:1F90 0100007F:9999 06 00000000:00000000 03:00000F00 00000000  0  0 0 3 0";
-        let loopback4 = line("0100007F", 1);
-        let any6 = line("00000000000000000000000000000000", 2);
-        let loopback6 = line("00000000000000000000000001000000", 3);
-        let mapped = line("0000000000000000FFFF00000100007F", 4);
-        let global = line("B80D0120000000000000000001000000", 5);
-        let lines = [&loopback4, &any6, &loopback6, &mapped, &global].map(String::as_str);
-        for (text, in_the_way) in [
-            ("0.0.0.0", [true, true, false, true, false]),
-            ("127.0.0.1", [true, true, false, true, false]),
-            ("192.0.2.1", [false, true, false, false, false]),
-            ("[::]", [false, true, true, false, true]),
-            ("[::1]", [false, true, true, false, false]),
-            ("[2001:db8::1]", [false, true, false, false, true]),
-        ] {
-            assert_eq!(lines.map(|line| inode(line, port(text)).is_some()), in_the_way, "{text}");
-        }
-        assert_eq!(inode(&loopback4, port("0.0.0.0")), Some(1));
-        let other = Publish::parse("0.0.0.0:8081:1", None).unwrap()[0].host_ports().next().unwrap();
-        assert_eq!(inode(&loopback4, other), None);
-        assert_eq!(inode(waiting, port("0.0.0.0")), None);
-        assert_eq!(inode("  sl  local_address rem_address st", port("0.0.0.0")), None);
     }
 }

@@ -15,6 +15,7 @@ pub mod daemon;
 pub mod demo;
 pub mod endpoint;
 pub mod held;
+pub mod holders;
 pub mod ipam;
 pub mod lab;
 pub mod mac;

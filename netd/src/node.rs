@@ -14,7 +14,7 @@ use crate::{
     config::NodeConfig,
     endpoint,
     ipam::gateway_of,
-    netlink::{Link, Netlink, UplinkInfo, Wanted, find_uplink, has_ipv6},
+    netlink::{Link, Netlink, UplinkInfo, Wanted, Which, find_uplink, has_ipv6},
     network::any_overlap,
 };
 
@@ -96,25 +96,29 @@ pub fn wanted(node: &NodeConfig) -> Wanted {
 /// Routes to single addresses, with the index of their link.
 pub type HostRoutes = HashSet<(IpAddr, u32)>;
 
-/// The host's routes to single addresses, which those to endpoints are.
+/// The host's static routes to single addresses, which those to endpoints are.
 ///
 /// # Errors
 /// The kernel does not answer.
 pub async fn host_routes(nl: &Netlink) -> Result<HostRoutes> {
-    let routes = nl.routes().await?.into_iter();
-    let single = routes.filter(|route| route.destination.prefix_len() == route.destination.max_prefix_len());
-    Ok(single.map(|route| (route.destination.addr(), route.ifindex)).collect())
+    let routes = nl.routes(Which::Single).await?.into_iter();
+    Ok(routes.map(|route| (route.destination.addr(), route.ifindex)).collect())
 }
 
 /// Prefixes that the host already reaches by links that are not netd's.
 #[derive(Clone, Debug, Default)]
-pub struct Occupied(Vec<Holder>);
+pub struct Occupied {
+    holders: Vec<Holder>,
+    /// Names of links, by index.
+    names: HashMap<u32, String>,
+}
 
-#[derive(Clone, Debug)]
+/// A prefix by a link. There may be a million: no words are kept of them.
+#[derive(Clone, Copy, Debug)]
 struct Holder {
     prefix: IpNet,
-    loopback: bool,
-    what: String,
+    ifindex: u32,
+    is_route: bool,
 }
 
 impl Occupied {
@@ -127,34 +131,33 @@ impl Occupied {
         let own: HashSet<u32> =
             links.iter().filter(|link| is_own(link, identity)).map(|link| link.ifindex).collect();
         let names: HashMap<u32, String> = links.into_iter().map(|link| (link.ifindex, link.name)).collect();
-        let name = |ifindex| names.get(&ifindex).map_or("?", String::as_str);
-
-        let mut holders = Vec::new();
-        for address in nl.addresses().await? {
-            let net = address.address;
-            let loopback = address.ifindex == LOOPBACK;
-            let what = format!("the address {net} on {}", name(address.ifindex));
-            holders.push(Holder { prefix: net.trunc(), loopback, what });
-        }
-        for route in nl.routes().await? {
-            let prefix = route.destination;
-            if prefix.prefix_len() > 0 && !own.contains(&route.ifindex) {
-                let what = format!("the route to {prefix} by {}", name(route.ifindex));
-                holders.push(Holder { prefix, loopback: false, what });
-            }
-        }
-        Ok(Self(holders))
+        let addresses = nl.addresses().await?.into_iter();
+        let mut holders: Vec<Holder> = addresses
+            .map(|own| Holder { prefix: own.address, ifindex: own.ifindex, is_route: false })
+            .collect();
+        let routes = nl.destinations().await?.into_iter();
+        let others = routes.filter(|(prefix, ifindex)| prefix.prefix_len() > 0 && !own.contains(ifindex));
+        holders.extend(others.map(|(prefix, ifindex)| Holder { prefix, ifindex, is_route: true }));
+        Ok(Self { holders, names })
     }
 
     /// What is in the way of a network with that subnet, in words.
     #[must_use]
-    pub fn holder(&self, subnet: IpNet) -> Option<&str> {
+    pub fn holder(&self, subnet: IpNet) -> Option<String> {
         // The gateway's address on lo is what netd itself puts there.
-        let own = IpNet::from(gateway_of(subnet));
-        self.0
-            .iter()
-            .find(|holder| any_overlap(holder.prefix, subnet) && !(holder.loopback && holder.prefix == own))
-            .map(|holder| holder.what.as_str())
+        let gateway = IpNet::from(gateway_of(subnet));
+        let is_own = |holder: &Holder| {
+            !holder.is_route && holder.ifindex == LOOPBACK && holder.prefix.trunc() == gateway
+        };
+        let in_the_way = |holder: &&Holder| any_overlap(holder.prefix.trunc(), subnet) && !is_own(holder);
+        self.holders.iter().find(in_the_way).map(|holder| {
+            let Holder { prefix, ifindex, is_route } = holder;
+            let link = self.names.get(ifindex).map_or("?", String::as_str);
+            match is_route {
+                true => format!("the route to {prefix} by {link}"),
+                false => format!("the address {prefix} on {link}"),
+            }
+        })
     }
 }
 
@@ -184,35 +187,35 @@ mod tests {
 
     #[test]
     fn who_is_in_the_way() {
-        let holder = |prefix: &str, loopback, what: &str| Holder {
-            prefix: net(prefix),
-            loopback,
-            what: what.to_owned(),
+        let address = |prefix: &str, ifindex| Holder { prefix: net(prefix), ifindex, is_route: false };
+        let route = |prefix: &str, ifindex| Holder { prefix: net(prefix), ifindex, is_route: true };
+        let occupied = Occupied {
+            holders: vec![
+                address("127.0.0.1/8", LOOPBACK),
+                address("192.0.2.7/24", 2),
+                address("10.88.0.1/32", LOOPBACK),
+                address("10.90.0.1/32", 2),
+                route("172.16.0.0/12", 3),
+                address("fd88::1/128", LOOPBACK),
+                address("2001:db8::7/64", 2),
+            ],
+            names: [(LOOPBACK, "lo"), (2, "up")].map(|(index, name)| (index, name.to_owned())).into(),
         };
-        let occupied = Occupied(vec![
-            holder("127.0.0.0/8", true, "lo"),
-            holder("192.0.2.0/24", false, "uplink"),
-            holder("10.88.0.1/32", true, "our own gateway"),
-            holder("10.90.0.1/32", false, "another's address"),
-            holder("172.16.0.0/12", false, "a VPN"),
-            holder("fd88::1/128", true, "our own gateway"),
-            holder("2001:db8::/64", false, "uplink"),
-        ]);
         for (subnet, expected) in [
             ("10.88.0.0/16", None),
-            ("192.0.2.0/25", Some("uplink")),
-            ("192.0.0.0/16", Some("uplink")),
-            ("10.90.0.0/16", Some("another's address")),
+            ("192.0.2.0/25", Some("the address 192.0.2.7/24 on up")),
+            ("192.0.0.0/16", Some("the address 192.0.2.7/24 on up")),
+            ("10.90.0.0/16", Some("the address 10.90.0.1/32 on up")),
             ("10.88.0.0/15", None),
-            ("10.80.0.0/12", Some("our own gateway")),
-            ("172.17.0.0/16", Some("a VPN")),
+            ("10.80.0.0/12", Some("the address 10.88.0.1/32 on lo")),
+            ("172.17.0.0/16", Some("the route to 172.16.0.0/12 by ?")),
             ("fd88::/48", None),
             ("fd88::/47", None),
-            ("fd00::/8", Some("our own gateway")),
-            ("2001:db8::/48", Some("uplink")),
+            ("fd00::/8", Some("the address fd88::1/128 on lo")),
+            ("2001:db8::/48", Some("the address 2001:db8::7/64 on up")),
             ("2001:db8:0:1::/64", None),
         ] {
-            assert_eq!(occupied.holder(net(subnet)), expected, "{subnet}");
+            assert_eq!(occupied.holder(net(subnet)).as_deref(), expected, "{subnet}");
         }
     }
 }

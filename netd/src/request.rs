@@ -11,6 +11,7 @@ use crate::{
     bpf::{Counter, EndpointCounters, MapFill, NodeCounters, ProgramStatus},
     cluster::{Presence, Transport},
     endpoint::LinkKind,
+    held::NotHeld,
     names::Shown,
     network::{LinkChoice, Origin, parse_subnet},
     publish::Publish,
@@ -372,6 +373,9 @@ pub enum Refusal {
     /// Something else is in the way.
     #[error("{0}")]
     Conflict(String),
+    /// A port that is to be published cannot be had.
+    #[error("{0}")]
+    NotHeld(#[from] NotHeld),
     /// The kernel or the store did not do what they should.
     #[error("{0:#}")]
     Failed(#[from] anyhow::Error),

@@ -18,7 +18,18 @@ use nix::{
 use serde_json::Value;
 
 fn demo(options: &[&str]) -> Result<Child> {
-    let mut command = Command::new(binary()?);
+    start(Command::new(binary()?), options)
+}
+
+/// The same on a host with a name that no node can have.
+fn demo_on_an_oddly_named_host(options: &[&str]) -> Result<Child> {
+    let mut command = Command::new("unshare");
+    command.args(["--uts", "sh", "-c", r#"echo "my host!" > /proc/sys/kernel/hostname && exec "$@""#, "sh"]);
+    command.arg(binary()?);
+    start(command, options)
+}
+
+fn start(mut command: Command, options: &[&str]) -> Result<Child> {
     command.arg("demo").args(options).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     command.spawn().context("cannot run netd demo")
 }
@@ -59,7 +70,7 @@ fn test(name: &str, body: fn() -> Result<()>) {
 #[test]
 fn it_passes_and_says_so_in_json() {
     test("it_passes_and_says_so_in_json", || {
-        let child = demo(&["--json"])?;
+        let child = demo_on_an_oddly_named_host(&["--json"])?;
         let pid = child.id();
         let output = finish(child)?;
         let said = String::from_utf8_lossy(&output.stderr);

@@ -1,6 +1,10 @@
 //! What bad input gets: one line that names the thing, a status that is not zero, and nothing changed.
 
-use std::{fs, path::Path, process::Output};
+use std::{
+    fs,
+    path::Path,
+    process::{Command, Output, Stdio},
+};
 
 use anyhow::{Context, Result, ensure};
 use netd::lab::{Namespace, host::binary};
@@ -11,6 +15,27 @@ use netd_tests::{
     snapshot::{Snapshot, netd_links},
     with_site,
 };
+
+/// A host whose name is none that others could ask for: with other nodes it needs one.
+#[test]
+fn a_host_without_a_name_needs_one_in_a_cluster() {
+    with_stopped_site("a_host_without_a_name_needs_one_in_a_cluster", "", |site| {
+        site.host.configure(
+            "[[cluster.peers]]\nname = \"b\"\naddress = \"198.18.1.9\"\nsubnets = [\"10.88.2.0/24\"]\n",
+        )?;
+        let mut command = Command::new("unshare");
+        command.args([
+            "--uts",
+            "sh",
+            "-c",
+            r#"echo "my host!" > /proc/sys/kernel/hostname && exec "$@""#,
+            "sh",
+        ]);
+        command.arg(binary()?).args(site.host.run_arguments()).stdin(Stdio::null());
+        let output = site.host.namespace.run(|| command.output().context("cannot run netd"))?;
+        refused("a name with a blank", &output, 1, &["node.name", "my host!"])
+    });
+}
 
 #[test]
 fn a_bad_configuration_is_refused() {

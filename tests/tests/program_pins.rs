@@ -285,19 +285,21 @@ fn an_endpoint_is_moved_to_a_link() {
         let hooks =
             |loaded: &Loaded| [0, 1].map(|at| loaded.datapath.programs().expect("programs")[at].hook.clone());
         let count = || ["ingress", "egress"].map(|hook| (attached("a", hook), filters("a", hook).0));
+        let put_back =
+            |ifindex, datapath: &mut Datapath| datapath.put_back(|at| at == ifindex).expect("put back");
         loaded.datapath = Datapath::open(&options).expect("opened");
         loaded.datapath.attach_endpoint(&a).expect("attach");
         assert_eq!((count(), hooks(loaded)), ([(0, 1); 2], ["clsact".to_owned(), "clsact".to_owned()]));
-        assert!(!loaded.datapath.put_back(a.ifindex + 1000).expect("no such interface"));
+        assert!(put_back(a.ifindex + 1000, &mut loaded.datapath).is_empty());
         run("tc", &["qdisc", "del", "dev", "a", "clsact"]);
         assert_eq!(count(), [(0, 0); 2]);
-        assert!(loaded.datapath.put_back(a.ifindex).expect("put back"));
+        assert!(put_back(a.ifindex, &mut loaded.datapath).contains(&a.ifindex));
         assert_eq!(count(), [(0, 1); 2]);
         assert!(loaded.datapath.promote_endpoint(a.ifindex).expect("moved"));
         assert!(!loaded.datapath.promote_endpoint(a.ifindex).expect("there already"));
         for _ in 0..2 {
             assert_eq!((count(), hooks(loaded)), ([(1, 0); 2], ["tcx".to_owned(), "tcx".to_owned()]));
-            assert!(!loaded.datapath.put_back(a.ifindex).expect("nothing to put back"));
+            assert!(put_back(a.ifindex, &mut loaded.datapath).is_empty());
             loaded.datapath = Datapath::open(&options).expect("opened");
             loaded.datapath.attach_endpoint(&a).expect("attach");
         }

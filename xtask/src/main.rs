@@ -26,6 +26,7 @@ mod system;
 mod test;
 mod toolchain;
 mod tools;
+mod vm;
 mod workspace;
 
 /// Build, run, test and check netd.
@@ -87,6 +88,12 @@ enum Command {
     /// `test` does the same for some seconds. The stories of packets come first, then those of real sockets. A difference is a
     /// failure unless docs/nat.md has it; it is shown with the seed that plays it again.
     Compare(compare::Options),
+    /// Run a command, or the whole test suite, on other kernels: in a VM whose root is this machine's, read-only.
+    ///
+    /// The kernels are Debian's, downloaded to target/vm. What the command writes is gone when it has ended; its status is this
+    /// command's. The VM has two virtio NICs, eth0 and eth1, that are joined to each other, and no way out. Software does the
+    /// emulation where the machine gives no virtual CPUs: then it all takes about five times as long.
+    Vm(vm::Options),
     /// Install what is missing: the eBPF toolchain, bpf-linker, and the tools that tests and benchmarks use.
     ///
     /// The other commands do this for themselves. NETD_EBPF_TOOLCHAIN=debian|nightly picks the toolchain for the eBPF
@@ -119,6 +126,7 @@ fn dispatch(command: Command) -> Result<ExitCode> {
         Command::Bench { args } => run::bench(&args),
         Command::Fuzz(options) => fuzz::fuzz(&options),
         Command::Compare(options) => compare::compare(&options),
+        Command::Vm(options) => vm::vm(&options),
         Command::Setup { goal } => setup::setup(goal),
         Command::BuildEbpf => {
             ebpf::build(&setup::prepare(Goal::Build)?)?;
@@ -142,6 +150,15 @@ mod tests {
         for line in [&["xtask", "run", "--", "ls", "--json"][..], &["xtask", "run", "ls", "--json"]] {
             let Command::Run { args } = Cli::parse_from(line).command else { panic!("{line:?}") };
             assert_eq!(args, ["ls", "--json"]);
+        }
+    }
+
+    #[test]
+    fn vm_takes_kernels_and_a_command() {
+        for line in
+            [&["xtask", "vm", "6.1", "6.12"][..], &["xtask", "vm", "6.1", "--", "netd", "demo", "--json"]]
+        {
+            assert!(matches!(Cli::parse_from(line).command, Command::Vm(_)));
         }
     }
 

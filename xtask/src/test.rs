@@ -26,16 +26,43 @@ const CHECKED_CORE: [&str; 6] = [
     "netd-fuzz",
 ];
 
+/// Arguments of cargo for a stage's tests.
+struct Stage {
+    name: &'static str,
+    profile: &'static [&'static str],
+    packages: &'static [&'static str],
+}
+
+// The decision core's property tests are heavy, so it is optimised.
+const CORE: Stage = Stage { name: "decision core", profile: &["--release"], packages: &CHECKED_CORE };
+const DAEMON: Stage =
+    Stage { name: "daemon and developer's commands", profile: &[], packages: &["-p", "netd", "-p", "xtask"] };
+const NETWORK: Stage =
+    Stage { name: "program and network tests", profile: &["--release"], packages: &["-p", "netd-tests"] };
+
+impl Stage {
+    fn cargo(&self) -> Command {
+        let mut cargo = workspace::cargo();
+        cargo.arg("test").args(self.profile).args(self.packages);
+        cargo
+    }
+}
+
+/// Compiles all tests, for where they cannot be compiled. The eBPF object must be there.
+pub(crate) fn compile_all() -> Result<()> {
+    [CORE, DAEMON, NETWORK].iter().try_for_each(|stage| compile(&mut stage.cargo()))
+}
+
 /// The command `test`.
 pub(crate) fn test(filter: Option<&str>, args: &[String]) -> Result<ExitCode> {
     let mut stages = Stages { filter, args, totals: Totals::default(), lines: Vec::new() };
     let object = stages.step("set-up", || setup::prepare(Goal::Test));
     let object = object.and_then(|tools| stages.step("eBPF programs", || ebpf::build(&tools)));
 
-    // The decision core does not need the object. Its property tests are heavy, so it is optimised.
-    stages.tests("decision core", &["--release"], &CHECKED_CORE, &[]);
+    // The decision core does not need the object.
+    stages.tests(&CORE, &[]);
     if object.is_some() {
-        stages.tests("daemon and developer's commands", &[], &["-p", "netd", "-p", "xtask"], &[]);
+        stages.tests(&DAEMON, &[]);
         let netd = stages.step("netd (release)", || {
             workspace::build_netd()?;
             workspace::netd_binary()
@@ -43,7 +70,7 @@ pub(crate) fn test(filter: Option<&str>, args: &[String]) -> Result<ExitCode> {
         if let Some(netd) = netd {
             let threads = env::var("RUST_TEST_THREADS").unwrap_or_else(|_| NETWORK_THREADS.into());
             let environment = [("NETD_BIN", netd), ("RUST_TEST_THREADS", PathBuf::from(threads))];
-            stages.tests("program and network tests", &["--release"], &["-p", "netd-tests"], &environment);
+            stages.tests(&NETWORK, &environment);
         }
     } else {
         eprintln!(
@@ -82,11 +109,10 @@ impl Stages<'_> {
     }
 
     /// Runs the tests of some packages.
-    fn tests(&mut self, name: &str, profile: &[&str], packages: &[&str], environment: &[(&str, PathBuf)]) {
-        let start = Instant::now();
+    fn tests(&mut self, stage: &Stage, environment: &[(&str, PathBuf)]) {
+        let (start, name) = (Instant::now(), stage.name);
         eprintln!("== {name}");
-        let mut cargo = workspace::cargo();
-        cargo.arg("test").args(profile).args(packages);
+        let mut cargo = stage.cargo();
         cargo.envs(environment.iter().map(|(name, value)| (name, value)));
         let totals = compile(&mut cargo).and_then(|()| self.execute(&mut cargo)).unwrap_or_else(|error| {
             let mut totals = Totals::default();

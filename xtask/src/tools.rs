@@ -23,6 +23,8 @@ pub(crate) enum Goal {
     Lint,
     /// Fuzz the decision core.
     Fuzz,
+    /// Run the tests on other kernels.
+    Vm,
     /// All of these.
     All,
 }
@@ -66,14 +68,15 @@ impl Tool {
     }
 }
 
-const EVERY_BUILD: &[Goal] = &[Goal::Build, Goal::Run, Goal::Test, Goal::Bench, Goal::Lint];
-const EVERY_RUN: &[Goal] = &[Goal::Run, Goal::Test, Goal::Bench];
-const TEST: &[Goal] = &[Goal::Test];
+const EVERY_BUILD: &[Goal] = &[Goal::Build, Goal::Run, Goal::Test, Goal::Bench, Goal::Lint, Goal::Vm];
+const EVERY_RUN: &[Goal] = &[Goal::Run, Goal::Test, Goal::Bench, Goal::Vm];
+const TEST: &[Goal] = &[Goal::Test, Goal::Vm];
 const BENCH: &[Goal] = &[Goal::Bench];
 const FUZZ: &[Goal] = &[Goal::Fuzz];
-const TEST_AND_BENCH: &[Goal] = &[Goal::Test, Goal::Bench];
+const VM: &[Goal] = &[Goal::Vm];
+const TEST_AND_BENCH: &[Goal] = &[Goal::Test, Goal::Bench, Goal::Vm];
 
-const TOOLS: [Tool; 28] = [
+const TOOLS: [Tool; 31] = [
     Tool::new("protobuf-compiler", &["protoc"], EVERY_BUILD, "generates the client of the etcd store"),
     Tool::new(
         "libprotobuf-dev",
@@ -132,6 +135,15 @@ const TOOLS: [Tool; 28] = [
     // Before Debian 13 in docker.io.
     Tool::new("docker-cli", &["docker"], BENCH, "its client"),
     Tool::new("g++", &["c++"], FUZZ, "compiles libFuzzer"),
+    Tool::new("qemu-system-x86", &["qemu-system-x86_64"], VM, "the test VM"),
+    // Before Debian 13 in what qemu-system-x86 needs.
+    Tool::new(
+        "virtiofsd",
+        &["/usr/lib/qemu/virtiofsd", "/usr/libexec/virtiofsd"],
+        VM,
+        "gives it this machine's root, read-only",
+    ),
+    Tool::new("xz-utils", &["xz"], VM, "unpacks its kernel's modules"),
 ];
 
 /// Installs what `goal` needs and the machine lacks.
@@ -148,7 +160,11 @@ pub(crate) fn ensure(goal: Goal, apt: &mut Apt) -> Result<()> {
         eprintln!("  {:<28} {}", tool.package, tool.why);
     }
     let result = install(&missing, apt);
-    let vital = |tool: &&&Tool| !matches!(goal, Goal::Test | Goal::Bench) || tool.is_for(Goal::Run);
+    let vital = |tool: &&&Tool| {
+        !matches!(goal, Goal::Test | Goal::Bench | Goal::Vm)
+            || tool.is_for(Goal::Run)
+            || goal == Goal::Vm && !tool.is_for(Goal::Test)
+    };
     let still: Vec<&&Tool> = missing.iter().filter(|tool| tool.is_missing()).collect();
     match result {
         _ if still.is_empty() => Ok(()),

@@ -70,7 +70,7 @@ impl From<Refusal> for Failure {
         let status = match refusal {
             Refusal::Invalid(_) => StatusCode::BAD_REQUEST,
             Refusal::NotFound(_) => StatusCode::NOT_FOUND,
-            Refusal::Conflict(_) => StatusCode::CONFLICT,
+            Refusal::Conflict(_) | Refusal::NotHeld(_) => StatusCode::CONFLICT,
             Refusal::Failed(_) => StatusCode::INTERNAL_SERVER_ERROR,
         };
         Self(status, refusal.to_string())

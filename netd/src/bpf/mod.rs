@@ -18,9 +18,10 @@ mod routes;
 mod sockets;
 mod syscall;
 mod types;
+pub mod verify;
 
 use std::{
-    collections::HashSet,
+    collections::{BTreeSet, HashSet},
     net::{IpAddr, Ipv4Addr},
     path::Path,
 };
@@ -269,16 +270,18 @@ impl Datapath {
         Ok(moved)
     }
 
-    /// Puts those filters of an interface back that should be there. Whether any should: links are nobody's to take away.
-    pub fn put_back(&mut self, ifindex: u32) -> Result<bool> {
-        let mut filters = false;
-        for (_, hook) in self.pins.links()?.into_iter().filter(|(at, _)| *at == ifindex) {
+    /// Puts those filters of some interfaces back that should be there. Returns the interfaces that should have any: links are
+    /// nobody's to take away. Goes on past errors and reports the first.
+    pub fn put_back(&mut self, of: impl Fn(u32) -> bool) -> Result<BTreeSet<u32>> {
+        let (mut filters, mut result) = (BTreeSet::new(), Ok(()));
+        for (ifindex, hook) in self.pins.links()?.into_iter().filter(|(ifindex, _)| of(*ifindex)) {
             if !self.pins.is_link(ifindex, hook) {
-                links::attach(&mut self.programs, &self.pins, ifindex, hook)?;
-                filters = true;
+                let attached = links::attach(&mut self.programs, &self.pins, ifindex, hook);
+                result = result.and(attached.with_context(|| format!("link number {ifindex}")));
+                filters.insert(ifindex);
             }
         }
-        Ok(filters)
+        result.map(|()| filters)
     }
 
     /// Writes what the programs know of who sends from an endpoint's link.

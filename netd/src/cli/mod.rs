@@ -18,6 +18,7 @@ mod publish;
 mod run;
 mod status;
 mod table;
+mod verify;
 
 use std::{
     io::{self, Write},
@@ -84,6 +85,7 @@ enum Command {
     /// Show the configurations that netd is for, with real traffic, in networks made for the purpose
     Demo(demo::Demo),
     Bench(bench::Bench),
+    Verify(verify::Verify),
     Completions(completions::Completions),
 }
 
@@ -108,6 +110,7 @@ impl Cli {
             Command::Run(run) => run.run(self.socket)?,
             Command::Demo(demo) => return demo.run(),
             Command::Bench(bench) => return bench.run(),
+            Command::Verify(verify) => return verify.run(),
             Command::Completions(completions) => completions.run()?,
             Command::Attach(attach) => block_on(attach.run(&client))?,
             Command::Detach(detach) => block_on(detach.run(&client))?,

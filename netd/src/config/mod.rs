@@ -116,11 +116,15 @@ impl Config {
     pub fn parse(text: &str) -> Result<Self> {
         let mut file: file::File = toml::from_str(text).map_err(|error| explain::explain(&error, text))?;
         let written = file.node.subnets.take();
+        let is_named = file.node.name.is_some();
         let mut node = node(file.node)?;
         let nat = nat(&file.nat)?;
         let networks = networks(file.networks)?;
         node.subnets = cluster::slices(written, &networks)?;
         let cluster = cluster::cluster(file.cluster, &node, &networks)?;
+        if cluster.is_one() && !is_named {
+            hostname()?;
+        }
         if cluster.etcd.is_none()
             && let Some(network) = networks.values().find(|network| network.slice.is_some())
         {
@@ -134,7 +138,8 @@ impl Config {
 fn node(node: file::Node) -> Result<NodeConfig> {
     let name = match node.name {
         Some(name) => names::check(&name).map(|()| name).context("node.name")?,
-        None => hostname()?,
+        // Only other nodes ask for it: see `Config::parse`.
+        None => hostname().unwrap_or_else(|_| LONE.to_owned()),
     };
     if let Some(uplink) = &node.uplink {
         // The kernel's rule for a link's name (dev_valid_name).
@@ -317,6 +322,9 @@ pub fn parse_subnets<S: AsRef<str>>(written: &[S]) -> Result<(Ipv4Net, Option<Ip
     check_subnets(subnet, subnet6)?;
     Ok((subnet, subnet6))
 }
+
+/// The name of a node whose host has none that can be a node's, as long as there are no others.
+const LONE: &str = "localhost";
 
 fn hostname() -> Result<String> {
     const PATH: &str = "/proc/sys/kernel/hostname";

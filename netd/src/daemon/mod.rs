@@ -16,6 +16,7 @@ mod private;
 mod privileges;
 mod publish;
 mod purge;
+mod repairs;
 mod requests;
 mod socket;
 mod start;

@@ -1,12 +1,12 @@
 //! The task that owns the state: requests, the kernel's announcements and the clock come to it one at a time.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     net::IpAddr,
     time::Duration,
 };
 
-use anyhow::{Error, Result};
+use anyhow::Result;
 use tokio::{
     sync::mpsc,
     task::block_in_place,
@@ -19,17 +19,17 @@ use super::{
     handle::Request,
     looks::Looks,
     membership::{Membership, news},
+    repairs::Repairs,
     work::Work,
 };
 use crate::{
     bpf::Expired,
     cluster::TooBig,
     config::Config,
-    endpoint::Endpoint,
     held::Held,
     netlink::{Event, Netlink, NetnsId, forward_from_loopback, monitor, reserve_ports},
     node::{HostRoutes, HostView, host_routes, log_uplink},
-    reconcile::{Reconciler, network_of},
+    reconcile::Reconciler,
     state::State,
     store::{Change, Kind, Store},
 };
@@ -62,7 +62,7 @@ pub(super) struct Owner {
     /// What routers say of packets to other nodes.
     pub(super) paths: mpsc::Receiver<TooBig>,
     /// Endpoints that do not work, and why.
-    pub(super) broken: BTreeMap<String, Error>,
+    pub(super) broken: Repairs,
     /// Changes that are made already, but that the store did not take. They are part of the next commit.
     pub(super) pending: Vec<Change>,
     /// What is done beside this task.
@@ -139,6 +139,8 @@ impl Owner {
                 () = time::sleep_until(listen_at) => listen_at = self.listen().await,
                 () = time::sleep_until(expire_at) => expire_at = self.expire(),
                 () = sleep_until(self.away.values().min().copied()) => self.forget_addresses(),
+                // One at a time: requests come in between.
+                () = sleep_until(self.broken.next().map(|(at, _)| at)) => self.repair().await,
                 () = sleep_until(promote_at) => promote_at = self.promote(),
                 _ = ticks.tick() => {
                     // Its end of the channel goes: the loop takes it for lost announcements, looks, and asks for more of them.
@@ -154,6 +156,8 @@ impl Owner {
     async fn hear(&mut self, batch: &[Event]) -> bool {
         let mut changed = false;
         let mut lost = Vec::new();
+        // First what is open meanwhile.
+        self.put_filters_back(batch);
         for event in batch {
             match event {
                 Event::LinkRemoved(ifindex) => {
@@ -167,7 +171,7 @@ impl Owner {
                         debug!("{name} may become the uplink: {error:#}");
                     }
                 }
-                Event::FiltersRemoved(ifindex) => self.put_filters_back(*ifindex),
+                Event::FiltersRemoved(_) => {}
                 Event::HostChanged => changed = true,
                 Event::Lost => {
                     changed = true;
@@ -175,82 +179,32 @@ impl Owner {
                         Ok(names) => lost.extend(names),
                         Err(error) => error!("cannot look for missing links: {error:#}"),
                     }
-                    for ifindex in self.kernel.links() {
-                        self.put_filters_back(ifindex);
-                    }
                 }
             }
         }
-        self.repair(lost).await;
+        self.see_to(lost, "its link is gone, while its namespace is there").await;
         changed
     }
 
-    /// Sees to endpoints whose link is missing or not right: frees those whose container has ended, rebuilds the others.
-    async fn repair(&mut self, names: Vec<String>) {
-        let (mut gone, mut missing) = (Vec::new(), Vec::new());
-        for name in names {
-            let Some(endpoint) = self.state.endpoint(&name) else { continue };
-            match self.is_gone(endpoint).await {
-                Ok(true) => gone.push(name),
-                Ok(false) => missing.push(name),
-                Err(error) => {
-                    warn!("endpoint {name}: {error:#}");
-                    self.broken.insert(name, error);
+    /// Puts filters of links back that somebody has removed, so that nothing is open for longer than that takes.
+    fn put_filters_back(&mut self, batch: &[Event]) {
+        let all = batch.contains(&Event::Lost);
+        let removed = batch.iter().filter_map(|event| match event {
+            Event::FiltersRemoved(ifindex) => Some(*ifindex),
+            _ => None,
+        });
+        let links: HashSet<u32> = removed.collect();
+        if links.is_empty() && !all {
+            return;
+        }
+        match self.kernel.put_filters_back(Some(&links).filter(|_| !all)) {
+            Ok(owners) => {
+                for owner in owners {
+                    warn!("{owner}: filters of its link were removed: they are there again");
                 }
             }
-        }
-        self.free(&gone).await;
-        for name in missing {
-            let Some(endpoint) = self.state.endpoint(&name).cloned() else { continue };
-            warn!("endpoint {name}: it is not as it should be, while its namespace is there: repairing it");
-            let rebuilt = match network_of(&self.state, &endpoint) {
-                Ok(network) => {
-                    let mtu = network.mtu.unwrap_or(self.view.mtu());
-                    self.kernel.bring_up(&endpoint, network, mtu).await
-                }
-                Err(error) => Err(error),
-            };
-            match rebuilt {
-                Ok(()) => drop(self.broken.remove(&name)),
-                Err(error) => {
-                    warn!("endpoint {name}: {error:#}");
-                    self.broken.insert(name, error);
-                }
-            }
-        }
-    }
-
-    /// Puts filters of a link back that somebody has removed, so that nothing is open for longer than that takes.
-    fn put_filters_back(&mut self, ifindex: u32) {
-        match self.kernel.put_filters_back(ifindex) {
-            Ok(Some(owner)) => warn!("{owner}: filters of its link were removed: they are there again"),
-            Ok(None) => {}
-            // If its link is gone, that is announced on its own.
-            Err(error) => warn!("cannot put filters of link number {ifindex} back: {error:#}"),
-        }
-    }
-
-    /// Whether an endpoint's container has ended.
-    ///
-    /// # Errors
-    /// That cannot be told: then it is as if it had not.
-    async fn is_gone(&self, endpoint: &Endpoint) -> Result<bool> {
-        Ok(endpoint.netns.open()?.is_none() && self.kernel.link_of(endpoint).await?.is_none())
-    }
-
-    /// Frees endpoints whose namespace is gone, with one commit for all of them.
-    async fn free(&mut self, names: &[String]) {
-        for name in names {
-            let Some((endpoint, changes)) = self.state.remove_name(name) else { continue };
-            info!("endpoint {name}: its namespace is gone; {} is free", endpoint.address);
-            self.broken.remove(name);
-            self.pending.extend(changes);
-            let torn = self.kernel.tear_down(&endpoint).await;
-            self.held.free(&endpoint.publish);
-            self.leave(endpoint, torn, None);
-        }
-        if !names.is_empty() {
-            self.flush_pending().await;
+            // If a link is gone, that is announced on its own.
+            Err(error) => warn!("cannot put filters back: {error:#}"),
         }
     }
 
@@ -296,7 +250,8 @@ impl Owner {
         self.away.retain(|address, _| !self.view.addresses.contains(address));
         self.expect_back(old.addresses.difference(&self.view.addresses).copied().collect());
         if ipv6_is_back {
-            self.repair(self.kernel.without_ipv6(&self.state)).await;
+            let without = self.kernel.without_ipv6(&self.state);
+            self.see_to(without, "it has no IPv6 yet, which the host has again").await;
         }
     }
 
@@ -379,12 +334,9 @@ impl Owner {
         } else if self.troubles.contains_key(DENIED) {
             self.apply_denied();
         }
-        if !self.held.taken.is_empty() {
-            self.hold_ports();
-        }
-        if !self.broken.is_empty() {
-            self.repair(self.broken.keys().cloned().collect()).await;
-        }
+        self.retry_ports();
+        self.broken.calm_down();
+        self.free_gone(self.broken.names()).await;
     }
 
     pub(super) async fn flush_pending(&mut self) {

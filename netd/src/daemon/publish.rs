@@ -6,7 +6,9 @@ use super::{handle::Reply, owner::Owner, requests::answer};
 use crate::{
     bpf::FlowsOf,
     endpoint::Endpoint,
-    publish::Publish,
+    held::NotHeld,
+    holders::Holder,
+    publish::{HostPort, Publish},
     reconcile::network_of,
     request::{EndpointView, Refusal},
 };
@@ -17,7 +19,7 @@ impl Owner {
         let (endpoint, ports, changes) = self.state.publish(name, publish)?;
         if let Err(why) = self.held.take(&ports) {
             self.state.set_ports(name, before)?;
-            return Err(Refusal::Conflict(why));
+            return Err(why.into());
         }
         if let Err(error) = self.commit(changes).await {
             self.state.set_ports(name, before)?;
@@ -67,10 +69,36 @@ impl Owner {
     /// Holds the ports of all endpoints, as far as they can be had.
     pub(super) fn hold_ports(&mut self) {
         for endpoint in self.state.endpoints() {
-            self.held.take_all(&endpoint.publish);
+            for why in self.held.take_all(&endpoint.publish) {
+                // Whoever has one is named when that is known.
+                if !matches!(why, NotHeld::InUse(_)) {
+                    warn!("published {why}");
+                }
+            }
         }
-        for why in self.held.taken.values() {
-            warn!("published {why}");
+        self.ask_for_holders();
+    }
+
+    /// Tries ports again that others have.
+    pub(super) fn retry_ports(&mut self) {
+        self.held.retry();
+        self.ask_for_holders();
+    }
+
+    /// Finds out, beside this task, who has ports of which that is not known.
+    fn ask_for_holders(&mut self) {
+        let ports = self.held.unknown();
+        if !ports.is_empty() {
+            self.work.find_holders(ports);
+        }
+    }
+
+    /// Takes in who has ports.
+    pub(super) fn take_in_holders(&mut self, holders: Vec<(HostPort, Holder)>) {
+        for (port, holder) in holders {
+            if let Some(why) = self.held.found(port, holder) {
+                warn!("published {why}");
+            }
         }
     }
 

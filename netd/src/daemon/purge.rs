@@ -16,7 +16,7 @@ use crate::{
     cluster::{Directory, Identity},
     config::{Config, NatConfig},
     mac,
-    netlink::{Before, Link, Netlink},
+    netlink::{Before, Link, Netlink, Which},
     network::{Network, Origin},
     node::is_own,
     reconcile::{delete_link, remove_gateway},
@@ -139,7 +139,7 @@ async fn links(nl: &Netlink, identities: &BTreeSet<String>, gateways: &mut BTree
     gateways.extend(own.iter().filter_map(|link| mac::to_address(Mac(link.mac?))).map(IpAddr::from));
     // The host's routes to endpoints are from the gateways.
     let indices: HashSet<u32> = own.iter().map(|link| link.ifindex).collect();
-    let routes = nl.routes().await?;
+    let routes = nl.routes(Which::Single).await?;
     gateways.extend(routes.iter().filter(|r| indices.contains(&r.ifindex)).filter_map(|r| r.source));
     let deletions = own.iter().map(|link| {
         let (nl, ifindex, name) = (nl.clone(), link.ifindex, link.name.clone());

@@ -1,5 +1,6 @@
 //! What the owner of the state does when it is asked.
 
+use tokio::task::spawn_blocking;
 use tracing::{Instrument, debug_span, info, warn};
 
 use super::{
@@ -9,12 +10,14 @@ use super::{
 use crate::{
     config::{DEFAULT_NETWORK, parse_subnets},
     endpoint::{Endpoint, NetnsRef},
+    held::NotHeld,
+    holders::find_holders,
     names,
     netlink::{Netns, has_ipv6, is_gone},
     network::{Definition, MTU6, Network, check_mtu, check_mtu6, check_slice},
     node::Occupied,
     pair,
-    reconcile::{add_gateways, delete_link, free_interface, network_of, remove_gateways},
+    reconcile::{Patience, add_gateways, delete_link, free_interface, network_of, remove_gateways},
     request::{AttachRequest, EndpointView, NetworkRequest, NetworkView, Refusal},
     state::Place,
     store::{Change, Kind},
@@ -84,7 +87,7 @@ impl Owner {
         let (endpoint, changes) = self.state.attach(request, place)?;
         if let Err(why) = self.held.take(&endpoint.publish) {
             self.state.remove(&endpoint.name);
-            return Err(Refusal::Conflict(why));
+            return Err(why.into());
         }
         if let Err(error) = self.commit(changes).await {
             self.state.remove(&endpoint.name);
@@ -94,7 +97,7 @@ impl Owner {
         tracing::debug!("committed");
         let network = network_of(&self.state, &endpoint)?.clone();
         let mtu = network.mtu.unwrap_or(self.view.mtu());
-        if let Err(error) = self.kernel.bring_up(&endpoint, &network, mtu).await {
+        if let Err(error) = self.kernel.bring_up(&endpoint, &network, mtu, Patience::Carrier).await {
             let error = error.context(format!("cannot attach `{}`", endpoint.name));
             self.take_back(endpoint).await;
             return Err(Refusal::Failed(error));
@@ -173,7 +176,7 @@ impl Owner {
         // Also if the disk is full: the container ends in any case. It stays pending then, and `netd status` says so.
         self.pending.extend(changes);
         self.flush_pending().await;
-        self.broken.remove(name);
+        self.broken.forget(name);
         let torn = self.kernel.tear_down(&endpoint).await;
         match torn.link {
             Some(link) => drop(self.leaving.insert(link, name.to_owned())),
@@ -255,6 +258,16 @@ fn definition(request: &NetworkRequest) -> Result<Definition, Refusal> {
 }
 
 /// Sends an answer. If nobody waits for it any more, what was asked is done all the same.
-pub(super) fn answer<T>(reply: Reply<T>, result: Result<T, Refusal>) {
+pub(super) fn answer<T: Send + 'static>(reply: Reply<T>, result: Result<T, Refusal>) {
+    if let Err(Refusal::NotHeld(NotHeld::InUse(port))) = result {
+        // Who asks wants to know by whom, and nobody else is to wait for that.
+        spawn_blocking(move || {
+            let holder = find_holders(&[port]).pop();
+            let refusal = holder
+                .map_or(NotHeld::InUse(port).into(), |(port, holder)| Refusal::Conflict(holder.has(port)));
+            let _ = reply.send(Err(refusal));
+        });
+        return;
+    }
     let _ = reply.send(result);
 }

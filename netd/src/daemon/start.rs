@@ -12,7 +12,7 @@ use tracing::{debug, info, warn};
 
 use super::{
     Options, adoption::Adoption, boot, bpffs, identity, lock, membership::Membership, owner::Owner, paths,
-    private, privileges, socket, work::Work,
+    private, privileges, repairs::Repairs, socket, work::Work,
 };
 use crate::{
     bpf::{self, Datapath, LeftTables},
@@ -195,7 +195,7 @@ pub(super) async fn start(options: &Options) -> Result<Started> {
         held: Held::default(),
         membership,
         paths,
-        broken,
+        broken: Repairs::after_start(broken),
         pending: unkept,
         work: Work::new(),
         leaving: Default::default(),

@@ -39,7 +39,7 @@ impl Owner {
             link: endpoint.link,
             ports: endpoint.publish.clone(),
             counters: self.kernel.datapath().endpoint_counters(endpoint.slot)?,
-            problem: self.broken.get(&endpoint.name).map(|error| format!("{error:#}")),
+            problem: self.broken.problem(&endpoint.name),
         })
     }
 
@@ -103,8 +103,8 @@ impl Owner {
         let datapath = self.kernel.datapath();
         let (forwarded, drops) = datapath.counters()?;
         let mut problems: Vec<String> =
-            self.broken.iter().map(|(name, error)| format!("endpoint `{name}`: {error:#}")).collect();
-        problems.extend(self.held.taken.values().map(|why| format!("published {why}")));
+            self.broken.problems().map(|(name, problem)| format!("endpoint `{name}`: {problem}")).collect();
+        problems.extend(self.held.problems().map(|why| format!("published {why}")));
         problems.extend(self.view.trouble());
         problems.extend(self.membership.iter().flat_map(|membership| membership.problems.clone()));
         let remotes = self.kernel.remotes();

@@ -14,6 +14,8 @@ use super::{
 use crate::{
     bpf::FlowsOf,
     endpoint::Endpoint,
+    holders::{Holder, find_holders},
+    publish::HostPort,
     reconcile::{TornDown, delete_link},
     request::{EndpointView, Flushed, Refusal},
 };
@@ -24,6 +26,8 @@ pub(super) enum Done {
     Unlinked(Box<Leaving>),
     /// Flows are removed: how many for each of these, or why they are not.
     Walked(Vec<Removal>, Result<Vec<usize>>),
+    /// It is known who has ports that are to be held.
+    Holders(Vec<(HostPort, Holder)>),
 }
 
 /// An endpoint that nobody reaches any more, on its way out: its slot and its addresses are taken still.
@@ -55,6 +59,8 @@ pub(super) struct Work {
     /// Flows that are to be removed by the next walk: one for all of them.
     removals: Vec<Removal>,
     walking: bool,
+    /// Whether somebody finds out who has ports.
+    asking: bool,
     /// How many endpoints are on their way out.
     leaving: usize,
     /// Requests that may need what those still have.
@@ -65,12 +71,21 @@ impl Work {
     pub(super) fn new() -> Self {
         let (sender, done) = mpsc::unbounded_channel();
         let (removals, waiting) = (Vec::new(), Vec::new());
-        Self { sender, done: Some(done), removals, walking: false, leaving: 0, waiting }
+        Self { sender, done: Some(done), removals, walking: false, asking: false, leaving: 0, waiting }
     }
 
     /// Whether something that is still taken will be free in a moment.
     pub(super) fn is_freeing(&self) -> bool {
         self.leaving > 0
+    }
+
+    /// Finds out who has ports, if that is not under way.
+    pub(super) fn find_holders(&mut self, ports: Vec<HostPort>) {
+        if mem::replace(&mut self.asking, true) {
+            return;
+        }
+        let sender = self.sender.clone();
+        spawn_blocking(move || drop(sender.send(Done::Holders(find_holders(&ports)))));
     }
 
     /// Keeps a request until what is being freed is free.
@@ -135,6 +150,10 @@ impl Owner {
         match done {
             Done::Unlinked(leaving) => self.unlinked(leaving).await,
             Done::Walked(removals, removed) => self.walked(removals, removed).await,
+            Done::Holders(holders) => {
+                self.work.asking = false;
+                self.take_in_holders(holders);
+            }
         }
     }
 

@@ -373,7 +373,7 @@ fn start(hosts: &mut [Host]) -> Result<()> {
 
 /// Waits until a host knows the others.
 fn acquainted(host: &Host, others: usize) -> Result<()> {
-    const PATIENCE: Duration = Duration::from_secs(10);
+    const PATIENCE: Duration = Duration::from_secs(120);
     let end = Instant::now() + PATIENCE;
     loop {
         let nodes: NodeList = serde_json::from_value(host.json(["nodes", "--json"])?)?;

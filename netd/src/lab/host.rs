@@ -19,9 +19,10 @@ use crate::bpf::{Attachment, Counter};
 
 /// What the line begins with that the daemon prints once it serves.
 const READY: &str = "netd ready";
-const START_TIMEOUT: Duration = Duration::from_secs(30);
-const SETTLE_TIMEOUT: Duration = Duration::from_secs(20);
-const STOP_TIMEOUT: Duration = Duration::from_secs(10);
+// Longer than any machine needs, emulated ones too: what is waited for is seen when it happens, and a daemon that ends is not waited for.
+const START_TIMEOUT: Duration = Duration::from_secs(600);
+const SETTLE_TIMEOUT: Duration = Duration::from_secs(120);
+const STOP_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A host: a namespace, its uplink, and a daemon with socket, state and pins of its own.
 #[derive(Debug)]

@@ -200,7 +200,7 @@ mod tests {
             let local = host.call(|socket| Ok(is_local(socket, ip("fd00::1")))).await?;
             assert_eq!(local, Ok(true), "it does not receive yet");
             // Prefixes bring a route, lone addresses none.
-            let routes = host.routes().await?;
+            let routes = host.routes(super::super::Which::All).await?;
             assert!(routes.iter().any(|r| r.destination == net("192.0.2.0/24")), "{routes:?}");
             assert!(routes.iter().all(|r| !matches!(r.destination.prefix_len(), 32 | 128)), "{routes:?}");
 

@@ -33,7 +33,7 @@ pub use self::{
     monitor::{Event, monitor},
     netns::{Netns, NetnsId, is_same},
     next_hops::NextHops,
-    routes::Route,
+    routes::{Route, Which},
     sysctl::{Before, forward_from_loopback, has_ipv6, reserve_ports},
     uplink::{UplinkInfo, Wanted, find_uplink},
 };

@@ -1,6 +1,6 @@
 //! What the kernel announces: links, addresses, routes.
 
-use std::{collections::HashMap, io};
+use std::{collections::HashMap, io, os::fd::AsRawFd};
 
 use anyhow::{Context, Result};
 use rtnetlink::{
@@ -73,12 +73,47 @@ fn open() -> io::Result<AsyncFd<sys::Socket>> {
         MulticastGroup::Tc,
     ];
     let mut socket = sys::Socket::new(NETLINK_ROUTE)?;
+    leave_out_routes(&socket)?;
     socket.set_rx_buf_sz(KERNEL_QUEUE)?;
     let mask = groups.iter().fold(0, |mask, group| mask | 1 << (*group as u32 - 1));
     socket.bind(&sys::SocketAddr::new(0, mask))?;
     socket.set_non_blocking(true)?;
     // SAFETY: the socket owns its descriptor, and nothing replaces or closes it before the AsyncFd is dropped.
     Ok(unsafe { AsyncFd::register(socket) }?)
+}
+
+/// Has the kernel leave out announcements of routes that are no default routes: a routing daemon that fills its table would
+/// overrun the socket, and one that changes it all the time would keep us busy.
+fn leave_out_routes(socket: &sys::Socket) -> io::Result<()> {
+    /// Where a message has its type, and where one about a route has the length of the destination's prefix.
+    const TYPE: u32 = 4;
+    const LENGTH: u32 = 17;
+    let op = |code: u32, k: u32, yes: u8, no: u8| libc::sock_filter { code: code as u16, jt: yes, jf: no, k };
+    let load = |size: u32, at: u32| op(libc::BPF_LD | size | libc::BPF_ABS, at, 0, 0);
+    let is = |value: u32, yes, no| op(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, value, yes, no);
+    // The filter reads numbers in network byte order; that of the message is the machine's.
+    let kind = |kind: u16| u32::from(kind.to_be());
+    let mut program = [
+        load(libc::BPF_H, TYPE),
+        is(kind(libc::RTM_NEWROUTE), 1, 0),
+        is(kind(libc::RTM_DELROUTE), 0, 2),
+        load(libc::BPF_B, LENGTH),
+        is(0, 0, 1),
+        op(libc::BPF_RET | libc::BPF_K, u32::MAX, 0, 0),
+        op(libc::BPF_RET | libc::BPF_K, 0, 0, 0),
+    ];
+    let filter = libc::sock_fprog { len: program.len() as u16, filter: program.as_mut_ptr() };
+    // SAFETY: the option's value is this structure, whose program has as many instructions as it says; the kernel copies both.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_ATTACH_FILTER,
+            (&raw const filter).cast(),
+            size_of_val(&filter) as libc::socklen_t,
+        )
+    };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
 async fn watch(
@@ -213,7 +248,7 @@ mod tests {
 
     use super::{
         super::{
-            Netlink, Route, addresses,
+            Netlink, Route, Which, addresses,
             testing::{ip, isolated, net, netns, veth},
         },
         *,
@@ -286,6 +321,28 @@ mod tests {
             // And the watching goes on.
             host.set_up(ifindex).await?;
             assert_eq!(heard(&mut events).await, [Event::HostChanged]);
+            Ok(())
+        });
+    }
+
+    #[test]
+    fn a_full_table_of_routes_is_no_news() {
+        isolated("a_full_table_of_routes_is_no_news", || async {
+            let (host, ns) = (Netlink::host()?, netns());
+            let ifindex = host.create_veth(&veth(&ns)).await?;
+            host.set_up(ifindex).await?;
+            let mut events = monitor()?;
+            // The watching task cannot run meanwhile: this thread is the runtime.
+            let mut socket = Socket::open()?;
+            for n in 0..10_000_u32 {
+                let address = std::net::Ipv4Addr::from_bits(0x0a00_0001 + n);
+                let destination = net(&format!("{address}/32"));
+                let route = Route { destination, gateway: None, ifindex, source: None, onlink: false };
+                socket.request(routes::add(&route)).map_err(|refusal| refusal.while_doing("adding"))?;
+            }
+            assert_eq!(heard(&mut events).await, []);
+            assert_eq!(host.routes(Which::Single).await?.len(), 10_000);
+            assert_eq!(host.routes(Which::Default).await?, []);
             Ok(())
         });
     }

@@ -7,7 +7,9 @@ use std::{
         fd::{AsFd, AsRawFd, BorrowedFd},
         unix::fs::{MetadataExt, OpenOptionsExt},
     },
+    panic::{self, AssertUnwindSafe},
     path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError, mpsc},
     thread,
 };
 
@@ -39,7 +41,7 @@ impl NetnsId {
 /// A network namespace, held open: it exists for as long as this does.
 #[derive(Debug)]
 pub struct Netns {
-    file: File,
+    file: Arc<File>,
     path: PathBuf,
 }
 
@@ -86,7 +88,7 @@ impl Netns {
         if kind != libc::CLONE_NEWNET {
             return Err(io::Error::other(format!("{} is not a network namespace", path.display())));
         }
-        Ok(Self { file, path })
+        Ok(Self { file: Arc::new(file), path })
     }
 
     /// The path that it was opened by; for one given by name, the path that the name stands for.
@@ -106,8 +108,8 @@ impl Netns {
         Ok(NetnsId::of(&fs::metadata(PATH).with_context(|| format!("looking at {PATH}"))?))
     }
 
-    /// Runs `f` on a short-lived thread inside the namespace, and waits for it. Takes some 50 µs beyond `f`. In an
-    /// asynchronous task, `f` ought to be short.
+    /// Runs `f` inside the namespace, on a thread that does that for all callers one after the other, and waits for it. So `f`
+    /// ought to be short.
     ///
     /// # Errors
     /// The namespace cannot be entered (`CAP_SYS_ADMIN` is needed), or the system gives no thread (a limit of processes, no
@@ -115,25 +117,64 @@ impl Netns {
     ///
     /// # Panics
     /// If `f` does.
-    pub fn run<T: Send>(&self, f: impl FnOnce() -> T + Send) -> Result<T> {
-        self.run_on(thread::Builder::new(), f)
-    }
-
-    fn run_on<T: Send>(&self, thread: thread::Builder, f: impl FnOnce() -> T + Send) -> Result<T> {
-        let entered: io::Result<T> = thread::scope(|scope| {
-            let inside = thread.spawn_scoped(scope, || {
-                setns(&self.file, CloneFlags::CLONE_NEWNET)?;
-                Ok::<T, io::Error>(f())
-            })?;
-            inside.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    pub fn run<T: Send + 'static>(&self, f: impl FnOnce() -> T + Send + 'static) -> Result<T> {
+        let what = || format!("entering network namespace {}", self.path.display());
+        let (answer, answered) = mpsc::sync_channel(1);
+        let file = Arc::clone(&self.file);
+        let visit: Visit = Box::new(move |home| {
+            let entered = setns(&*file, CloneFlags::CLONE_NEWNET);
+            let result = entered.map(|()| panic::catch_unwind(AssertUnwindSafe(f)));
+            drop(file);
+            let back = setns(home, CloneFlags::CLONE_NEWNET);
+            let _ = answer.send(result);
+            back.is_ok()
         });
-        entered.with_context(|| format!("entering network namespace {}", self.path.display()))
+        send(visit).with_context(what)?;
+        let result = answered.recv().with_context(what)?.with_context(what)?;
+        Ok(result.unwrap_or_else(|panic| panic::resume_unwind(panic)))
     }
 
     /// A second descriptor of the namespace.
     pub(super) fn file(&self) -> io::Result<File> {
         self.file.try_clone()
     }
+}
+
+/// Something to do in a namespace. Is given the one to return to; whether it has.
+type Visit = Box<dyn FnOnce(&File) -> bool + Send>;
+
+/// The thread that goes into namespaces: one for all, and not one for each look at each endpoint.
+static VISITOR: Mutex<Option<mpsc::Sender<Visit>>> = Mutex::new(None);
+
+/// Has the thread do something, and makes it if there is none.
+fn send(mut visit: Visit) -> io::Result<()> {
+    let mut visitor = VISITOR.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(sender) = &*visitor {
+        match sender.send(visit) {
+            Ok(()) => return Ok(()),
+            // It has not found its way back.
+            Err(mpsc::SendError(unsent)) => visit = unsent,
+        }
+    }
+    let sender = start(thread::Builder::new())?;
+    // It has just begun to listen.
+    let _ = sender.send(visit);
+    *visitor = Some(sender);
+    Ok(())
+}
+
+/// Starts a thread that goes into namespaces. Between two it is in that of the caller, so that it keeps none alive.
+fn start(thread: thread::Builder) -> io::Result<mpsc::Sender<Visit>> {
+    let home = File::open("/proc/thread-self/ns/net")?;
+    let (sender, visits) = mpsc::channel::<Visit>();
+    thread.name("namespaces".to_owned()).spawn(move || {
+        for visit in visits {
+            if !visit(&home) {
+                return;
+            }
+        }
+    })?;
+    Ok(sender)
 }
 
 impl AsFd for Netns {
@@ -180,8 +221,22 @@ mod tests {
             assert_ne!(ns.id()?, here);
             assert_eq!(ns.run(Netns::current)??, ns.id()?);
             assert_eq!(Netns::current()?, here);
-            let panic = std::panic::catch_unwind(|| ns.run(|| panic!("inside")));
-            assert_eq!(panic.unwrap_err().downcast_ref(), Some(&"inside"));
+            let panicked = panic::catch_unwind(|| ns.run(|| panic!("inside")));
+            assert_eq!(panicked.unwrap_err().downcast_ref(), Some(&"inside"));
+            Ok(())
+        });
+    }
+
+    #[test]
+    fn one_thread_goes_into_all() {
+        testing::isolated("one_thread_goes_into_all", || async {
+            let (a, b) = (testing::netns(), testing::netns());
+            let thread = a.run(nix::unistd::gettid)?;
+            assert_ne!(thread, nix::unistd::gettid());
+            assert_eq!(b.run(nix::unistd::gettid)?, thread);
+            // It keeps no namespace of a container alive.
+            let home = NetnsId::of(&fs::metadata(format!("/proc/self/task/{thread}/ns/net"))?);
+            assert!(home != a.id()? && home != b.id()?);
             Ok(())
         });
     }
@@ -189,10 +244,9 @@ mod tests {
     #[test]
     fn without_a_thread_it_is_an_error() {
         testing::isolated("without_a_thread_it_is_an_error", || async {
-            let ns = testing::netns();
             // A stack that no address space has room for.
-            let error = ns.run_on(thread::Builder::new().stack_size(1 << 60), || ()).unwrap_err();
-            assert!(error.to_string().starts_with("entering network namespace "), "{error:#}");
+            start(thread::Builder::new().stack_size(1 << 60)).unwrap_err();
+            let ns = testing::netns();
             assert_eq!(ns.run(Netns::current)??, ns.id()?);
             Ok(())
         });

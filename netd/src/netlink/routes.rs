@@ -4,6 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use anyhow::Result;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use nix::errno::Errno;
 use rtnetlink::{
     packet_core::{NLM_F_CREATE, NLM_F_REPLACE, Parseable},
     packet_route::{
@@ -76,19 +77,74 @@ impl Netlink {
         .await
     }
 
-    /// The unicast routes of the main table, IPv4 and IPv6; one with several next hops appears once for each.
-    pub async fn routes(&self) -> Result<Vec<Route>> {
-        self.call(|socket| {
-            let mut routes = all(socket, AddressFamily::Inet)
+    /// Routes of the main table, IPv4 and IPv6; one with several next hops appears once for each. What is not asked for takes
+    /// no memory, and most of it no time: a router may have a million routes.
+    pub async fn routes(&self, which: Which) -> Result<Vec<Route>> {
+        self.each_route(which, |route| route).await
+    }
+
+    /// Where all routes of the main table lead to, each with the index of its link.
+    pub async fn destinations(&self) -> Result<Vec<(IpNet, u32)>> {
+        self.each_route(Which::All, |route| (route.destination, route.ifindex)).await
+    }
+
+    async fn each_route<T: Send + 'static>(
+        &self,
+        which: Which,
+        keep: impl Fn(Route) -> T + Send + 'static,
+    ) -> Result<Vec<T>> {
+        self.call(move |socket| {
+            let keep = |candidate: Candidate| keep(candidate.route);
+            let mut routes = list(socket, AddressFamily::Inet, which, keep)
                 .map_err(|refusal| refusal.while_doing("listing the IPv4 routes"))?;
-            match all(socket, AddressFamily::Inet6) {
+            match list(socket, AddressFamily::Inet6, which, keep) {
                 Ok(more) => routes.extend(more),
-                Err(refusal) if refusal.errno == nix::errno::Errno::EAFNOSUPPORT => {}
+                Err(refusal) if refusal.errno == Errno::EAFNOSUPPORT => {}
                 Err(refusal) => return Err(refusal.while_doing("listing the IPv6 routes").into()),
             }
-            Ok(routes.into_iter().map(|candidate| candidate.route).collect())
+            Ok(routes)
         })
         .await
+    }
+}
+
+/// Which unicast routes of the main table are asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Which {
+    /// All.
+    All,
+    /// The default routes.
+    Default,
+    /// Those to single addresses that are static, as [`Netlink::add_route`] makes them.
+    Single,
+}
+
+impl Which {
+    /// The header that asks for them. The kernel leaves out the others as far as it can say it: not by length.
+    fn header(self, family: AddressFamily) -> RouteHeader {
+        let protocol = if self == Self::Single { RouteProtocol::Static } else { RouteProtocol::Unspec };
+        RouteHeader {
+            address_family: family,
+            table: RouteHeader::RT_TABLE_MAIN,
+            kind: RouteType::Unicast,
+            protocol,
+            ..RouteHeader::default()
+        }
+    }
+
+    /// Whether a message is about one of them, by its header alone.
+    fn fits(self, payload: &[u8]) -> bool {
+        let Ok(header) = RouteHeader::parse(payload) else { return false };
+        let single = if header.address_family == AddressFamily::Inet { 32 } else { 128 };
+        header.table == RouteHeader::RT_TABLE_MAIN
+            && header.kind == RouteType::Unicast
+            && match self {
+                Self::All => true,
+                Self::Default => header.destination_prefix_length == 0,
+                Self::Single => {
+                    header.destination_prefix_length == single && header.protocol == RouteProtocol::Static
+                }
+            }
     }
 }
 
@@ -111,12 +167,25 @@ pub(super) fn add(route: &Route) -> Request {
     Request::with_flags(RouteNetlinkMessage::NewRoute(message(route)), NLM_F_CREATE | NLM_F_REPLACE)
 }
 
-/// Asks for all routes of a family.
-pub(super) fn all(socket: &mut Socket, family: AddressFamily) -> Result<Vec<Candidate>, Refusal> {
+/// Asks for routes of a family; returns what `keep` makes of each.
+pub(super) fn list<T>(
+    socket: &mut Socket,
+    family: AddressFamily,
+    which: Which,
+    keep: impl Fn(Candidate) -> T,
+) -> Result<Vec<T>, Refusal> {
     let mut message = RouteMessage::default();
-    message.header.address_family = family;
-    let found = socket.dump(&RouteNetlinkMessage::GetRoute(message))?;
-    Ok(found.iter().flat_map(|payload| candidates(payload)).collect())
+    message.header = which.header(family);
+    let found = socket.pick(&RouteNetlinkMessage::GetRoute(message), |payload, routes| {
+        if which.fits(payload) {
+            routes.extend(candidates(payload).into_iter().map(&keep));
+        }
+    });
+    match found {
+        // There is no such table before it has a route.
+        Err(refusal) if refusal.errno == Errno::ENOENT => Ok(Vec::new()),
+        found => found,
+    }
 }
 
 pub(super) fn message(route: &Route) -> RouteMessage {
@@ -243,7 +312,7 @@ mod tests {
             Netlink::enter(&ns).await?.set_up(2).await?;
             host.add_address(ifindex, net("192.0.2.1/24")).await?;
             host.add_address(ifindex, net("fd00::1/64")).await?;
-            let before = host.routes().await?;
+            let before = host.routes(Which::All).await?;
             assert!(
                 before.contains(&Route {
                     source: Some(ip("192.0.2.1")),
@@ -266,7 +335,7 @@ mod tests {
                     host.add_route(route).await?;
                 }
             }
-            let after = host.routes().await?;
+            let after = host.routes(Which::All).await?;
             assert_eq!(after.len(), before.len() + given.len(), "{after:?}");
             for route in &given {
                 assert!(after.contains(route), "{route:?} is not in {after:?}");
@@ -275,7 +344,7 @@ mod tests {
             // Another gateway takes the place of the first.
             let replaced = route("10.89.0.0/16", Some("192.0.2.10"), ifindex);
             host.add_route(&replaced).await?;
-            let after = host.routes().await?;
+            let after = host.routes(Which::All).await?;
             assert!(after.contains(&replaced) && !after.contains(&given[1]));
             // And what is no longer there is not taken for it.
             assert!(!host.del_route(&given[1]).await?);
@@ -284,7 +353,7 @@ mod tests {
                 assert!(host.del_route(route).await?, "{route:?}");
                 assert!(!host.del_route(route).await?, "{route:?}");
             }
-            assert_eq!(host.routes().await?, before);
+            assert_eq!(host.routes(Which::All).await?, before);
             assert!(!host.del_route(&route("10.1.0.0/16", None, 77)).await?);
 
             let error =

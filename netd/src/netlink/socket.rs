@@ -64,6 +64,8 @@ impl Socket {
         inner.set_ext_ack(true)?;
         // The answer need not repeat the request.
         inner.set_cap_ack(true)?;
+        // The kernel leaves out of a dump what its header does not ask for (Linux 4.20). Where it does not, we do.
+        let _ = inner.set_netlink_get_strict_chk(true);
         Ok(Self { inner, sequence: 0, buffer: Vec::with_capacity(RECEIVE_BUFFER) })
     }
 
@@ -109,6 +111,15 @@ impl Socket {
     /// Asks for all objects of a kind; returns the payloads of the messages. Repeats itself if the kernel says that
     /// something changed meanwhile.
     pub(super) fn dump(&mut self, message: &RouteNetlinkMessage) -> Answer {
+        self.pick(message, |payload, objects| objects.push(payload.to_vec()))
+    }
+
+    /// The same, of which `pick` keeps what is wanted: where there are a million objects, the others take no memory.
+    pub(super) fn pick<T>(
+        &mut self,
+        message: &RouteNetlinkMessage,
+        mut pick: impl FnMut(&[u8], &mut Vec<T>),
+    ) -> Result<Vec<T>, Refusal> {
         for attempt in 1.. {
             let mut datagram = Vec::new();
             self.append(&mut datagram, message.clone(), NLM_F_DUMP);
@@ -124,7 +135,7 @@ impl Socket {
                     interrupted |= flags & NLM_F_DUMP_INTR != 0;
                     match kind {
                         NLMSG_ERROR | NLMSG_DONE => end = Some(refusal(flags, payload)),
-                        _ => objects.push(payload.to_vec()),
+                        _ => pick(payload, &mut objects),
                     }
                 })?;
             }

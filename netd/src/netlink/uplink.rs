@@ -7,7 +7,7 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage, link::LinkMessage};
 
 use super::{
-    Address, Link, Netlink, addresses, links, routes,
+    Address, Link, Netlink, Which, addresses, links, routes,
     socket::{Request, Socket},
 };
 
@@ -136,9 +136,9 @@ fn find6(all: &[Address], ifindex: u32, wanted: Option<Ipv6Addr>) -> Option<Ipv6
 
 /// The links of the default routes, best first.
 fn by_default_route(socket: &mut Socket) -> Result<Vec<Link>> {
-    let mut routes = routes::all(socket, AddressFamily::Inet)
+    let mut routes = routes::list(socket, AddressFamily::Inet, Which::Default, |candidate| candidate)
         .map_err(|refusal| refusal.while_doing("listing the IPv4 routes"))?;
-    routes.retain(|candidate| candidate.route.destination.prefix_len() == 0 && !candidate.dead);
+    routes.retain(|candidate| !candidate.dead);
     routes.sort_by_key(|candidate| candidate.metric);
     let mut found: Vec<Link> = Vec::new();
     for candidate in routes {

@@ -25,7 +25,7 @@ use crate::{
     cluster::{ClusterConfig, Remotes, Transport},
     config::NatConfig,
     endpoint::{Endpoint, alias, socket_cookie},
-    netlink::{ContainerSide, Link, Netlink, Netns, Route, VethSpec, is_gone},
+    netlink::{ContainerSide, Link, Netlink, Netns, Route, VethSpec, Which, is_gone},
     network::{MTU6, Network},
     node::{HostView, LOOPBACK, host_routes, is_own},
     publish::Publish,
@@ -55,6 +55,15 @@ pub struct Reconciler {
     uplink: Option<uplink::Known>,
     /// The addresses that all masqueraded flows of each family are translated to; at the start, one does not know.
     translated: [Option<IpAddr>; 2],
+}
+
+/// How long an endpoint's link is waited for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Patience {
+    /// Until no packet is lost any more: seconds, if its container takes away at once what it is given.
+    Carrier,
+    /// Not at all.
+    None,
 }
 
 /// An endpoint whose link and datapath entries are (about to be) removed.
@@ -159,7 +168,8 @@ impl Reconciler {
         }
         for (endpoint, network) in missing {
             info!("repairing endpoint {}", endpoint.name);
-            if let Err(error) = self.bring_up(endpoint, network, network.mtu.unwrap_or(view.mtu())).await {
+            let mtu = network.mtu.unwrap_or(view.mtu());
+            if let Err(error) = self.bring_up(endpoint, network, mtu, Patience::Carrier).await {
                 broken.insert(endpoint.name.clone(), error);
             }
         }
@@ -177,7 +187,13 @@ impl Reconciler {
     /// # Errors
     /// A step failed. What was done before stays, for [`Self::tear_down`] or another try.
     #[instrument(level = "debug", skip_all, fields(endpoint = endpoint.name))]
-    pub async fn bring_up(&mut self, endpoint: &Endpoint, network: &Network, mtu: u32) -> Result<()> {
+    pub async fn bring_up(
+        &mut self,
+        endpoint: &Endpoint,
+        network: &Network,
+        mtu: u32,
+        patience: Patience,
+    ) -> Result<()> {
         // One that has got an IPv6 address keeps it where the uplink has become too small for that meanwhile.
         let mtu = if endpoint.address6.is_some() { mtu.max(MTU6) } else { mtu };
         let netns = endpoint.netns.open()?;
@@ -200,13 +216,16 @@ impl Reconciler {
             let addresses = endpoint.addresses_in(network);
             let addresses: Vec<_> =
                 addresses.filter(|(address, _)| self.ipv6 || address.addr().is_ipv4()).collect();
-            configure_inside(&Netlink::enter(netns).await?, &endpoint.interface, &addresses).await?;
+            let inside = Netlink::enter(netns).await?;
+            configure_inside(&inside, &endpoint.interface, &addresses, patience).await?;
             debug!("container's side configured");
         }
         self.add_route(&self.entry(endpoint, network, ifindex)).await?;
         debug!("host's side configured");
         self.datapath.publish(&endpoint.ports(&endpoint.publish))?;
-        carrier::wait(&self.nl, ifindex).await?;
+        if patience == Patience::Carrier {
+            carrier::wait(&self.nl, ifindex).await?;
+        }
         debug!("ready");
         Ok(())
     }
@@ -418,23 +437,22 @@ impl Reconciler {
         names.filter(|endpoint| endpoint.address6.is_some()).map(|endpoint| endpoint.name.clone()).collect()
     }
 
-    /// Puts filters back that somebody has removed from a link. The name of the link's endpoint, or of what else it is, if there were any.
+    /// Puts filters back that somebody has removed from links: from these, or from any. Returns the names of the links'
+    /// endpoints, or of what else they are.
     ///
     /// # Errors
-    /// The kernel refuses.
-    pub fn put_filters_back(&mut self, ifindex: u32) -> Result<Option<String>> {
-        let owner = match self.by_ifindex.get(&ifindex) {
-            Some(name) => format!("endpoint {name}"),
-            None if self.last_uplink() == Some(ifindex) => "uplink".to_owned(),
-            None => return Ok(None),
-        };
-        Ok(self.datapath.put_back(ifindex)?.then_some(owner))
-    }
-
-    /// The links of all endpoints.
-    #[must_use]
-    pub fn links(&self) -> Vec<u32> {
-        self.by_ifindex.keys().copied().collect()
+    /// The kernel refuses one; the others are there then all the same.
+    pub fn put_filters_back(&mut self, links: Option<&HashSet<u32>>) -> Result<Vec<String>> {
+        let uplink = self.last_uplink();
+        let owned = |ifindex| self.by_ifindex.contains_key(&ifindex) || uplink == Some(ifindex);
+        let meant = |ifindex| links.is_none_or(|links| links.contains(&ifindex));
+        if links.is_some_and(|links| !links.iter().any(|ifindex| owned(*ifindex))) {
+            return Ok(Vec::new());
+        }
+        let had = self.datapath.put_back(|ifindex| meant(ifindex) && owned(ifindex))?;
+        let name =
+            |ifindex| self.owner(ifindex).map_or("uplink".to_owned(), |name| format!("endpoint {name}"));
+        Ok(had.into_iter().map(name).collect())
     }
 
     /// Moves the next endpoint's programs to a faster hook, if there is one that has not been: see
@@ -462,21 +480,25 @@ impl Reconciler {
 
 /// Configures the container's side: addresses, each with its gateway. A container that has a default route of a family by
 /// another link keeps that: with endpoints in several networks, it is the first one's.
-async fn configure_inside(inside: &Netlink, name: &str, addresses: &[(IpNet, IpAddr)]) -> Result<()> {
+async fn configure_inside(
+    inside: &Netlink,
+    name: &str,
+    addresses: &[(IpNet, IpAddr)],
+    patience: Patience,
+) -> Result<()> {
     let what = || format!("no link {name} in the container");
     let link = inside.link_by_name(name).await?.with_context(what)?;
-    let routes = inside.routes().await?;
+    let routes = inside.routes(Which::Default).await?;
     let elsewhere = |gateway: &IpAddr| {
-        let is_default = |route: &&Route| {
-            route.destination.prefix_len() == 0 && route.destination.addr().is_ipv4() == gateway.is_ipv4()
-        };
-        routes.iter().filter(is_default).any(|route| route.ifindex != link.ifindex)
+        let same_family = |route: &&Route| route.destination.addr().is_ipv4() == gateway.is_ipv4();
+        routes.iter().filter(same_family).any(|route| route.ifindex != link.ifindex)
     };
     let addresses: Vec<_> = addresses
         .iter()
         .map(|(address, gateway)| (*address, Some(*gateway).filter(|gateway| !elsewhere(gateway))))
         .collect();
-    inside.configure_container(&ContainerSide { name, addresses: &addresses }).await
+    let wait = patience == Patience::Carrier;
+    inside.configure_container(&ContainerSide { name, addresses: &addresses, wait }).await
 }
 
 /// Deletes a link; one that is gone is fine.

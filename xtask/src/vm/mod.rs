@@ -1,0 +1,106 @@
+//! The command `vm`: other kernels than this machine's, in a virtual machine whose root is this machine's own.
+
+use std::env;
+use std::ffi::OsString;
+use std::fs;
+use std::path::PathBuf;
+use std::process::{self, ExitCode};
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use clap::Args;
+
+use crate::tools::Goal;
+use crate::{ebpf, progress, setup, test, workspace};
+
+use image::Image;
+use kernels::{KERNELS, Kernel};
+use machine::{Accelerator, Ended, Size};
+
+mod image;
+mod kernels;
+mod machine;
+
+/// Which kernels, and what runs there.
+#[derive(Args)]
+pub(crate) struct Options {
+    /// The kernels, for example 6.1; all of them without.
+    kernels: Vec<String>,
+    /// Minutes until a VM that has not ended is switched off.
+    #[arg(long, value_name = "MINUTES", default_value_t = 180)]
+    limit: u64,
+    /// CPUs of the VM.
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=64))]
+    cpus: u32,
+    /// Memory of the VM in MiB; what is written there is in it, too.
+    #[arg(long, default_value_t = 4096)]
+    memory: u32,
+    /// What runs there, for example `-- netd demo`; the whole test suite without.
+    #[arg(last = true, value_name = "COMMAND")]
+    command: Vec<OsString>,
+}
+
+/// Where kernels are kept, and what a run needs.
+fn directory() -> PathBuf {
+    workspace::root().join("target/vm")
+}
+
+/// The command `vm`: its status is that of the first command that failed.
+pub(crate) fn vm(options: &Options) -> Result<ExitCode> {
+    let kernels = match options.kernels.as_slice() {
+        [] => KERNELS.iter().collect(),
+        names => names.iter().map(|name| Kernel::named(name)).collect::<Result<Vec<_>>>()?,
+    };
+    let tools = setup::prepare(Goal::Vm)?;
+    let kernels = kernels.into_iter().map(Kernel::install).collect::<Result<Vec<_>>>()?;
+    ebpf::build(&tools)?;
+    workspace::build_netd()?;
+    let suite = options.command.is_empty();
+    let command = if suite {
+        // All is compiled here: there it would take five times as long.
+        test::compile_all()?;
+        [env::current_exe()?.into_os_string(), "test".into()].to_vec()
+    } else {
+        options.command.clone()
+    };
+    let size = Size { cpus: options.cpus, memory: options.memory };
+    let limit = Duration::from_secs(60 * options.limit);
+    let mut accelerator = Accelerator::to_try();
+    let (mut first_failure, mut table) = (0, Vec::new());
+    for kernel in kernels {
+        println!("== Linux {}", kernel.name);
+        let dir = directory().join(format!("run-{}", process::id()));
+        let image = Image::build(&kernel, &command, dir)?;
+        let start = Instant::now();
+        let mut ended = machine::run(&kernel, &image, accelerator, size, limit);
+        if let Ok(Ended::Dead) = ended {
+            accelerator.fall_back();
+            ended = machine::run(&kernel, &image, accelerator, size, limit);
+        }
+        let _ = fs::remove_dir_all(&image.dir);
+        let (status, console) = match ended {
+            Ok(Ended::Command(status, console)) => (status, console),
+            Ok(Ended::Dead) => (1, Vec::new()),
+            Err(error) => {
+                eprintln!("error: {error:#}");
+                (1, Vec::new())
+            }
+        };
+        let outcome = if status == 0 { "ok" } else { "FAILED" };
+        table.push(format!(
+            "  {outcome:<7} Linux {:<6} {:>12}",
+            kernel.name,
+            progress::elapsed(start.elapsed())
+        ));
+        if suite {
+            let summary = console.into_iter().skip_while(|line| line != "== summary").skip(1);
+            table.extend(summary.map(|line| format!("          {line}")));
+        }
+        if first_failure == 0 {
+            first_failure = status;
+        }
+    }
+    println!("\n== kernels");
+    table.iter().for_each(|line| println!("{line}"));
+    Ok(ExitCode::from(first_failure))
+}
