@@ -316,7 +316,7 @@ mod tests {
             port("::", 65535, 65535, 17),
         ];
         let found = published(&ports).unwrap();
-        let shown: Vec<String> = found.iter().map(ToString::to_string).collect();
+        let shown: Vec<String> = found.iter().map(|one| one.shown()).collect();
         assert_eq!(
             shown,
             [
