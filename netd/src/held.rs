@@ -10,6 +10,7 @@ use std::{
     os::fd::{AsRawFd as _, OwnedFd},
 };
 
+use anyhow::{Result, bail};
 use nix::{
     errno::Errno,
     sys::{
@@ -27,6 +28,8 @@ use crate::{
     publish::{HostPort, Protocol, Publish},
 };
 
+/// Files that netd has open, with some to spare, without published ports: maps, programs, sockets.
+const FILES: u64 = 128;
 /// How many ports that others have are tried again at once.
 const TRIES: usize = 1024;
 
@@ -166,16 +169,27 @@ impl Taken {
 
 /// Raises the number of files that this process may have open as far as it may: to what the kernel allows at all, where it may raise
 /// the hard limit (`CAP_SYS_RESOURCE`), else to that.
-pub fn raise_limit() {
+///
+/// # Errors
+/// That is less than netd needs.
+pub fn raise_limit() -> Result<()> {
     let all = fs::read_to_string("/proc/sys/fs/nr_open").ok().and_then(|text| text.trim().parse().ok());
     if all.is_some_and(|all| setrlimit(Resource::RLIMIT_NOFILE, all, all).is_ok()) {
-        return;
+        return Ok(());
     }
     let raised = getrlimit(Resource::RLIMIT_NOFILE)
         .and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
     if let Err(error) = raised {
         debug!("cannot raise the limit of open files: {error}");
     }
+    let (files, _) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    if files < FILES {
+        bail!(
+            "netd may have no more than {files} files open: it needs {FILES}, and one more for each published port \
+             (LimitNOFILE= of its service, `ulimit -n`)"
+        );
+    }
+    Ok(())
 }
 
 fn hold(port: HostPort) -> Result<OwnedFd, NotHeld> {

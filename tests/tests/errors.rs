@@ -117,6 +117,11 @@ fn what_it_cannot_work_with_is_refused() {
             ("not root", &["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"], &["root"]),
             ("no capability", &["setpriv", "--bounding-set=-all"], &["CAP_NET_ADMIN", "CAP_BPF"]),
             ("one capability less", &["setpriv", "--bounding-set=-bpf"], &["CAP_BPF"]),
+            (
+                "too few open files",
+                &["prlimit", "--nofile=64:64", "setpriv", "--bounding-set=-sys_resource"],
+                &["64", "LimitNOFILE"],
+            ),
         ];
         each(wrapped, |(what, before_words, words)| {
             refused(what, &run(site, before_words, &netd)?, 1, words)?;

@@ -14,6 +14,7 @@ mod next_hops;
 mod pins;
 mod places;
 mod ports;
+mod room;
 mod routes;
 mod sockets;
 mod syscall;
@@ -96,8 +97,8 @@ impl Datapath {
     /// ones replace them, link by link, atomically.
     ///
     /// # Errors
-    /// The pin directory is not usable, a pinned map has another shape than this build expects, or the kernel refuses a
-    /// program.
+    /// The pin directory is not usable, a pinned map has another shape than this build expects, there is no memory for the
+    /// maps, or the kernel refuses a program.
     pub fn open(options: &Options) -> Result<Self> {
         Self::open_with(options, Attachment::Clsact, Attachment::of_this_kernel())
     }
@@ -108,9 +109,7 @@ impl Datapath {
     /// As [`Datapath::open`].
     pub fn open_with(options: &Options, endpoints: Attachment, others: Attachment) -> Result<Self> {
         let pins = Pins::open(&options.directory, [endpoints, others])?;
-        let mut programs = maps::loader(options, &pins)?
-            .load(OBJECT)
-            .map_err(|error| anyhow!("loading the eBPF object: {}", full(&error)))?;
+        let mut programs = room::load(options, &pins)?;
         for name in PROGRAMS {
             program(&mut programs, name)?
                 .load()

@@ -2,6 +2,7 @@
 //! types. A program needs no pin: its links hold it.
 
 use std::{
+    collections::HashSet,
     fs, io,
     path::{Path, PathBuf},
 };
@@ -43,6 +44,20 @@ impl Pins {
     /// How a program is attached to a hook.
     pub(super) fn attachment(&self, hook: Hook) -> Attachment {
         self.attachments[usize::from(!hook.is_endpoints())]
+    }
+
+    /// The names of the maps that are pinned.
+    pub(super) fn maps(&self) -> Result<HashSet<String>> {
+        Ok(names(&self.version.join("maps"))?.into_iter().collect())
+    }
+
+    /// Removes all maps but these.
+    pub(super) fn forget_maps_but(&self, keep: &HashSet<String>) -> Result<()> {
+        for name in self.maps()?.difference(keep) {
+            let path = self.map(name);
+            fs::remove_file(&path).with_context(|| format!("removing {}", path.display()))?;
+        }
+        Ok(())
     }
 
     /// Where a map is pinned.

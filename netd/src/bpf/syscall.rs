@@ -13,7 +13,7 @@ use std::{
 
 use anyhow::{Context as _, Result};
 use aya::maps::MapData;
-use aya_obj::generated::{bpf_attr, bpf_cmd};
+use aya_obj::generated::{bpf_attr, bpf_cmd, bpf_map_type};
 
 /// Entries asked for at once. The kernel returns whole buckets, and says ENOSPC if one does not fit.
 const BATCH: usize = 4096;
@@ -90,6 +90,21 @@ pub(super) fn detach_link(path: &Path) -> io::Result<()> {
     attr.link_detach.link_fd = link.as_raw_fd() as u32;
     // SAFETY: the command reads a descriptor, which is open.
     unsafe { bpf(bpf_cmd::BPF_LINK_DETACH, &mut attr) }.map(drop)
+}
+
+/// Takes so much of the kernel's memory, in bytes, until the descriptor is closed: by a map that nobody uses.
+pub(super) fn hold_memory(bytes: u32) -> io::Result<OwnedFd> {
+    const VALUE: u32 = 4096;
+    // SAFETY: as above.
+    let mut attr: bpf_attr = unsafe { std::mem::zeroed() };
+    attr.__bindgen_anon_1.map_type = bpf_map_type::BPF_MAP_TYPE_ARRAY as u32;
+    attr.__bindgen_anon_1.key_size = size_of::<u32>() as u32;
+    attr.__bindgen_anon_1.value_size = VALUE;
+    attr.__bindgen_anon_1.max_entries = bytes / VALUE;
+    // SAFETY: the command reads numbers.
+    let descriptor = unsafe { bpf(bpf_cmd::BPF_MAP_CREATE, &mut attr) }?;
+    // SAFETY: the kernel has just made this descriptor for us.
+    Ok(unsafe { OwnedFd::from_raw_fd(descriptor) })
 }
 
 /// Opens what is pinned somewhere.

@@ -6,7 +6,7 @@ use std::{
     path::Path,
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use tokio::sync::mpsc;
 use tracing::{debug, info, warn};
 
@@ -44,7 +44,7 @@ pub(super) struct Started {
 /// Starts, up to the socket.
 pub(super) async fn start(options: &Options) -> Result<Started> {
     privileges::check()?;
-    raise_limit();
+    raise_limit()?;
     let config = Config::load(options.config.as_deref())?;
     let state_dir = &options.state_dir;
     private::directory(state_dir)?;
@@ -203,6 +203,8 @@ pub(super) async fn start(options: &Options) -> Result<Started> {
         away: Default::default(),
     };
     owner.note("store", store_trouble);
+    let shortage = owner.kernel.datapath().shortage(owner.config.nat.max_flows);
+    owner.note("nat.max-flows", shortage.map_or(Ok(()), |short| Err(anyhow!(short))));
     let away = owner.kernel.addresses_away(&owner.state, &owner.view)?;
     owner.expect_back(away);
     // Their links are gone now.
