@@ -13,6 +13,7 @@ use std::{
 
 use anyhow::{Context, Result, anyhow, ensure};
 use netd::lab::{Namespace, Service};
+use nix::sys::socket::{setsockopt, sockopt};
 
 /// Longer than the kernel would need to send something again that was lost a few times.
 const TIMEOUT: Duration = Duration::from_secs(20);
@@ -228,6 +229,8 @@ impl UdpPulse {
             SocketAddr::V6(_) => SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0)),
         };
         let server = to.run(|| UdpSocket::bind(address).with_context(|| format!("cannot bind {address}")))?;
+        // For seconds: on a busy machine the receiver may have to wait for a CPU.
+        setsockopt(&server, sockopt::RcvBufForce, &(8 << 20))?;
         let client = from.run(|| UdpSocket::bind(any).context("cannot bind"))?;
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&stop);

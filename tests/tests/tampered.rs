@@ -19,52 +19,6 @@ fn reached(site: &Site, container: &Container) -> Result<()> {
     site.host.namespace.run(|| icmp::ping(container.address, 56, PATIENCE)).map(drop)
 }
 
-/// What a start says that is refused.
-fn refused_start(site: &mut Site) -> Result<String> {
-    let error = site.host.start().err().context("the daemon starts")?;
-    let said = format!("{error:#}");
-    let line = said.lines().find(|line| line.contains("knows nothing of endpoint"));
-    line.map(str::to_owned).with_context(|| format!("the start is refused otherwise: {said}"))
-}
-
-#[test]
-fn a_state_that_is_lost_is_refused() {
-    with_site("a_state_that_is_lost_is_refused", "", |site| {
-        let file = site.host.state().join("netd.redb");
-        let a = site.container("a")?;
-        site.host.stop(Signal::SIGTERM)?;
-        let older = fs::read(&file)?;
-        site.host.start()?;
-        let b = site.container("b")?;
-        site.host.stop(Signal::SIGTERM)?;
-        let right = fs::read(&file)?;
-        for (what, content, names) in
-            [("gone", None, "`a`"), ("empty", Some(Vec::new()), "`a`"), ("older", Some(older), "`b`")]
-        {
-            match &content {
-                None => fs::remove_file(&file)?,
-                Some(content) => fs::write(&file, content)?,
-            }
-            // As often as it is tried.
-            for _ in 0..2 {
-                let said = refused_start(site).context(what)?;
-                ensure!(
-                    said.contains("netd.redb") && said.contains(names) && said.contains("--purge"),
-                    "{what}: {said}"
-                );
-                for container in [&a, &b] {
-                    reached(site, container).with_context(|| format!("the state is {what}"))?;
-                }
-                reach(&a.namespace, site.world.address, site.host.address)?;
-            }
-        }
-        fs::write(&file, right)?;
-        site.host.start()?;
-        ensure!(site.endpoints()?.len() == 2, "{:?}", site.endpoints()?);
-        reach(&a.namespace, b.address, a.address)
-    });
-}
-
 #[test]
 fn networks_of_a_state_that_is_lost_leave_nothing() {
     with_site("networks_of_a_state_that_is_lost_leave_nothing", "", |site| {

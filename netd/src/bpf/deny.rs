@@ -95,7 +95,10 @@ impl DenyMaps {
     }
 }
 
-fn read<A: Family>(map: &LpmTrie<MapData, A, Denied>, found: &mut BTreeMap<IpNet, u32>) -> Result<()> {
+pub(super) fn read<A: Family>(
+    map: &LpmTrie<MapData, A, Denied>,
+    found: &mut BTreeMap<IpNet, u32>,
+) -> Result<()> {
     const WHAT: &str = "reading the list of denied sources";
     for key in keys(map.keys()).context(WHAT)? {
         let source = IpNet::new(key.data().ip(), u8::try_from(key.prefix_len())?).context(WHAT)?;

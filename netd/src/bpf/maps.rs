@@ -2,6 +2,7 @@
 
 use std::{
     collections::HashSet,
+    path::Path,
     sync::atomic::{Ordering, fence},
 };
 
@@ -36,6 +37,35 @@ struct Shape {
     value: usize,
     /// `None`: as many as the object says.
     entries: Option<u32>,
+}
+
+impl Shape {
+    /// Looks at what is pinned in its place.
+    fn check(&self, path: &Path) -> Result<MapInfo> {
+        let found = MapInfo::from_pin(path).with_context(|| format!("opening {}", path.display()))?;
+        let kind = found.map_type().context("a pinned map is of an unknown type")?;
+        let (key, value) = (found.key_size() as usize, found.value_size() as usize);
+        if (kind, key, value) != (self.kind, self.key, self.value) {
+            bail!(
+                "pinned map {} has another shape than this netd expects ({kind:?}, key {key}, value {value} bytes \
+                 instead of {:?}, {}, {}): remove it with `netd run --purge`, which ends running connections",
+                path.display(),
+                self.kind,
+                self.key,
+                self.value
+            );
+        }
+        Ok(found)
+    }
+}
+
+/// Checks those maps of a directory that are there.
+///
+/// # Errors
+/// One is not what this build expects.
+pub(super) fn check_pins(options: &Options, maps: &Path) -> Result<()> {
+    let pinned = shapes(options).into_iter().map(|shape| (maps.join(shape.name), shape));
+    pinned.filter(|(path, _)| path.exists()).try_for_each(|(path, shape)| shape.check(&path).map(drop))
 }
 
 /// All maps, with the sizes that the options ask for.
@@ -96,19 +126,7 @@ pub(super) fn loader<'a>(options: &Options, pins: &'a Pins) -> Result<EbpfLoader
     for shape in shapes(options) {
         let path = pins.map(shape.name);
         if path.exists() {
-            let found = MapInfo::from_pin(&path).with_context(|| format!("opening {}", path.display()))?;
-            let kind = found.map_type().context("a pinned map is of an unknown type")?;
-            let (key, value) = (found.key_size() as usize, found.value_size() as usize);
-            if (kind, key, value) != (shape.kind, shape.key, shape.value) {
-                bail!(
-                    "pinned map {} has another shape than this netd expects ({kind:?}, key {key}, value {value} bytes \
-                     instead of {:?}, {}, {}): remove it with `netd run --purge`, which ends running connections",
-                    path.display(),
-                    shape.kind,
-                    shape.key,
-                    shape.value
-                );
-            }
+            let found = shape.check(&path)?;
             if let Some(entries) = shape.entries
                 && entries != found.max_entries()
             {

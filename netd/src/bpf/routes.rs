@@ -94,8 +94,13 @@ fn node_behind_in<A: Family>(directory: &Path, address: IpAddr) -> Result<Option
 
 /// The subnets of networks in a map.
 pub(super) fn networks<A: Family>(map: &LpmTrie<MapData, A, abi::Route>) -> Result<Vec<IpNet>> {
-    let all = read(map)?.into_iter();
-    Ok(all.filter(|(_, route)| route.kind == abi::Route::NETWORK).map(|(prefix, _)| prefix).collect())
+    Ok(numbers(map)?.into_iter().map(|(subnet, _)| subnet).collect())
+}
+
+/// The same, with the networks' numbers.
+pub(super) fn numbers<A: Family>(map: &LpmTrie<MapData, A, abi::Route>) -> Result<Vec<(IpNet, u32)>> {
+    let networks = read(map)?.into_iter().filter(|(_, route)| route.kind == abi::Route::NETWORK);
+    Ok(networks.map(|(subnet, route)| (subnet, route.network)).collect())
 }
 
 /// What a daemon before this one left in the map.

@@ -1,5 +1,6 @@
 //! The daemon: start-up, serving, and the end.
 
+mod adoption;
 mod announcement;
 mod bpffs;
 mod deny;

@@ -11,11 +11,11 @@ use tokio::sync::mpsc;
 use tracing::{debug, info, warn};
 
 use super::{
-    Options, boot, bpffs, identity, lock, membership::Membership, owner::Owner, paths, private, privileges,
-    repairs::Repairs, socket, work::Work,
+    Options, adoption::Adoption, boot, bpffs, identity, lock, membership::Membership, owner::Owner, paths,
+    private, privileges, repairs::Repairs, socket, work::Work,
 };
 use crate::{
-    bpf::{self, Datapath},
+    bpf::{self, Datapath, LeftTables},
     cluster::{Remotes, Update, View, said_by_cluster, said_by_configuration, slices_of},
     config::{Config, check_beside},
     endpoint::{Endpoint, alias_prefix},
@@ -60,7 +60,14 @@ pub(super) async fn start(options: &Options) -> Result<Started> {
     // Watching begins before looking, so that nothing is missed in between.
     let events = monitor()?;
 
-    let (facts, same_boot) = facts(State::facts_of(&records)?, state_dir, &config)?;
+    // Pins do not outlive a boot.
+    let pins = bpf::Options {
+        directory: options.bpffs_dir.clone(),
+        max_flows: config.nat.max_flows,
+        max_endpoints: MAX_ENDPOINTS,
+    };
+    let tables = LeftTables::open(&pins).context("cannot look at what is pinned")?;
+    let (facts, same_boot) = facts(State::facts_of(&records)?, state_dir, &config, tables.is_some())?;
     let links = nl.links().await?;
     let prefix = alias_prefix(&facts.identity);
     let named = links.iter().filter_map(|link| Some((link.alias.as_deref()?.strip_prefix(&prefix)?, link)));
@@ -80,7 +87,16 @@ pub(super) async fn start(options: &Options) -> Result<Started> {
     };
     let (mut state, mut changes) = State::load(&records, facts, share, alive)?;
     let leaving: Vec<&str> = leaving(&records).collect();
-    check_links(&own, &state, &leaving, &store.describe())?;
+    let file = store.describe();
+    let adoption = Adoption::look(tables, &own, &state, &leaving, records.is_empty(), &file)?;
+    if let Some(adoption) = &adoption {
+        if records.is_empty() && config.cluster.etcd.is_some() {
+            adoption.refuse_if_any(
+                "which addresses of the cluster's networks are this node's was lost with it",
+            )?;
+        }
+        state.number_from(adoption.next_network()?);
+    }
     changes.extend(own.iter().filter_map(|(name, link)| state.rename_link(name, &link.name)));
 
     // Here an uplink that is not as it is configured is an error, unlike later.
@@ -106,6 +122,9 @@ pub(super) async fn start(options: &Options) -> Result<Started> {
         }
     };
     changes.extend(nodes.changes);
+    if let Some(adoption) = &adoption {
+        changes.extend(adoption.adopt(&nl, &mut state, membership.is_none()).await?);
+    }
 
     // From here on things are changed. What goes with the old configuration goes before that is forgotten.
     for network in &removed {
@@ -130,15 +149,13 @@ pub(super) async fn start(options: &Options) -> Result<Started> {
     };
     log_uplink(&view);
     let stored = records.iter().filter(|record| record.kind == Kind::Endpoint);
-    for gone in stored.filter(|record| state.endpoint(&record.name).is_none()) {
+    let forgotten = adoption.map(|adoption| adoption.gone).unwrap_or_default();
+    let is_gone =
+        |record: &&Record| state.endpoint(&record.name).is_none() && !forgotten.contains(&record.name);
+    for gone in stored.filter(is_gone) {
         info!("endpoint {}: its namespace is gone", gone.name);
     }
-    let mut datapath = Datapath::open(&bpf::Options {
-        directory: options.bpffs_dir.clone(),
-        max_flows: config.nat.max_flows,
-        max_endpoints: MAX_ENDPOINTS,
-    })
-    .context("cannot load the datapath")?;
+    let mut datapath = Datapath::open(&pins).context("cannot load the datapath")?;
     debug!("datapath loaded");
     // Without it all goes on, by the kernel's way for each packet.
     let next_hops = forward_from_loopback().and_then(|_| NextHops::watch());
@@ -216,29 +233,6 @@ fn leaving(records: &[Record]) -> impl Iterator<Item = &str> {
     records.iter().filter(|record| record.kind == Kind::Leaving).map(|record| record.name.as_str())
 }
 
-/// Whether the state knows all links that are there. Where it does not, it is not the one that they were made by: by it they would be
-/// deleted, under containers that live.
-///
-/// # Errors
-/// It does not.
-fn check_links(own: &HashMap<&str, &Link>, state: &State, leaving: &[&str], store: &str) -> Result<()> {
-    // Endpoints' names have no colon; what has one is netd's own.
-    let known = |name: &str| name.contains(':') || state.endpoint(name).is_some() || leaving.contains(&name);
-    let mut unknown: Vec<(&str, &str)> =
-        own.iter().filter(|(name, _)| !known(name)).map(|(name, link)| (*name, link.name.as_str())).collect();
-    unknown.sort_unstable();
-    let Some((name, link)) = unknown.first() else { return Ok(()) };
-    let more = match unknown.len() - 1 {
-        0 => String::new(),
-        more => format!(" (and {more} more)"),
-    };
-    bail!(
-        "state file {store} knows nothing of endpoint `{name}`, whose link {link} is there{more}: it was lost, or is an older one. \
-         Put the right one back; or let the container lose its network, by `ip link del {link}`, or all of them, by \
-         `netd run --purge`"
-    )
-}
-
 /// Takes in what the cluster has, if it is known. Returns the networks that go, and what becomes of the other nodes.
 fn adopt(
     view: &View,
@@ -266,9 +260,13 @@ fn random_id() -> Result<String> {
 }
 
 /// The node's facts as they are from now on, and whether the stored ones are of this boot.
-fn facts(stored: Option<Facts>, state_dir: &Path, config: &Config) -> Result<(Facts, bool)> {
+///
+/// `was_here`: there was a daemon in this boot already.
+fn facts(stored: Option<Facts>, state_dir: &Path, config: &Config, was_here: bool) -> Result<(Facts, bool)> {
     let boot = boot()?;
     let ports = config.nat.ports;
+    // Where that has changed settings, what they were before is lost, but for the ports that it has not reserved.
+    let observe = |(lo, hi)| if was_here { Before::observe_without(lo, hi) } else { Before::observe() };
     Ok(match stored {
         Some(facts) => {
             let same_boot = facts.boot == boot;
@@ -278,12 +276,12 @@ fn facts(stored: Option<Facts>, state_dir: &Path, config: &Config) -> Result<(Fa
                 Some(before) if same_boot => before,
                 // A netd that did not keep it has reserved its ports already.
                 None if same_boot => Before::observe_without(facts.ports.0, facts.ports.1)?,
-                _ => Before::observe()?,
+                _ => observe(facts.ports)?,
             };
             (Facts { boot, ports, id, before: Some(before), ..facts }, same_boot)
         }
         None => {
-            let (identity, before) = (identity(state_dir)?, Some(Before::observe()?));
+            let (identity, before) = (identity(state_dir)?, Some(observe(ports)?));
             (Facts { identity, boot, ports, next_network: 1, id: random_id()?, before }, true)
         }
     })

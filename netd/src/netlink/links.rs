@@ -5,7 +5,7 @@ use std::os::fd::AsRawFd;
 use anyhow::Result;
 use nix::errno::Errno;
 use rtnetlink::{
-    packet_core::{NLM_F_CREATE, NLM_F_EXCL, NlasIterator, parse_string, parse_u32},
+    packet_core::{NLM_F_CREATE, NLM_F_EXCL, NlasIterator, parse_i32, parse_string, parse_u32},
     packet_route::{
         RouteNetlinkMessage,
         link::{
@@ -67,6 +67,8 @@ pub struct Link {
     pub kind: Option<String>,
     /// For a veth or netkit: the index of its other end, in the other end's namespace.
     pub peer_ifindex: Option<u32>,
+    /// For a veth or netkit: the number of the other end's namespace in this one; none: it is this one. See [`Netlink::number_of`].
+    pub peer_netns: Option<i32>,
 }
 
 impl Netlink {
@@ -183,6 +185,7 @@ impl Link {
         const LINK: u16 = 5;
         const LINKINFO: u16 = 18;
         const ALIAS: u16 = 20;
+        const LINK_NETNSID: u16 = 37;
         const INFO_KIND: u16 = 1;
 
         let attributes = payload.get(HEADER..)?;
@@ -199,6 +202,7 @@ impl Link {
             alias: None,
             kind: None,
             peer_ifindex: None,
+            peer_netns: None,
         };
         for attribute in NlasIterator::new(attributes).flatten() {
             let value = attribute.value();
@@ -213,13 +217,14 @@ impl Link {
                         .find(|info| info.kind() == INFO_KIND)
                         .and_then(|info| parse_string(info.value()).ok());
                 }
+                LINK_NETNSID => link.peer_netns = parse_i32(value).ok().filter(|number| *number >= 0),
                 ALIAS => link.alias = parse_string(value).ok(),
                 _ => {}
             }
         }
         // For other kinds it is what they are stacked upon.
         if !matches!(link.kind.as_deref(), Some("veth" | "netkit")) {
-            link.peer_ifindex = None;
+            (link.peer_ifindex, link.peer_netns) = (None, None);
         }
         Some(link)
     }
@@ -336,6 +341,7 @@ mod tests {
                     alias: Some("netd:web".into()),
                     kind: Some("veth".into()),
                     peer_ifindex: Some(far.ifindex),
+                    peer_netns: host.number_of(&ns).await?,
                 }
             );
             assert_eq!(
@@ -346,9 +352,12 @@ mod tests {
                     mac: Some([2, 0, 0, 0, 0, 2]),
                     alias: None,
                     peer_ifindex: Some(ifindex),
+                    peer_netns: far.peer_netns,
                     ..near.clone()
                 }
             );
+            assert!(near.peer_netns.is_some());
+            assert_eq!(host.number_of(&netns()).await?, None, "no link leads there");
             host.set_up(ifindex).await?;
             inside.set_up(far.ifindex).await?;
             assert!(host.link_by_index(ifindex).await?.unwrap().up);

@@ -11,6 +11,7 @@ mod monitor;
 mod neighbours;
 mod netns;
 mod next_hops;
+mod nsid;
 mod routes;
 mod socket;
 mod sysctl;

@@ -62,6 +62,23 @@ impl State {
         Ok((added, changes))
     }
 
+    /// Adds sources that the programs know, with the numbers of their counters where those are free. Returns what to commit.
+    ///
+    /// # Errors
+    /// There is no room.
+    pub fn adopt_denied(&mut self, sources: &BTreeMap<IpNet, u32>) -> Result<Vec<Change>> {
+        let new = sources.iter().filter(|(source, _)| !self.denied.contains_key(*source));
+        let mut changes = Vec::new();
+        for (source, slot) in new.map(|(source, slot)| (*source, *slot)).collect::<Vec<_>>() {
+            let claimed = self.denied_slots.claim(slot).ok().map(|()| slot);
+            let slot = claimed.or_else(|| self.denied_slots.take());
+            let slot = slot.context("there is no room for more denied sources")?;
+            self.denied.insert(source, slot);
+            changes.push(Change::put(Kind::Denied, &source.to_string(), &slot)?);
+        }
+        Ok(changes)
+    }
+
     /// Takes sources back that were added. Returns what to commit, if they were committed already.
     pub fn undo_deny(&mut self, added: &[IpNet]) -> Vec<Change> {
         for slot in added.iter().filter_map(|source| self.denied.remove(source)) {

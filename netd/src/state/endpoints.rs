@@ -191,6 +191,30 @@ impl State {
         Some((endpoint, changes))
     }
 
+    /// Takes in endpoints as they live, in place of what the state has of their names, and of the names of those that are `gone`.
+    /// Returns what to commit.
+    ///
+    /// # Errors
+    /// One does not go with what there is: which, and why. The state is of no use then.
+    pub fn adopt(
+        &mut self,
+        gone: &[String],
+        endpoints: Vec<Endpoint>,
+    ) -> Result<Vec<Change>, (String, anyhow::Error)> {
+        let mut changes = Vec::new();
+        // All of these first: another one of them may have what the state has given to one.
+        for name in gone.iter().chain(endpoints.iter().map(|endpoint| &endpoint.name)) {
+            changes.extend(self.remove(name).map(|(_, changes)| changes).unwrap_or_default());
+        }
+        for endpoint in endpoints {
+            let name = endpoint.name.clone();
+            let change = Change::put(Kind::Endpoint, &name, &endpoint);
+            let adopted = change.and_then(|change| self.insert(endpoint).map(|()| change));
+            changes.push(adopted.map_err(|error| (name, error))?);
+        }
+        Ok(changes)
+    }
+
     /// Takes in that the host's side of an endpoint's link has another name. None: it has not, or there is no such endpoint.
     pub fn rename_link(&mut self, name: &str, link: &str) -> Option<Change> {
         let endpoint = self.endpoints.get_mut(name).filter(|endpoint| endpoint.host_interface != link)?;

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Context, Result, bail};
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net};
 
 use super::{FACTS, NetworkState, State, enumerate};
 use crate::{
@@ -113,6 +113,27 @@ impl State {
         let number = self.facts.next_network;
         self.facts.next_network += 1;
         number
+    }
+
+    /// Gives networks that come from now on numbers from `first` on, if those are not the next ones anyway.
+    pub fn number_from(&mut self, first: u32) {
+        self.facts.next_network = self.facts.next_network.max(first);
+    }
+
+    /// Gives networks the numbers that the programs know their subnets by. Returns what to commit.
+    ///
+    /// # Errors
+    /// It cannot be written.
+    pub fn renumber(&mut self, numbers: &BTreeMap<Ipv4Net, u32>) -> Result<Vec<Change>> {
+        let mut changes = Vec::new();
+        for (name, state) in &mut self.networks {
+            let network = &mut state.network;
+            if let Some(number) = numbers.get(&network.subnet).filter(|number| **number != network.number) {
+                network.number = *number;
+                changes.push(Change::put(Kind::Network, name, network)?);
+            }
+        }
+        Ok(changes)
     }
 
     /// The facts, to be committed.

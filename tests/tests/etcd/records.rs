@@ -196,6 +196,29 @@ fn a_copy_of_a_machine_takes_nothing() {
     });
 }
 
+/// Which addresses are a node's is in its state alone as long as it has not joined: nothing is taken in.
+#[test]
+fn a_node_that_has_lost_its_state_cuts_nobody_off() {
+    with_etcd("a_node_that_has_lost_its_state_cuts_nobody_off", "direct", 1, |cluster, etcd| {
+        let (a, b) = pair(cluster)?;
+        let traffic = Traffic::start(&a, &b)?;
+        let registered = etcd.get("/netd/v1/nodes/")?;
+        cluster.nodes[0].stop(Signal::SIGKILL)?;
+        let file = cluster.nodes[0].state().join("netd.redb");
+        let right = std::fs::read(&file)?;
+        std::fs::remove_file(&file)?;
+        let error = cluster.nodes[0].start().err().context("it starts")?;
+        let text = format!("{error:#}");
+        let line = text.lines().find(|line| line.contains("does not have endpoint `"));
+        ensure!(line.is_some_and(|line| line.contains(&a.host_interface)), "{text}");
+        ensure!(etcd.get("/netd/v1/nodes/")? == registered, "{:?}", etcd.get("/netd/v1/nodes/")?);
+        std::fs::write(&file, right)?;
+        cluster.nodes[0].start()?;
+        healthy(&cluster.nodes[0], true)?;
+        traffic.lost_nothing()
+    });
+}
+
 /// What came after the backup is gone for all, also for one that was not there when it was put back.
 #[test]
 fn etcd_is_restored_from_a_backup() {
