@@ -291,6 +291,6 @@ pub(crate) fn flows(tables: &Memory<V4>) {
 pub(crate) fn quotas(tables: &Memory<V4>) {
     let quota = tables.config.as_ref().map_or(0, |config| config.quota);
     for (slot, count) in tables.flow_counts.borrow().iter() {
-        assert!(*count <= quota, "slot {slot} has {count} flows of {quota}");
+        assert!(*count <= quota, "slot and account {slot:?} have {count} flows of {quota}");
     }
 }

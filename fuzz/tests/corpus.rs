@@ -2,6 +2,11 @@
 
 use std::{fs, path::Path};
 
+/// Rounds of all stories on many threads: some seconds on two CPUs.
+const ROUNDS: usize = 10;
+/// Threads of such a round.
+const THREADS: usize = 8;
+
 /// All stories, with their files' names.
 fn stories() -> Vec<(String, Vec<u8>)> {
     let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus");
@@ -20,5 +25,13 @@ fn the_corpus_holds() {
     for (name, story) in stories() {
         println!("{name}");
         netd_fuzz::play(&story);
+    }
+}
+
+#[test]
+fn the_corpus_holds_on_many_threads() {
+    let stories: Vec<_> = stories().into_iter().map(|(_, story)| story).collect();
+    for _ in 0..ROUNDS {
+        netd_fuzz::play_together(&stories, THREADS);
     }
 }

@@ -29,8 +29,14 @@ pub struct Config<A> {
     pub first_port: u16,
     /// Last port of the range, inclusive, host byte order.
     pub last_port: u16,
-    /// Flows that one endpoint may have.
+    /// Flows that one endpoint may have on each of its accounts: see [`crate::quota::Account`].
     pub quota: u32,
+    /// Flows that the table of the family has room for.
+    pub flows: u32,
+    /// Places of each ring of unanswered flows, less one: see [`UnansweredRing`].
+    pub ring: u32,
+    /// Random, and the same as long as the maps are: nobody is to know where [`crate::quota`] counts what.
+    pub seed: u32,
     /// The uplink's MTU, bytes.
     pub mtu: u32,
     /// Interface index of the kernel's own VXLAN device; 0: there is none.
@@ -263,10 +269,45 @@ pub struct Tuple<A> {
 }
 
 impl<A: Addr> Tuple<A> {
+    /// Nobody's.
+    pub const NONE: Self = Self {
+        source: A::ZERO,
+        destination: A::ZERO,
+        source_port: Be16::ZERO,
+        destination_port: Be16::ZERO,
+        protocol: 0,
+        direction: 0,
+        reserved: 0,
+    };
     /// From a container, untranslated; its [`Flow`] holds the new source.
     pub const OUT: u8 = 0;
     /// From the uplink, untranslated; its [`Flow`] holds the new destination.
     pub const IN: u8 = 1;
+
+    /// Becomes the outbound tuple of a flow, given its inbound one and the container's address and port. Field by field, and with
+    /// no question asked: [`Tuple::opposite`] takes stack.
+    #[inline(always)]
+    pub fn set_outward(&mut self, inward: &Self, address: A, port: Be16) {
+        self.source = address;
+        self.destination = inward.source;
+        self.source_port = port;
+        self.destination_port = inward.source_port;
+        self.protocol = inward.protocol;
+        self.direction = Self::OUT;
+        self.reserved = 0;
+    }
+
+    /// Becomes the inbound tuple of a flow, given its outbound one and the address and port that stand for the container. Likewise.
+    #[inline(always)]
+    pub fn set_inward(&mut self, outward: &Self, address: A, port: Be16) {
+        self.source = outward.destination;
+        self.destination = address;
+        self.source_port = outward.destination_port;
+        self.destination_port = port;
+        self.protocol = outward.protocol;
+        self.direction = Self::IN;
+        self.reserved = 0;
+    }
 
     /// The tuple of packets the other way when `address` and `port` stand in for this tuple's container (from
     /// [`Tuple::OUT`]) or are the container (from [`Tuple::IN`]).
@@ -290,10 +331,15 @@ impl<A: Addr> Tuple<A> {
 #[derive(Clone, Debug)]
 #[repr(C)]
 pub struct Flow<A> {
-    /// [`Tuple::IN`]: state of the pair, see [`crate::flow::State`].
+    /// [`Tuple::IN`]: state of the pair, see [`crate::flow::State`]. [`Tuple::OUT`]: whether the next packet is to be looked at
+    /// closely.
     pub state: Shared,
     /// When a packet last came this way, in [`crate::flow::Ticks`].
     pub seen: Shared,
+    /// What a TCP segment from outside is judged by, host byte order. [`Tuple::OUT`]: what the container has acknowledged, as far
+    /// as it was noted. [`Tuple::IN`]: the number after its SYN's. Of other protocols: when the flow was made, in
+    /// [`crate::flow::Ticks`].
+    pub mark: Shared,
     /// The endpoint whose quota it counts against.
     pub slot: u32,
     /// [`Tuple::OUT`]: the new source; [`Tuple::IN`]: the new destination.
@@ -426,6 +472,23 @@ impl FragmentRing {
     pub const ENTRIES: u32 = Self::RINGS * Self::PLACES;
 }
 
+/// Places where it is counted how many flows an endpoint has to a destination: see [`crate::quota::cell`].
+pub const DESTINATIONS: u32 = 1 << 18;
+
+/// Flows that have got no answer yet: rings of places, each of which holds the key of one, its [`Tuple::IN`].
+pub struct UnansweredRing;
+
+impl UnansweredRing {
+    /// Most places that a ring has.
+    pub const PLACES: u32 = 4096;
+    /// Fewest that are used of them.
+    pub const LEAST: u32 = 64;
+    /// Rings. An endpoint has one for each of its accounts as long as there are not more of them; then some share one.
+    pub const RINGS: u32 = 64;
+    /// Places of all.
+    pub const ENTRIES: u32 = Self::RINGS * Self::PLACES;
+}
+
 /// Entries of the map of programs that go on where others end: from here on those of [`crate::from_container::Step6`]...
 pub const STEP_FROM_CONTAINER6: u32 = 0;
 /// ... and from here on those of [`crate::from_uplink::Step6`].
@@ -453,14 +516,15 @@ pub const STEP_PROGRAMS: [&str; STEPS as usize] = [
     "hairpin4",
     "hairpin4_error",
     "overlay4",
+    "rare4",
 ];
 /// How many.
-pub const STEPS: u32 = 19;
+pub const STEPS: u32 = 20;
 /// Words that a program hands on to the next, in the packet's control block: see [`crate::from_container::Told`].
 pub const STEP_WORDS: usize = 4;
 
 /// The steps of this version, in one number: programs of two daemons go on with each other by these during an upgrade.
-const STEPS_OF_THIS_VERSION: (u32, u64) = (7, 0xd317_ee0c_9d04_5ec6);
+const STEPS_OF_THIS_VERSION: (u32, u64) = (7, 0x0eee_0c69_2271_669a);
 const _: () = assert!(
     ABI_VERSION == STEPS_OF_THIS_VERSION.0 && fingerprint() == STEPS_OF_THIS_VERSION.1,
     "the steps are not those of this version: where it is out already, raise ABI_VERSION; then write down the new fingerprint"
@@ -565,10 +629,10 @@ macro_rules! no_padding {
     ($($type:ty = $size:expr;)+) => { $(const _: () = assert!(size_of::<$type>() == $size);)+ };
 }
 no_padding! {
-    Config<V4> = 4 + 4 + 4 + 16 + 2 + 2 + 4 + 4 + 4 + 2 + 2;
-    Config<V6> = 4 + 16 + 4 + 16 + 2 + 2 + 4 + 4 + 4 + 2 + 2;
-    Configs<V4> = 4 + 2 * 48;
-    Configs<V6> = 4 + 2 * 60;
+    Config<V4> = 4 + 4 + 4 + 16 + 2 + 2 + 4 * 4 + 4 + 4 + 2 + 2;
+    Config<V6> = 4 + 16 + 4 + 16 + 2 + 2 + 4 * 4 + 4 + 4 + 2 + 2;
+    Configs<V4> = 4 + 2 * 60;
+    Configs<V6> = 4 + 2 * 72;
     Interface<V4> = 4 * 4 + 4 + 6 + 2 + 12 + 4 + 4;
     Interface<V6> = 4 * 16 + 4 + 6 + 2 + 12 + 4 + 4;
     Endpoint = 4 + 12 + 4 + 4;
@@ -580,8 +644,8 @@ no_padding! {
     NodeCounters = 40;
     Tuple<V4> = 16;
     Tuple<V6> = 40;
-    Flow<V4> = 4 + 4 + 4 + 4 + 2 + 2;
-    Flow<V6> = 4 + 4 + 4 + 16 + 2 + 2;
+    Flow<V4> = 4 + 4 + 4 + 4 + 4 + 2 + 2;
+    Flow<V6> = 4 + 4 + 4 + 4 + 16 + 2 + 2;
     FragmentKey<V4> = 16;
     FragmentKey<V6> = 40;
     Fragment<V4> = 12;

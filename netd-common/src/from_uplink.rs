@@ -99,7 +99,7 @@ fn open<P: Packet, T: Tables<V6>>(packet: &P, tables: &T) -> Option<Verdict> {
     let Ok(transport) = headers::transport(packet, &ip, true) else { return Some(Verdict::STACK) };
     let tuple = transport.tuple(&ip, Tuple::<V6>::IN);
     let mut mapping = Mapping::NONE;
-    match tables.open(&tuple, u32::from(transport.tcp_flags), &mut mapping) {
+    match tables.open(&tuple, u32::from(transport.segment.flags), &mut mapping) {
         0 => None,
         NOT_OURS => {
             if ip.is_fragment() {
@@ -242,14 +242,14 @@ pub fn decide<A: Addr, P: Packet, T: Tables<A>>(
     let tuple = transport.tuple(&ip, Tuple::<A>::IN);
     let mut mapping = Mapping::NONE;
     let mut way = Way::Reply;
-    if !(in_range || published) || !nat::reply(tables, &tuple, transport.tcp_flags, &mut mapping) {
+    if !(in_range || published) || !nat::reply(tables, &tuple, transport.segment, &mut mapping) {
         // Not worth a flow with its last hop.
         let opened = if !published || ip.ttl <= 1 {
             NOT_OURS
         } else if A::V6 {
             return Ok(Then::Open);
         } else {
-            tables.open(&tuple, u32::from(transport.tcp_flags), &mut mapping)
+            tables.open(&tuple, u32::from(transport.segment.flags), &mut mapping)
         };
         match opened {
             0 => way = Way::Published,

@@ -9,7 +9,7 @@ use crate::{
     abi::{Flow, Interface, Tuple},
     addr::{Addr, V6},
     checksum,
-    flow::{self, When},
+    flow::{self, State, When},
     fragment,
     from_container::Told,
     headers::{self, Headers},
@@ -18,7 +18,7 @@ use crate::{
     plan::{NO_SLOT, To, Verdict},
     published::{self, NOT_OURS},
     reason::{Drop, Way},
-    tables::Tables,
+    tables::{Tables, Whose},
     wire::{Be16, Ethernet, MacPair, protocol, tcp, udp},
 };
 
@@ -132,7 +132,7 @@ fn carry_out<A: Addr, P: Packet, T: Tables<A>>(
     } else {
         let Ok(transport) = headers::transport(packet, &ip, false) else { return Ok(Then::Host) };
         let tuple = transport.tuple(&ip, Tuple::<A>::OUT);
-        let flags = u32::from(transport.tcp_flags);
+        let flags = u32::from(transport.segment.flags);
         let outcome = if A::V6 {
             known(tables, &tuple, flags, &mut rewrite)
         } else {
@@ -219,7 +219,9 @@ pub fn make_second<A: Addr, P: Packet, T: Tables<A>>(packet: &P, tables: &T, ifi
         return Drop::PublishedClash as u32;
     };
     let mut destination = Mapping { flags: Flow::<A>::HAIRPIN, ..Mapping::NONE };
-    let outcome = tables.open(&second(&tuple, &source), u32::from(transport.tcp_flags), &mut destination);
+    let Some(mut scratch) = tables.scratch(Whose::Hairpin) else { return Drop::FlowTableFull as u32 };
+    scratch.inward = second(&tuple, &source);
+    let outcome = tables.open(&scratch.inward, u32::from(transport.segment.flags), &mut destination);
     if outcome != 0 {
         give_up(tables, &tuple, &source);
     }
@@ -299,12 +301,16 @@ fn second<A: Addr>(tuple: &Tuple<A>, source: &Mapping<A>) -> Tuple<A> {
 /// Removes the sender's flow.
 #[inline(always)]
 fn give_up<A: Addr, T: Tables<A>>(tables: &T, tuple: &Tuple<A>, source: &Mapping<A>) {
+    let number = tables.flow(tuple).map(|flow| State::number(flow.state.get()));
     let inward = tuple.opposite(source.address, source.port);
-    match tables.flow(&inward) {
-        Some(flow) => {
+    match (tables.flow(&inward), number) {
+        (Some(flow), _) => {
             flow::remove(tables, &inward, &flow, tables.now(), When::Now);
         }
-        None => tables.flow_remove(tuple),
+        (None, Some(number)) => {
+            flow::remove_outward(tables, tuple, (source.address, source.port), number);
+        }
+        (None, None) => {}
     }
 }
 

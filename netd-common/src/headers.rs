@@ -6,7 +6,8 @@ use crate::{
     extension::{self, Walk},
     packet::{MAX_OFFSET, Packet},
     reason::Drop,
-    wire::{Be16, Ethernet, Ipv4, Ipv6, icmp, protocol, tcp, udp},
+    segment::Segment,
+    wire::{Be16, Be32, Ethernet, Ipv4, Ipv6, icmp, protocol, tcp, udp},
 };
 
 /// What the network header says.
@@ -194,8 +195,8 @@ pub struct Transport {
     pub source: Be16,
     /// Destination port, or an echo reply's identifier.
     pub destination: Be16,
-    /// TCP's flags; 0 for others.
-    pub tcp_flags: u8,
+    /// What TCP's header says; nothing for others.
+    pub segment: Segment,
 }
 
 /// Reads the transport header of a packet that is to be translated. `inward`: it comes from the uplink.
@@ -214,29 +215,36 @@ pub fn transport<P: Packet, A: Addr>(packet: &P, ip: &Headers<A>, inward: bool) 
     if ip.end < ip.l4 + length && is_translated::<A>(ip.protocol) {
         return Err(if ip.is_fragment() { Drop::FragmentTiny } else { Drop::Malformed });
     }
+    let segment = Segment::default();
     match ip.protocol {
         // Whole headers, though little of them is used: one check, and nothing is cut short in what is rewritten later.
         protocol::TCP => {
             let header: [u16; tcp::LEN as usize / 2] = packet.get(ip.l4).ok_or(Drop::Malformed)?;
-            let [_, tcp_flags] = header[tcp::FLAGS as usize / 2].to_ne_bytes();
+            let [offset, flags] = header[tcp::FLAGS as usize / 2].to_ne_bytes();
             Ok(Transport {
                 source: Be16::from_raw(header[0]),
                 destination: Be16::from_raw(header[1]),
-                tcp_flags,
+                segment: Segment {
+                    flags,
+                    data: ip.end > ip.l4 + u32::from(offset >> 4) * 4,
+                    trusted: false,
+                    sequence: Be32::from_halves(header[2], header[3]),
+                    acknowledged: Be32::from_halves(header[4], header[5]),
+                },
             })
         }
         protocol::UDP => {
             let header: [Be16; udp::LEN as usize / 2] = packet.get(ip.l4).ok_or(Drop::Malformed)?;
-            Ok(Transport { source: header[0], destination: header[1], tcp_flags: 0 })
+            Ok(Transport { source: header[0], destination: header[1], segment })
         }
         kind if kind == A::ICMP.protocol => {
             let header: [u16; icmp::LEN as usize / 2] = packet.get(ip.l4).ok_or(Drop::Malformed)?;
             let [kind, _] = header[0].to_ne_bytes();
             let id = Be16::from_raw(header[icmp::IDENTIFIER as usize / 2]);
             if !inward && kind == A::ICMP.echo_request {
-                Ok(Transport { source: id, destination: Be16::ZERO, tcp_flags: 0 })
+                Ok(Transport { source: id, destination: Be16::ZERO, segment })
             } else if inward && kind == A::ICMP.echo_reply {
-                Ok(Transport { source: Be16::ZERO, destination: id, tcp_flags: 0 })
+                Ok(Transport { source: Be16::ZERO, destination: id, segment })
             } else {
                 Err(Drop::Protocol)
             }

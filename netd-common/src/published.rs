@@ -9,9 +9,11 @@ use crate::{
     addr::Addr,
     flow::{self, State, Ticks, When},
     nat::{self, Mapping},
+    quota::{self, Account, NO_CELL},
     reason::Drop,
+    segment::Segment,
     shared::Shared,
-    tables::{Add, Tables},
+    tables::{Add, Scratch, Tables, Whose},
     wire::{Be16, protocol, tcp},
 };
 
@@ -89,46 +91,58 @@ pub fn open<A: Addr, T: Tables<A>>(
     let slot = port.slot;
     (mapping.address, mapping.port) = (port.address, port.port);
     mapping.flags |= Flow::<A>::PUBLISHED;
-    if tables.flows_of(slot, 0) >= config.quota {
-        return Drop::FlowQuota as u32;
-    }
     let now = tables.now();
-    let outward = inward.opposite(mapping.address, mapping.port);
-    if !make_way(tables, &outward, now) {
+    let Some(mut scratch) = tables.scratch(Whose::Create) else { return Drop::FlowTableFull as u32 };
+    scratch.outward.set_outward(inward, mapping.address, mapping.port);
+    if !make_way(tables, now, &mut scratch) {
         return Drop::PublishedClash as u32;
     }
-    let mut flow = Flow {
-        state: Shared::new(State::after(0, true, inward.protocol, tcp_flags as u8)),
+    let number = quota::number(tables, slot, Account::Inward);
+    let refused = quota::take(tables, &config, slot, Account::Inward, number);
+    if refused != 0 {
+        return refused;
+    }
+    let state =
+        State::after(State::initial(inward, number), true, inward.protocol, &Segment::from(tcp_flags as u8));
+    scratch.flow = Flow {
+        state: Shared::new(state),
         seen: Shared::new(now),
+        mark: Shared::new(0),
         slot,
         address: mapping.address,
         port: mapping.port,
         flags: mapping.flags,
     };
-    match tables.flow_add(inward, flow.clone()) {
-        Ok(()) => {}
-        Err(Add::Exists) => return settle(tables, inward, tcp_flags, mapping),
-        Err(Add::Full) => return Drop::FlowTableFull as u32,
+    if let Err(full) = tables.flow_add(inward, &scratch.flow) {
+        quota::give_back(tables, slot, Account::Inward, NO_CELL);
+        return match full {
+            Add::Exists => settle(tables, inward, tcp_flags, mapping),
+            Add::Full => Drop::FlowTableFull as u32,
+        };
     }
-    flow.state = Shared::new(0);
+    // Its answer is to be noted.
+    let Scratch { outward, flow, .. } = &mut *scratch;
+    flow.state = Shared::new(State::initial(outward, number) | State::WATCHED);
     (flow.address, flow.port) = (inward.destination, inward.destination_port);
-    if let Err(full) = tables.flow_add(&outward, flow) {
-        tables.flow_remove(inward);
+    if let Err(full) = tables.flow_add(outward, flow) {
+        flow::abandon(tables, inward, number);
         return match full {
             Add::Exists => Drop::PublishedClash as u32,
             Add::Full => Drop::FlowTableFull as u32,
         };
     }
-    tables.flows_of(slot, 1);
     // Who takes a port back takes it out of the table first, and then removes its flows. This one may have come too late for that.
     let still =
         find(tables, inward).is_some_and(|port| (port.address, port.port) == (mapping.address, mapping.port));
     if !still {
-        if let Some(flow) = tables.flow(inward) {
-            flow::remove(tables, inward, &flow, now, When::Now);
-        }
+        flow::abandon(tables, inward, number);
+    }
+    if !nat::is_whole(tables, inward, number) {
+        // It was removed before it was whole: what has just been added belongs to nothing.
+        flow::remove_outward(tables, outward, (inward.destination, inward.destination_port), number);
         return NOT_OURS;
     }
+    quota::enter(tables, inward, slot, Account::Inward, number);
     0
 }
 
@@ -162,16 +176,18 @@ fn settle<A: Addr, T: Tables<A>>(tables: &T, inward: &Tuple<A>, tcp_flags: u32, 
     Drop::PublishedClash as u32
 }
 
-/// Makes sure that there is no entry for a container's packets, given their tuple: one that nobody uses any more goes. `false`: it
-/// talks to that client already, by another port of the host's.
+/// Makes sure that there is no entry for a container's packets, given their outbound tuple: one that nobody uses any more goes.
+/// `false`: it talks to that client already, by another port of the host's.
 #[inline(always)]
-fn make_way<A: Addr, T: Tables<A>>(tables: &T, outward: &Tuple<A>, now: Ticks) -> bool {
+fn make_way<A: Addr, T: Tables<A>>(tables: &T, now: Ticks, scratch: &mut Scratch<A>) -> bool {
+    let Scratch { inward, outward, .. } = scratch;
     let Some(old) = tables.flow(outward) else { return true };
-    let inward = outward.opposite(old.address, old.port);
-    match tables.flow(&inward) {
-        Some(flow) => flow::remove(tables, &inward, &flow, now, When::Reusable),
+    let number = State::number(old.state.get());
+    inward.set_inward(outward, old.address, old.port);
+    match tables.flow(inward) {
+        Some(flow) => flow::remove(tables, inward, &flow, now, When::Reusable),
         None => {
-            tables.flow_remove(outward);
+            flow::remove_outward(tables, outward, (old.address, old.port), number);
             true
         }
     }

@@ -1,8 +1,8 @@
 //! A word in a map's value that several CPUs read and write at once.
 //!
 //! In BPF, `core::sync::atomic` does not compile for 32-bit words (LLVM: "Cannot select: AtomicLoad"), so plain reads and
-//! writes are volatile and the compare-and-swap is the instruction itself (BPF_CMPXCHG, kernel 5.12). On the host it is an
-//! `AtomicU32`.
+//! writes are volatile and what is atomic is the instruction itself (BPF_CMPXCHG, BPF_FETCH: kernel 5.12). On the host it is
+//! an `AtomicU32`.
 
 /// A word that may change under our hands.
 #[derive(Debug, Default)]
@@ -18,20 +18,37 @@ impl Shared {
 
     /// Its value now.
     #[inline(always)]
+    #[cfg_attr(not(target_arch = "bpf"), track_caller)]
     pub fn get(&self) -> u32 {
         imp::get(&self.0)
     }
 
     /// Overwrites it.
     #[inline(always)]
+    #[cfg_attr(not(target_arch = "bpf"), track_caller)]
     pub fn set(&self, value: u32) {
         imp::set(&self.0, value);
     }
 
     /// Makes it `new` if it is `old`, as one step that no other CPU can come between. Whether it did.
     #[inline(always)]
+    #[cfg_attr(not(target_arch = "bpf"), track_caller)]
     pub fn replace(&self, old: u32, new: u32) -> bool {
         imp::compare_exchange(&self.0, old, new)
+    }
+
+    /// Adds to it, as one step; what it was. Wraps around, so that one can take away as well.
+    #[inline(always)]
+    #[cfg_attr(not(target_arch = "bpf"), track_caller)]
+    pub fn add(&self, change: i32) -> u32 {
+        imp::add(&self.0, change as u32)
+    }
+
+    /// Sets bits of it, as one step.
+    #[inline(always)]
+    #[cfg_attr(not(target_arch = "bpf"), track_caller)]
+    pub fn set_bits(&self, bits: u32) {
+        imp::or(&self.0, bits);
     }
 }
 
@@ -77,6 +94,32 @@ mod imp {
         }
         seen as u32 == old
     }
+
+    #[inline(always)]
+    pub(super) fn add(word: &Word, change: u32) -> u32 {
+        let mut value = u64::from(change);
+        // SAFETY: BPF_ATOMIC | BPF_ADD | BPF_FETCH on a word of ours.
+        unsafe {
+            asm!(
+                "w2 = atomic_fetch_add((u32 *)(r1 + 0), w2)",
+                in("r1") word.get(),
+                inout("r2") value,
+            );
+        }
+        value as u32
+    }
+
+    #[inline(always)]
+    pub(super) fn or(word: &Word, bits: u32) {
+        // SAFETY: BPF_ATOMIC | BPF_OR | BPF_FETCH on a word of ours; what it was is of no interest.
+        unsafe {
+            asm!(
+                "w2 = atomic_fetch_or((u32 *)(r1 + 0), w2)",
+                in("r1") word.get(),
+                inout("r2") u64::from(bits) => _,
+            );
+        }
+    }
 }
 
 #[cfg(not(target_arch = "bpf"))]
@@ -96,18 +139,33 @@ mod imp {
         AtomicU32::new(value)
     }
 
+    #[track_caller]
     pub(super) fn get(word: &Word) -> u32 {
         point();
         word.load(SeqCst)
     }
 
+    #[track_caller]
     pub(super) fn set(word: &Word, value: u32) {
         point();
         word.store(value, SeqCst);
     }
 
+    #[track_caller]
     pub(super) fn compare_exchange(word: &Word, old: u32, new: u32) -> bool {
         point();
         word.compare_exchange(old, new, SeqCst, SeqCst).is_ok()
+    }
+
+    #[track_caller]
+    pub(super) fn add(word: &Word, change: u32) -> u32 {
+        point();
+        word.fetch_add(change, SeqCst)
+    }
+
+    #[track_caller]
+    pub(super) fn or(word: &Word, bits: u32) {
+        point();
+        word.fetch_or(bits, SeqCst);
     }
 }

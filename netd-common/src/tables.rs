@@ -1,6 +1,6 @@
 //! The tables that decisions are made from: BPF maps in the kernel, hash maps in tests.
 
-use core::ops::Deref;
+use core::ops::{Deref, DerefMut};
 
 use crate::{
     abi::{Config, Endpoint, Flow, Fragment, FragmentKey, Interface, Port, PortKey, Route, Tuple},
@@ -9,8 +9,11 @@ use crate::{
     hairpin::{self, Rewrite},
     nat::{self, Mapping},
     published,
+    quota::Account,
     reason::{Drop, Way},
 };
+#[cfg(feature = "host")]
+use crate::{shared::Shared, wire::Be16};
 
 /// Why an entry could not be added.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,14 +24,73 @@ pub enum Add {
     Full,
 }
 
+/// What does something that needs memory: of those that call each other, each has its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Whose {
+    /// Makes a flow.
+    Create = 0,
+    /// Removes one.
+    Remove = 1,
+    /// Removes one that nobody answers.
+    Evict = 2,
+    /// Notes a packet.
+    Note = 3,
+    /// Makes the second flow of two.
+    Hairpin = 4,
+    /// Was given a tuple to make a flow of...
+    GivenCreate = 5,
+    /// ... to open one by a published port...
+    GivenOpen = 6,
+    /// ... or to make two of.
+    GivenHairpin = 7,
+}
+
+impl Whose {
+    /// How many there are.
+    pub const COUNT: u32 = 8;
+}
+
+/// Tuples and a flow that are being worked on.
+#[derive(Clone, Debug)]
+#[repr(C)]
+pub struct Scratch<A> {
+    /// A [`Tuple::IN`].
+    pub inward: Tuple<A>,
+    /// A [`Tuple::OUT`].
+    pub outward: Tuple<A>,
+    /// What is to be added.
+    pub flow: Flow<A>,
+}
+
+#[cfg(feature = "host")]
+impl<A: Addr> Default for Scratch<A> {
+    fn default() -> Self {
+        let flow = Flow {
+            state: Shared::new(0),
+            seen: Shared::new(0),
+            mark: Shared::new(0),
+            slot: 0,
+            address: A::ZERO,
+            port: Be16::ZERO,
+            flags: 0,
+        };
+        Self { inward: Tuple::NONE, outward: Tuple::NONE, flow }
+    }
+}
+
 /// What does not depend on the address family: the clock, chance, and what is counted.
 pub trait Common {
     /// The time. Reading it costs, so it is asked for only where a flow needs it.
     fn now(&self) -> Ticks;
     /// 32 random bits.
     fn random(&self) -> u32;
-    /// Changes the number of flows of an endpoint's slot and returns what it was.
-    fn flows_of(&self, slot: u32, change: i32) -> u32;
+    /// Changes the number of flows that an endpoint's slot has on an account, and returns what it was.
+    fn flows_of(&self, slot: u32, account: Account, change: i32) -> u32;
+    /// Changes the number of flows to a destination, by its [`crate::quota::cell`], and returns what it was.
+    fn flows_to(&self, cell: u32, change: i32) -> u32;
+    /// Counts the flows that a ring of unanswered ones has got; what it was before.
+    fn unanswered_turn(&self, ring: u32) -> u32;
     /// Whether anybody has published a port of a protocol (TCP or UDP), at whatever address.
     fn is_published(&self, protocol: u8, port: u16) -> bool;
     /// Counts the entries that a ring of fragments has got; what it was before.
@@ -68,6 +130,10 @@ pub trait Tables<A>: Common {
     type Ref<'a, V: 'a>: Deref<Target = V>
     where
         Self: 'a;
+    /// Memory for what is done now.
+    type Scratch<'a>: DerefMut<Target = Scratch<A>>
+    where
+        Self: 'a;
 
     /// What the node is like.
     fn config(&self) -> Option<Self::Ref<'_, Config<A>>>;
@@ -83,9 +149,17 @@ pub trait Tables<A>: Common {
     ///
     /// # Errors
     /// See [`Add`].
-    fn flow_add(&self, tuple: &Tuple<A>, flow: Flow<A>) -> Result<(), Add>;
+    fn flow_add(&self, tuple: &Tuple<A>, flow: &Flow<A>) -> Result<(), Add>;
+    /// Memory for what is done now. In BPF it is this CPU's: the stack has no room.
+    fn scratch(&self, whose: Whose) -> Option<Self::Scratch<'_>>;
     /// Removes a flow, if it is there.
     fn flow_remove(&self, tuple: &Tuple<A>);
+    /// Changes the number of flows of the table on an account, and returns what it was.
+    fn flows_in_table(&self, account: Account, change: i32) -> u32;
+    /// The inbound tuple of an unanswered flow that is in a place.
+    fn unanswered(&self, place: u32, inward: &mut Tuple<A>);
+    /// Puts one there.
+    fn unanswered_set(&self, place: u32, inward: &Tuple<A>);
     /// What is known of a packet that comes in fragments.
     fn fragment(&self, key: &FragmentKey<A>) -> Option<Self::Ref<'_, Fragment<A>>>;
     /// Adds or replaces an entry.

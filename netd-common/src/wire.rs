@@ -62,6 +62,19 @@ unsafe impl Wire for Be16 {}
 pub struct Be32(u32);
 
 impl Be32 {
+    /// From its halves as they lie in memory.
+    #[inline(always)]
+    pub const fn from_halves(first: u16, second: u16) -> Self {
+        let ([a, b], [c, d]) = (first.to_ne_bytes(), second.to_ne_bytes());
+        Self(u32::from_ne_bytes([a, b, c, d]))
+    }
+
+    /// As it lies in memory.
+    #[inline(always)]
+    pub const fn from_raw(raw: u32) -> Self {
+        Self(raw)
+    }
+
     /// From host byte order.
     #[inline(always)]
     pub const fn new(host: u32) -> Self {

@@ -8,6 +8,7 @@ use netd_common::{
     Addr as _, Drop, Tables as _, V4,
     abi::{Config, Flow, Port, PortKey, Tuple},
     flow::{self, State, When},
+    hairpin::{self, Rewrite},
     host::{
         Memory,
         schedule::{Explorer, Thread},
@@ -33,6 +34,7 @@ const fn address(number: u8) -> V4 {
 }
 const NODE: V4 = address(200);
 const SERVER: V4 = address(100);
+const OTHER_SERVER: V4 = address(101);
 
 /// A node with so many ports for flows, and so many flows for an endpoint; slot and address of an endpoint have the same number. The
 /// first has published a port of TCP.
@@ -46,6 +48,9 @@ fn tables(ports: u16, quota: u32) -> Memory<V4> {
             first_port: FIRST,
             last_port: FIRST + (ports - 1),
             quota,
+            flows: 1 << 20,
+            ring: 0xfff,
+            seed: 1,
             mtu: 1500,
             overlay: 0,
             overlay_port: Be16::ZERO,
@@ -55,6 +60,8 @@ fn tables(ports: u16, quota: u32) -> Memory<V4> {
     };
     let port = Port { address: address(1), port: Be16::new(INNER), reserved: 0, slot: 1 };
     tables.ports.borrow_mut().insert(key(), Arc::new(port));
+    // Its first numbers are not all the same.
+    tables.seed.set(0x9e37_79b9_7f4a_7c15);
     tables
 }
 
@@ -110,6 +117,13 @@ fn come(tables: &Memory<V4>, tuple: &Tuple<V4>, flags: u8) -> u32 {
         return 0;
     }
     published::open(tables, tuple, u32::from(flags), &mut mapping)
+}
+
+/// What becomes of a container's packet to the published port.
+fn cross(tables: &Memory<V4>, tuple: &Tuple<V4>, flags: u8) -> u32 {
+    let mut rewrite = Rewrite { source: Mapping::NONE, destination: Mapping::NONE, id: 0 };
+    let slot = u32::from(tuple.source.bytes()[3]);
+    hairpin::translate(tables, tuple, u32::from(flags), slot, &mut rewrite)
 }
 
 /// The inbound tuple of a container's flow.
@@ -204,6 +218,34 @@ fn two_want_the_port_of_a_closed_connection() {
 }
 
 #[test]
+fn a_flow_is_made_while_the_endpoint_is_flushed() {
+    let sent = |tables: &Memory<V4>| {
+        send(tables, &connection(), tcp::SYN);
+    };
+    let flushed = |tables: &Memory<V4>| tables.flush(address(1));
+    play(|| tables(4, 9), &[&sent, &flushed]);
+    play(|| tables(4, 9), &[&sent, &flushed, &sent]);
+}
+
+#[test]
+fn a_flow_is_used_and_closed_while_it_is_removed() {
+    let open = || {
+        let tables = tables(4, 9);
+        assert_eq!(send(&tables, &connection(), tcp::SYN), 0);
+        assert!(answer(&tables, &connection(), tcp::SYN | tcp::ACK));
+        tables
+    };
+    let flushed = |tables: &Memory<V4>| tables.flush(address(1));
+    for flags in [tcp::ACK, tcp::FIN | tcp::ACK, tcp::RST, tcp::SYN] {
+        let sent = |tables: &Memory<V4>| {
+            send(tables, &connection(), flags);
+        };
+        play(open, &[&sent, &flushed]);
+        play(open, &[&sent, &flushed, &sent]);
+    }
+}
+
+#[test]
 fn a_flow_is_removed_by_several() {
     let timed_out = || {
         let tables = tables(4, 9);
@@ -216,6 +258,79 @@ fn a_flow_is_removed_by_several() {
     };
     let flushed = |tables: &Memory<V4>| tables.flush(address(1));
     play_and(timed_out, &[&collected, &flushed, &collected], has(0));
+}
+
+/// The memory of a flow that is removed becomes that of another, which its remover leaves alone.
+#[test]
+fn a_removed_flow_makes_place_for_another() {
+    let first = out(1, 1000, SERVER, HTTPS, protocol::UDP);
+    let second = out(1, 1000, OTHER_SERVER, HTTPS, protocol::UDP);
+    let timed_out = move || {
+        let tables = tables(4, 9);
+        assert_eq!(send(&tables, &first, 0), 0);
+        later(&tables);
+        tables
+    };
+    let collected = |tables: &Memory<V4>| {
+        tables.collect(When::TimedOut);
+    };
+    let and_another = move |tables: &Memory<V4>| {
+        tables.collect(When::TimedOut);
+        assert_eq!(send(tables, &second, 0), 0);
+    };
+    let lives = move |tables: &Memory<V4>| {
+        if tables.flow(&second).is_some() { Ok(()) } else { Err("the new flow is gone".to_owned()) }
+    };
+    play_and(timed_out, &[&collected, &and_another], lives);
+    // Nor does what is noted of the one become the other's.
+    let reset = move |tables: &Memory<V4>| {
+        let inward = first.opposite(NODE, Be16::new(FIRST));
+        let mut mapping = Mapping::NONE;
+        nat::reply(tables, &inward, tcp::RST, &mut mapping);
+    };
+    let open = move || {
+        let tables = tables(1, 9);
+        let first = Tuple { protocol: protocol::TCP, ..first };
+        assert_eq!(send(&tables, &first, tcp::SYN), 0);
+        tables
+    };
+    let replaced = move |tables: &Memory<V4>| {
+        tables.flush(address(1));
+        assert_eq!(send(tables, &Tuple { protocol: protocol::TCP, ..second }, tcp::SYN), 0);
+    };
+    let untouched = move |tables: &Memory<V4>| {
+        let inward = inward(tables, &Tuple { protocol: protocol::TCP, ..second });
+        let state = tables.flow(&inward).map(|flow| flow.state.get());
+        if state.is_some_and(|state| state & 0xff == State::SENT) {
+            Ok(())
+        } else {
+            Err(format!("state of the new flow: {state:x?}"))
+        }
+    };
+    play_and(open, &[&reset, &replaced], untouched);
+}
+
+/// Of two who want the last flow of a quota, one gets it.
+#[test]
+fn a_quota_is_never_exceeded() {
+    let of = |port| {
+        move |tables: &Memory<V4>| {
+            send(tables, &out(1, port, SERVER, HTTPS, protocol::UDP), 0);
+        }
+    };
+    let (one, two) = (of(1000), of(1001));
+    let at_most_one = |tables: &Memory<V4>| {
+        let entries = tables.flows.borrow().len();
+        if entries <= 2 { Ok(()) } else { Err(format!("{entries} entries with a quota of one flow")) }
+    };
+    play_and(|| tables(4, 1), &[&one, &two], at_most_one);
+    let came = |tables: &Memory<V4>| {
+        come(tables, &visit(), tcp::SYN);
+    };
+    let other = |tables: &Memory<V4>| {
+        come(tables, &Tuple { source_port: Be16::new(5001), ..visit() }, tcp::SYN);
+    };
+    play_and(|| tables(4, 1), &[&came, &other], at_most_one);
 }
 
 /// A table that has room for a flow and a half: the halves go again.
@@ -236,6 +351,28 @@ fn a_table_is_full() {
     play(narrow, &[&one, &came]);
 }
 
+#[test]
+fn two_packets_come_to_a_published_port() {
+    let came = |tables: &Memory<V4>| {
+        come(tables, &visit(), tcp::SYN);
+    };
+    play_and(|| tables(4, 9), &[&came, &came], has(1));
+    let flushed = |tables: &Memory<V4>| tables.flush(address(1));
+    play(|| tables(4, 9), &[&came, &flushed]);
+    play(|| tables(4, 9), &[&came, &flushed, &came]);
+}
+
+/// Whoever comes while a port is taken back has no flow afterwards.
+#[test]
+fn a_port_is_taken_back() {
+    let came = |tables: &Memory<V4>| {
+        come(tables, &visit(), tcp::SYN);
+    };
+    let taken_back = |tables: &Memory<V4>| tables.unpublish(&key());
+    play_and(|| tables(4, 9), &[&came, &taken_back], has(0));
+    play_and(|| tables(4, 9), &[&came, &taken_back, &came], has(0));
+}
+
 /// The container talks to the client from the port behind the published one, or the client to it: not both.
 #[test]
 fn a_client_and_the_container_meet() {
@@ -247,6 +384,32 @@ fn a_client_and_the_container_meet() {
     };
     play_and(|| tables(4, 9), &[&came, &calls], has(1));
     play_and(|| tables(4, 9), &[&came, &calls, &came], has(1));
+}
+
+#[test]
+fn containers_meet_by_a_published_port() {
+    let of = |container| {
+        move |tables: &Memory<V4>| {
+            cross(tables, &out(container, 1000, NODE, PUBLISHED, protocol::TCP), tcp::SYN);
+        }
+    };
+    let (two, three) = (of(2), of(3));
+    let goes_on = |containers: &'static [u8]| {
+        move |tables: &Memory<V4>| {
+            let mut all =
+                containers.iter().map(|container| out(*container, 1000, NODE, PUBLISHED, protocol::TCP));
+            match all.find(|tuple| cross(tables, tuple, tcp::SYN) != 0) {
+                Some(tuple) => Err(format!("nothing goes on: {tuple:?}")),
+                None => tables.consistent(),
+            }
+        }
+    };
+    play_and(|| tables(4, 9), &[&two, &two], goes_on(&[2]));
+    play_and(|| tables(4, 9), &[&two, &three], goes_on(&[2, 3]));
+    let taken_back = |tables: &Memory<V4>| tables.unpublish(&key());
+    play(|| tables(4, 9), &[&two, &taken_back]);
+    let flushed = |tables: &Memory<V4>| tables.flush(address(2));
+    play(|| tables(4, 9), &[&two, &flushed]);
 }
 
 /// Both sides close at once: the connection is closed.

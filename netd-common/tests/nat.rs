@@ -5,10 +5,13 @@ use std::{collections::HashMap, fmt::Debug, hash::Hash, sync::Arc};
 
 use netd_common::{
     Addr, Drop, Tables, V4, V6,
-    abi::{Config, Tuple},
-    flow::{State, Ticks, When},
+    abi::{Config, Flow, Tuple},
+    flow::{self, State, Ticks, When},
     host::Memory,
     nat::{self, Mapping},
+    quota::{self, Account},
+    segment::Segment,
+    shared::Shared,
     wire::{Be16, protocol, tcp},
 };
 use proptest::prelude::*;
@@ -107,6 +110,9 @@ fn run<A: Family>(events: &[Event]) -> Result<(), TestCaseError> {
             first_port: FIRST,
             last_port: FIRST + PORTS - 1,
             quota: QUOTA,
+            flows: 1 << 20,
+            ring: 0xfff,
+            seed: 1,
             mtu: 1500,
             overlay: 0,
             overlay_port: Be16::ZERO,
@@ -130,7 +136,8 @@ fn run<A: Family>(events: &[Event]) -> Result<(), TestCaseError> {
                     reserved: 0,
                 };
                 let mut mapping = Mapping::NONE;
-                let had_port = port_is_free(&tables, &tuple, port);
+                let allowed = allowed(&tables, &tuple);
+                let had_port = is_unused(&tables, &tuple, port);
                 if nat::known(&tables, &tuple, flags, &mut mapping) {
                     let before = known.get(&tuple);
                     prop_assert!(
@@ -149,9 +156,9 @@ fn run<A: Family>(events: &[Event]) -> Result<(), TestCaseError> {
                         // Ports that come free within seconds make it a refusal that the container is not told of.
                         match result & !nat::SOON {
                             r if r == Drop::FlowQuota as u32 => prop_assert!(mine.count() >= QUOTA as usize),
-                            // All ports towards this destination belong to flows that are not closed.
+                            // All ports towards this destination that it may have belong to flows that are not closed.
                             r if r == Drop::PortsExhausted as u32 => {
-                                for port in FIRST..FIRST + PORTS {
+                                for port in FIRST..FIRST + allowed {
                                     prop_assert!(!port_is_free(&tables, &tuple, port), "port {port} is free");
                                 }
                             }
@@ -159,7 +166,7 @@ fn run<A: Family>(events: &[Event]) -> Result<(), TestCaseError> {
                         }
                         continue;
                     }
-                    if had_port && (FIRST..FIRST + PORTS).contains(&port) {
+                    if had_port && (FIRST..FIRST + allowed).contains(&port) {
                         prop_assert_eq!(mapping.port, tuple.source_port, "a free port was not kept");
                     }
                 }
@@ -199,7 +206,7 @@ fn run<A: Family>(events: &[Event]) -> Result<(), TestCaseError> {
                     if let Some(flow) = tables.flow(&tuple) {
                         let inward = tuple.opposite(flow.address, flow.port);
                         if let Some(flow) = tables.flow(&inward) {
-                            netd_common::flow::remove(&tables, &inward, &flow, now, When::Now);
+                            flow::remove(&tables, &inward, &flow, now, When::Now);
                         }
                     }
                     known.remove(&tuple);
@@ -216,6 +223,23 @@ fn shortest<A: Family>(tables: &Memory<A>, tuple: &Tuple<A>, mapping: &Mapping<A
     let inward = tuple.opposite(mapping.address, mapping.port);
     let state = tables.flow(&inward).map_or(0, |flow| flow.state.get());
     State::reuse(state, tuple.protocol, tuple.destination_port)
+}
+
+/// How many of the ports its sender may have towards a tuple's destination.
+fn allowed<A: Family>(tables: &Memory<A>, tuple: &Tuple<A>) -> u16 {
+    let flows = tables.flows.borrow();
+    let there = flows.iter().filter(|(known, flow)| {
+        known.direction == Tuple::<A>::IN
+            && flow.address == tuple.source
+            && (known.source, known.source_port, known.protocol)
+                == (tuple.destination, tuple.destination_port, tuple.protocol)
+    });
+    quota::ports(u32::from(PORTS), there.count() as u32) as u16
+}
+
+/// Whether no flow has this port towards the tuple's destination.
+fn is_unused<A: Family>(tables: &Memory<A>, tuple: &Tuple<A>, port: u16) -> bool {
+    tables.flow(&tuple.opposite(A::numbered(200), Be16::new(port))).is_none()
 }
 
 /// Whether no flow has this port towards the tuple's destination, or only one that may be reused.
@@ -244,10 +268,13 @@ fn check<A: Family>(tables: &Memory<A>) -> Result<(), TestCaseError> {
             *counts.entry(flow.slot).or_default() += 1;
         }
     }
-    for (slot, count) in tables.flow_counts.borrow().iter() {
+    for ((slot, account), count) in tables.flow_counts.borrow().iter() {
+        prop_assert_eq!(*account, Account::Outward);
         prop_assert_eq!(counts.get(slot).copied().unwrap_or(0), *count, "count of slot {}", slot);
         prop_assert!(*count <= QUOTA);
     }
+    let all: u32 = counts.values().sum();
+    prop_assert_eq!(tables.flows_in_table(Account::Outward, 0), all);
     Ok(())
 }
 
@@ -268,66 +295,111 @@ proptest! {
 /// The states that a TCP connection goes through, and what each is worth.
 #[test]
 fn states_of_a_connection() {
-    use netd_common::flow::{TCP_CLOSED_REUSE, TCP_ESTABLISHED, TCP_RESET_REUSE, TCP_TRANSITORY};
+    use netd_common::flow::{
+        TCP_CLOSED_REUSE, TCP_ESTABLISHED, TCP_OPENING, TCP_RESET_REUSE, TCP_TRANSITORY,
+    };
     const OUT: bool = false;
     const IN: bool = true;
+    // TCP's own flag for them.
+    const DATA: u8 = 8;
+    const OPEN: [(bool, u8); 3] = [(OUT, tcp::SYN), (IN, tcp::SYN | tcp::ACK), (OUT, tcp::ACK)];
     type Packets = &'static [(bool, u8)];
-    let table: &[(&str, Packets, Ticks, Ticks)] = &[
-        ("half open", &[(OUT, tcp::SYN)], TCP_TRANSITORY, TCP_TRANSITORY),
+    let half_open: &[(&str, Packets, Ticks, Ticks)] = &[
+        ("half open", &[(OUT, tcp::SYN)], TCP_OPENING, TCP_OPENING),
+        ("half open, by the other side", &[(IN, tcp::SYN)], TCP_OPENING, TCP_OPENING),
         (
-            "established",
-            &[(OUT, tcp::SYN), (IN, tcp::SYN | tcp::ACK), (OUT, tcp::ACK)],
+            "its SYN is answered, and no more",
+            &[(IN, tcp::SYN), (OUT, tcp::SYN | tcp::ACK)],
+            TCP_OPENING,
+            TCP_OPENING,
+        ),
+        (
+            "it answers that",
+            &[(IN, tcp::SYN), (OUT, tcp::SYN | tcp::ACK), (IN, tcp::ACK)],
             TCP_ESTABLISHED,
             TCP_ESTABLISHED,
         ),
         ("picked up in the middle", &[(OUT, tcp::ACK), (IN, tcp::ACK)], TCP_ESTABLISHED, TCP_ESTABLISHED),
-        ("half closed by us", &[(IN, tcp::ACK), (OUT, tcp::FIN)], TCP_TRANSITORY, TCP_TRANSITORY),
-        ("half closed by them", &[(IN, tcp::FIN)], TCP_TRANSITORY, TCP_TRANSITORY),
-        ("closed", &[(IN, tcp::ACK), (OUT, tcp::FIN), (IN, tcp::FIN)], TCP_TRANSITORY, TCP_CLOSED_REUSE),
-        ("reset by us", &[(IN, tcp::ACK), (OUT, tcp::RST)], TCP_TRANSITORY, TCP_CLOSED_REUSE),
-        ("refused", &[(OUT, tcp::SYN), (IN, tcp::RST | tcp::ACK)], TCP_TRANSITORY, TCP_RESET_REUSE),
-        (
-            "a forged reset, and the peer goes on",
-            &[(IN, tcp::ACK), (IN, tcp::RST), (IN, tcp::ACK)],
-            TCP_ESTABLISHED,
-            TCP_ESTABLISHED,
-        ),
-        (
-            "a new connection on a closed one's ports",
-            &[(IN, tcp::ACK), (OUT, tcp::FIN), (IN, tcp::FIN), (OUT, tcp::SYN)],
-            TCP_TRANSITORY,
-            TCP_TRANSITORY,
-        ),
-        (
-            "a SYN sent again changes nothing",
-            &[(OUT, tcp::SYN), (IN, tcp::SYN | tcp::ACK), (OUT, tcp::SYN)],
-            TCP_ESTABLISHED,
-            TCP_ESTABLISHED,
-        ),
-        ("both open at once", &[(OUT, tcp::SYN), (IN, tcp::SYN)], TCP_TRANSITORY, TCP_TRANSITORY),
+        ("refused", &[(OUT, tcp::SYN), (IN, tcp::RST | tcp::ACK)], TCP_OPENING, TCP_CLOSED_REUSE),
+        ("both open at once", &[(OUT, tcp::SYN), (IN, tcp::SYN)], TCP_OPENING, TCP_OPENING),
         (
             "both have opened",
             &[(OUT, tcp::SYN), (IN, tcp::SYN), (OUT, tcp::SYN | tcp::ACK), (IN, tcp::SYN | tcp::ACK)],
             TCP_ESTABLISHED,
             TCP_ESTABLISHED,
         ),
+    ];
+    let opened: &[(&str, Packets, Ticks, Ticks)] = &[
+        ("established", &[], TCP_ESTABLISHED, TCP_ESTABLISHED),
+        ("half closed by us", &[(OUT, tcp::FIN)], TCP_TRANSITORY, TCP_TRANSITORY),
+        ("half closed by them", &[(IN, tcp::FIN)], TCP_TRANSITORY, TCP_TRANSITORY),
+        ("closed", &[(OUT, tcp::FIN), (IN, tcp::FIN)], TCP_TRANSITORY, TCP_CLOSED_REUSE),
+        ("reset by us", &[(OUT, tcp::RST)], TCP_TRANSITORY, TCP_CLOSED_REUSE),
+        ("reset by them", &[(IN, tcp::RST)], TCP_TRANSITORY, TCP_RESET_REUSE),
+        (
+            "a forged reset, and the peer goes on",
+            &[(IN, tcp::RST), (IN, tcp::ACK)],
+            TCP_ESTABLISHED,
+            TCP_ESTABLISHED,
+        ),
+        (
+            "a forged reset, and the container goes on",
+            &[(IN, tcp::RST), (OUT, tcp::ACK)],
+            TCP_ESTABLISHED,
+            TCP_ESTABLISHED,
+        ),
+        (
+            "a forged end, and the peer goes on",
+            &[(IN, tcp::FIN), (IN, tcp::ACK | DATA)],
+            TCP_ESTABLISHED,
+            TCP_ESTABLISHED,
+        ),
+        (
+            "a forged end after ours, and the peer goes on",
+            &[(OUT, tcp::FIN), (IN, tcp::FIN), (IN, tcp::ACK | DATA)],
+            TCP_TRANSITORY,
+            TCP_TRANSITORY,
+        ),
+        (
+            "an end, and what is sent is acknowledged",
+            &[(IN, tcp::FIN), (OUT, tcp::ACK | DATA), (IN, tcp::ACK)],
+            TCP_TRANSITORY,
+            TCP_TRANSITORY,
+        ),
+        (
+            "a new connection on a closed one's ports",
+            &[(OUT, tcp::FIN), (IN, tcp::FIN), (OUT, tcp::SYN)],
+            TCP_OPENING,
+            TCP_OPENING,
+        ),
+        ("a SYN sent again changes nothing", &[(OUT, tcp::SYN)], TCP_ESTABLISHED, TCP_ESTABLISHED),
         (
             "the other side calls back on a closed connection's ports",
-            &[(IN, tcp::ACK), (OUT, tcp::FIN), (IN, tcp::FIN), (IN, tcp::SYN)],
+            &[(OUT, tcp::FIN), (IN, tcp::FIN), (IN, tcp::SYN)],
+            TCP_OPENING,
+            TCP_OPENING,
+        ),
+        (
+            "and on those of one that it has half closed",
+            &[(IN, tcp::FIN), (IN, tcp::SYN)],
             TCP_TRANSITORY,
             TCP_TRANSITORY,
         ),
         (
             "a reset that also claims to open",
-            &[(IN, tcp::ACK), (IN, tcp::RST), (IN, tcp::RST | tcp::SYN)],
+            &[(IN, tcp::RST), (IN, tcp::RST | tcp::SYN)],
             TCP_TRANSITORY,
             TCP_RESET_REUSE,
         ),
     ];
-    for (name, packets, timeout, reuse) in table {
-        let state = packets
-            .iter()
-            .fold(0, |state, (inward, flags)| State::after(state, *inward, protocol::TCP, *flags));
+    let half_open = half_open.iter().map(|case| (&[][..], case));
+    for (before, (name, packets, timeout, reuse)) in
+        half_open.chain(opened.iter().map(|case| (&OPEN[..], case)))
+    {
+        let state = before.iter().chain(*packets).fold(0, |state, (inward, flags)| {
+            let segment = Segment { data: flags & DATA != 0, ..Segment::from(*flags) };
+            State::after(state, *inward, protocol::TCP, &segment)
+        });
         assert_eq!(State::timeout(state, protocol::TCP, Be16::new(443)), *timeout, "{name}: timeout");
         assert_eq!(State::reuse(state, protocol::TCP, Be16::new(443)), *reuse, "{name}: reuse");
     }
@@ -336,9 +408,41 @@ fn states_of_a_connection() {
 /// A flow that somebody is removing takes no more packets: it is made anew.
 #[test]
 fn a_dying_flow_is_left_alone() {
-    let flow = netd_common::shared::Shared::new(State::REPLIED);
-    assert!(State::observe(&flow, false, protocol::TCP, tcp::SYN));
-    flow.set(State::DEAD);
-    assert!(!State::observe(&flow, true, protocol::TCP, tcp::SYN));
-    assert_eq!(flow.get(), State::DEAD);
+    let tuple = inward(1);
+    let flow = Shared::new(State::initial(&tuple, 1) | State::REPLIED);
+    assert!(State::observe(&flow, &tuple, false, &tcp::SYN.into()));
+    flow.set(flow.get() | State::DEAD);
+    let dead = flow.get();
+    assert!(!State::observe(&flow, &tuple, true, &tcp::SYN.into()));
+    assert_eq!(flow.get(), dead);
+}
+
+/// The inbound tuple of a connection to a server, at this port.
+fn inward(port: u16) -> Tuple<V4> {
+    Tuple {
+        source: V4::numbered(100),
+        destination: V4::numbered(200),
+        source_port: Be16::new(443),
+        destination_port: Be16::new(port),
+        protocol: protocol::TCP,
+        direction: Tuple::<V4>::IN,
+        reserved: 0,
+    }
+}
+
+/// Where the entry that was looked up has become another flow's meanwhile, as the kernel uses memory again at once, that flow is
+/// left alone.
+#[test]
+fn a_stranger_in_the_same_place_is_left_alone() {
+    let (gone, other) = (inward(1), inward(2));
+    let state = Shared::new(State::initial(&other, 1) | State::REPLIED);
+    assert!(!State::observe(&state, &gone, true, &tcp::FIN.into()), "the flow of that packet is gone");
+    assert_eq!(state.get(), State::initial(&other, 1) | State::REPLIED);
+    let (address, port) = (V4::numbered(1), Be16::new(1000));
+    let flow = Flow { state, seen: Shared::new(0), mark: Shared::new(0), slot: 1, address, port, flags: 0 };
+    let tables = Memory::<V4>::default();
+    for when in [When::TimedOut, When::Reusable, When::Now] {
+        assert!(!flow::remove(&tables, &gone, &flow, 1 << 20, when), "{when:?}");
+    }
+    assert_eq!(flow.state.get(), State::initial(&other, 1) | State::REPLIED);
 }

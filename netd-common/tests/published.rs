@@ -102,6 +102,9 @@ fn run<A: Family>(events: &[Event]) -> Result<(), TestCaseError> {
             first_port: FIRST,
             last_port: FIRST + PORTS - 1,
             quota: QUOTA,
+            flows: 1 << 20,
+            ring: 0xfff,
+            seed: 1,
             mtu: 1500,
             overlay: 0,
             overlay_port: Be16::ZERO,
@@ -226,13 +229,13 @@ fn consistent<A: Family>(tables: &Memory<A>) -> Result<(), TestCaseError> {
     let flows = tables.flows.borrow();
     let mut counts = std::collections::BTreeMap::new();
     for (tuple, flow) in flows.iter().filter(|(tuple, _)| tuple.direction == Tuple::<A>::IN) {
-        *counts.entry(flow.slot).or_insert(0) += 1;
+        *counts.entry((flow.slot, flow.account())).or_insert(0) += 1;
         let other = flows.get(&tuple.opposite(flow.address, flow.port));
         let other = other.map(|other| (other.address, other.port, other.slot));
         prop_assert_eq!(other, Some((tuple.destination, tuple.destination_port, flow.slot)), "{:?}", tuple);
     }
     for (slot, count) in tables.flow_counts.borrow().iter() {
-        prop_assert_eq!(counts.get(slot).copied().unwrap_or(0), *count, "flows of slot {}", slot);
+        prop_assert_eq!(counts.get(slot).copied().unwrap_or(0), *count, "flows of slot {:?}", slot);
         prop_assert!(*count <= QUOTA);
     }
     Ok(())

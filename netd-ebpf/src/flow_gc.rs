@@ -4,7 +4,7 @@
 use netd_common::{
     Addr, Common as _, Packet, Tables, V4, V6,
     abi::{FlowList, Tuple},
-    flow::{When, remove},
+    flow::{When, remove_with},
 };
 
 use crate::{maps::Maps, skb::Skb};
@@ -53,7 +53,8 @@ where
         _ => return 0,
     };
     match Maps.flow(tuple) {
-        Some(flow) => u32::from(remove(&Maps, tuple, &flow, now, when)),
+        // The daemon's threads and packets may come in between, on the same CPU: the programs' own memory is theirs.
+        Some(flow) => u32::from(remove_with(&Maps, tuple, &flow, now, when, &mut { Tuple::NONE })),
         None => 0,
     }
 }

@@ -9,25 +9,23 @@ use netd_common::{
     hairpin::{self, Rewrite},
     nat::{self, Mapping},
     published,
+    tables::Whose,
 };
 
-use crate::maps::{KEYS4, KEYS6, Maps};
+use crate::maps::{Maps, SCRATCH4, SCRATCH6};
 
 /// What a null pointer gets, which nobody passes.
 const NOTHING: u32 = Drop::NoRoute as u32;
 
-/// Which entry of [`KEYS4`] or [`KEYS6`] a function has: the last calls the others.
-const CREATE: u32 = 0;
-const OPEN: u32 = 1;
-const HAIRPIN: u32 = 2;
-
 /// Copies a tuple to where it may be the key of a map: before Linux 6.2 a key is on the stack, which has no room for it here, or in a
 /// map, not behind a pointer that a function was given.
 macro_rules! key {
-    ($keys:ident, $function:ident, $tuple:ident) => {
-        $keys.get_ptr_mut($function).map(|key| {
-            // SAFETY: the entry of this CPU. Programs of netd's do not interrupt each other on one, and no function calls itself.
+    ($scratch:ident, $whose:expr, $tuple:ident) => {
+        $scratch.get_ptr_mut($whose as u32).map(|scratch| {
+            // SAFETY: the entry of this CPU, and of this function. Programs of netd's that call it do not interrupt each other on one,
+            // and no function calls itself.
             unsafe {
+                let key = &raw mut (*scratch).inward;
                 *key = *$tuple;
                 &*key
             }
@@ -36,7 +34,7 @@ macro_rules! key {
 }
 
 macro_rules! functions {
-    ($address:ty, $keys:ident, $create:ident, $open:ident, $hairpin:ident) => {
+    ($address:ty, $scratch:ident, $create:ident, $open:ident, $hairpin:ident) => {
         #[unsafe(no_mangle)]
         #[inline(never)]
         pub(crate) extern "C" fn $create(
@@ -48,7 +46,7 @@ macro_rules! functions {
             let (Some(tuple), Some(mapping)) = (unsafe { (tuple.as_ref(), mapping.as_mut()) }) else {
                 return NOTHING;
             };
-            let Some(tuple) = key!($keys, CREATE, tuple) else { return NOTHING };
+            let Some(tuple) = key!($scratch, Whose::GivenCreate, tuple) else { return NOTHING };
             nat::create(&Maps, tuple, slot, mapping)
         }
 
@@ -63,7 +61,7 @@ macro_rules! functions {
             let (Some(inward), Some(mapping)) = (unsafe { (inward.as_ref(), mapping.as_mut()) }) else {
                 return NOTHING;
             };
-            let Some(inward) = key!($keys, OPEN, inward) else { return NOTHING };
+            let Some(inward) = key!($scratch, Whose::GivenOpen, inward) else { return NOTHING };
             published::open(&Maps, inward, tcp_flags, mapping)
         }
 
@@ -79,11 +77,11 @@ macro_rules! functions {
             let (Some(tuple), Some(rewrite)) = (unsafe { (tuple.as_ref(), rewrite.as_mut()) }) else {
                 return NOTHING;
             };
-            let Some(tuple) = key!($keys, HAIRPIN, tuple) else { return NOTHING };
+            let Some(tuple) = key!($scratch, Whose::GivenHairpin, tuple) else { return NOTHING };
             hairpin::translate(&Maps, tuple, tcp_flags, slot, rewrite)
         }
     };
 }
 
-functions!(V4, KEYS4, create_flow4, open_flow4, hairpin_flows4);
-functions!(V6, KEYS6, create_flow6, open_flow6, hairpin_flows6);
+functions!(V4, SCRATCH4, create_flow4, open_flow4, hairpin_flows4);
+functions!(V6, SCRATCH6, create_flow6, open_flow6, hairpin_flows6);

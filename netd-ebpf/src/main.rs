@@ -72,6 +72,14 @@ fn overlay4(ctx: TcContext) -> i32 {
     from_container4_step(&mut skb, &ctx, hook, Step4::Overlay)
 }
 
+/// IPv4 from a container through the masquerade that has no ports of its own.
+#[classifier]
+fn rare4(ctx: TcContext) -> i32 {
+    let mut skb = Skb::new(&ctx);
+    let hook = skb.hook();
+    from_container4_step(&mut skb, &ctx, hook, Step4::Rare)
+}
+
 #[inline(always)]
 fn from_container4_step(skb: &mut Skb, ctx: &TcContext, hook: Hook, this: Step4) -> i32 {
     match netd_common::from_container::step4(skb, &Maps, hook, this) {

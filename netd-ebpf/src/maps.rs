@@ -11,17 +11,18 @@ use aya_ebpf::{
 use netd_common::{
     Addr as _, Common, Tables, V4, V6, Way,
     abi::{
-        Config, Configs, Counter, Endpoint, EndpointCounters, Flow, Fragment, FragmentKey, FragmentRing,
-        Interface, NodeCounters, PLACES, Peer, PeerKey, Place, Port, PortBits, PortKey, Route,
-        STEPS as STEPS_COUNT, Tuple, place_of,
+        Config, Configs, Counter, DESTINATIONS, Endpoint, EndpointCounters, Flow, Fragment, FragmentKey,
+        FragmentRing, Interface, NodeCounters, PLACES, Peer, PeerKey, Place, Port, PortBits, PortKey, Route,
+        STEPS as STEPS_COUNT, Tuple, UnansweredRing, place_of,
     },
     flow::{TICK_SHIFT, Ticks},
     hairpin::Rewrite,
     nat::Mapping,
     plan::NO_SLOT,
+    quota::Account,
     reason,
     shared::Shared,
-    tables::Add,
+    tables::{Add, Scratch, Whose},
     wire::protocol,
 };
 
@@ -44,9 +45,30 @@ static NODE_COUNTERS: PerCpuArray<NodeCounters, SIZED> = PerCpuArray::new();
 /// Numbers that outer packets to other nodes have got, by slot.
 #[btf_map]
 static NODE_IDS: Array<u32, SIZED> = Array::new();
-/// Flows of endpoints, by slot.
+/// Flows of endpoints: those of a slot's accounts, one after the other.
 #[btf_map]
 static FLOW_COUNTS: Array<u32, SIZED> = Array::new();
+/// Flows of endpoints to destinations, by [`netd_common::quota::cell`].
+#[btf_map]
+static DESTINATION_COUNTS: Array<u32, { DESTINATIONS as usize }> = Array::new();
+/// Flows of IPv4 that have got no answer yet: rings of their keys, one after the other.
+#[btf_map]
+static UNANSWERED4: Array<Tuple<V4>, { UnansweredRing::ENTRIES as usize }> = Array::new();
+/// The same of IPv6. An endpoint's rings of both families turn together.
+#[btf_map]
+static UNANSWERED6: Array<Tuple<V6>, { UnansweredRing::ENTRIES as usize }> = Array::new();
+/// What programs work on that their stacks have no room for, or what is to be the key of a map (`functions.rs`), by [`Whose`].
+#[btf_map]
+pub(crate) static SCRATCH4: PerCpuArray<Scratch<V4>, { Whose::COUNT as usize }> = PerCpuArray::new();
+/// The same of IPv6.
+#[btf_map]
+pub(crate) static SCRATCH6: PerCpuArray<Scratch<V6>, { Whose::COUNT as usize }> = PerCpuArray::new();
+/// How many keys each ring has got.
+#[btf_map]
+static UNANSWERED_TURNS: Array<u32, { UnansweredRing::RINGS as usize }> = Array::new();
+/// Flows of each table: those of IPv4's accounts, then of IPv6's.
+#[btf_map]
+static FLOW_TOTALS: Array<u32, { 2 * Account::COUNT as usize }> = Array::new();
 
 /// The node.
 #[btf_map]
@@ -127,13 +149,6 @@ static FRAGMENT_PLACES6: Array<FragmentKey<V6>, { FragmentRing::ENTRIES as usize
 #[btf_map]
 static FRAGMENT_TURNS: Array<u32, { FragmentRing::RINGS as usize }> = Array::new();
 
-/// Where functions keep the tuple that they were given, one entry each (`functions.rs`).
-#[btf_map]
-pub(crate) static KEYS4: PerCpuArray<Tuple<V4>, 3> = PerCpuArray::new();
-/// The same for IPv6.
-#[btf_map]
-pub(crate) static KEYS6: PerCpuArray<Tuple<V6>, 3> = PerCpuArray::new();
-
 /// Programs that go on where others end, by the numbers in [`netd_common::abi`].
 #[btf_map]
 pub(crate) static STEPS: ProgramArray<{ STEPS_COUNT as usize }> = ProgramArray::new();
@@ -174,11 +189,20 @@ impl Common for Maps {
     }
 
     #[inline(always)]
-    fn flows_of(&self, slot: u32, change: i32) -> u32 {
-        let Some(count) = FLOW_COUNTS.get_ptr(slot) else { return u32::MAX };
-        // SAFETY: Shared is transparent over the word, which programs change by compare-and-swap only.
-        let count = unsafe { &*count.cast::<Shared>() };
+    fn flows_of(&self, slot: u32, account: Account, change: i32) -> u32 {
+        let index = slot.wrapping_mul(Account::COUNT) + account as u32;
+        let Some(count) = FLOW_COUNTS.get_ptr(index) else { return u32::MAX };
         add(count, change)
+    }
+
+    #[inline(always)]
+    fn flows_to(&self, cell: u32, change: i32) -> u32 {
+        DESTINATION_COUNTS.get_ptr(cell).map_or(0, |count| add(count, change))
+    }
+
+    #[inline(always)]
+    fn unanswered_turn(&self, ring: u32) -> u32 {
+        UNANSWERED_TURNS.get_ptr(ring).map_or(0, |turn| add(turn, 1))
     }
 
     #[inline(always)]
@@ -188,9 +212,7 @@ impl Common for Maps {
 
     #[inline(always)]
     fn fragment_turn(&self, ring: u32) -> u32 {
-        let Some(turn) = FRAGMENT_TURNS.get_ptr(ring) else { return 0 };
-        // SAFETY: as in `flows_of`.
-        add(unsafe { &*turn.cast::<Shared>() }, 1)
+        FRAGMENT_TURNS.get_ptr(ring).map_or(0, |turn| add(turn, 1))
     }
 
     #[inline(always)]
@@ -232,10 +254,10 @@ impl Common for Maps {
     fn outer_ids(&self, slot: u32, packets: u32) -> u16 {
         let mut first = 0;
         let Some(given) = NODE_IDS.get_ptr(slot) else { return first };
-        // SAFETY: as in `flows_of`.
+        // SAFETY: as in `add`.
         let given = unsafe { &*given.cast::<Shared>() };
         count!(NODE_COUNTERS, slot, |counter| {
-            first = counter.number(packets, given.get(), |more| add(given, more.cast_signed()));
+            first = counter.number(packets, given.get(), |more| given.add(more.cast_signed()));
         });
         first
     }
@@ -259,13 +281,14 @@ impl Common for Maps {
 
 /// One family's tables over its maps.
 macro_rules! tables {
-    ($address:ty, $bits:literal, $config:ident, [$interfaces:ident, $interface_places:ident], [$endpoints:ident, $endpoint_places:ident], $routes:ident, $flows:ident, $ports:ident, $fragments:ident, $places:ident,
+    ($address:ty, $bits:literal, $config:ident, [$interfaces:ident, $interface_places:ident], [$endpoints:ident, $endpoint_places:ident], $routes:ident, $flows:ident, $ports:ident, $fragments:ident, $places:ident, $unanswered:ident, $scratch:ident,
      $create:ident, $open:ident, $hairpin:ident) => {
         // SAFETY (of the `get`s): the kernel keeps the memory of a removed entry readable until the program ends. It may
         // be given to another entry meanwhile; the fields of a flow are read at once after the look-up, so what is read
         // belongs to one entry, for all but a removal and an insertion within those few nanoseconds.
         impl Tables<$address> for Maps {
             type Ref<'a, V: 'a> = &'a V;
+            type Scratch<'a> = &'a mut Scratch<$address>;
 
             #[inline(always)]
             fn config(&self) -> Option<&Config<$address>> {
@@ -302,8 +325,14 @@ macro_rules! tables {
             }
 
             #[inline(always)]
-            fn flow_add(&self, tuple: &Tuple<$address>, flow: Flow<$address>) -> Result<(), Add> {
-                match $flows.insert(tuple, &flow, u64::from(BPF_NOEXIST)) {
+            fn scratch(&self, whose: Whose) -> Option<&mut Scratch<$address>> {
+                // SAFETY: the entry of this CPU, which programs do not interrupt each other on; and of what is being done, once.
+                $scratch.get_ptr_mut(whose as u32).map(|pointer| unsafe { &mut *pointer })
+            }
+
+            #[inline(always)]
+            fn flow_add(&self, tuple: &Tuple<$address>, flow: &Flow<$address>) -> Result<(), Add> {
+                match $flows.insert(tuple, flow, u64::from(BPF_NOEXIST)) {
                     Ok(()) => Ok(()),
                     Err(error) if error == -EEXIST => Err(Add::Exists),
                     Err(_) => Err(Add::Full),
@@ -319,6 +348,12 @@ macro_rules! tables {
             fn port(&self, key: &PortKey<$address>) -> Option<&Port<$address>> {
                 // SAFETY: see above.
                 unsafe { $ports.get(key) }
+            }
+
+            #[inline(always)]
+            fn flows_in_table(&self, account: Account, change: i32) -> u32 {
+                let index = u32::from(<$address>::V6) * Account::COUNT + account as u32;
+                FLOW_TOTALS.get_ptr(index).map_or(0, |total| add(total, change))
             }
 
             #[inline(always)]
@@ -343,10 +378,22 @@ macro_rules! tables {
                 let Some(pointer) = $places.get_ptr_mut(place) else { return *key };
                 // SAFETY: the entry is there as long as the map. Another CPU comes to the same place only after a whole round of
                 // the ring; should it, what is lost is that an entry is removed.
-                unsafe {
-                    let old = *pointer;
-                    *pointer = *key;
-                    old
+                unsafe { core::mem::replace(&mut *pointer, *key) }
+            }
+
+            #[inline(always)]
+            fn unanswered(&self, place: u32, inward: &mut Tuple<$address>) {
+                if let Some(pointer) = $unanswered.get_ptr(place) {
+                    // SAFETY: as above; should another CPU be writing it, it is nobody's tuple.
+                    *inward = unsafe { pointer.read() };
+                }
+            }
+
+            #[inline(always)]
+            fn unanswered_set(&self, place: u32, inward: &Tuple<$address>) {
+                if let Some(pointer) = $unanswered.get_ptr_mut(place) {
+                    // SAFETY: as above.
+                    unsafe { pointer.write(*inward) };
                 }
             }
 
@@ -384,21 +431,13 @@ pub(crate) fn is_published(protocol: u8, port: u16) -> bool {
     PORT_BITS.get(word).is_some_and(|word| word >> bit & 1 != 0)
 }
 
-/// Adds to a word that other CPUs add to as well; returns what it was. Never below zero: should a flow outlive its endpoint,
-/// the slot's next owner is not to pay for it.
+/// Adds to a word of an array that other CPUs add to as well; returns what it was.
 #[inline(always)]
-fn add(count: &Shared, change: i32) -> u32 {
-    let mut tries = 0;
-    let mut old = count.get();
-    while tries < 16 {
-        let nothing = change == 0 || (change < 0 && old == 0);
-        if nothing || count.replace(old, old.wrapping_add_signed(change)) {
-            break;
-        }
-        old = count.get();
-        tries += 1;
-    }
-    old
+fn add(word: *const u32, change: i32) -> u32 {
+    // SAFETY: an entry of an array, which is there as long as the map; Shared is transparent over the word, which programs change
+    // by atomic instructions only.
+    let word = unsafe { &*word.cast::<Shared>() };
+    if change == 0 { word.get() } else { word.add(change) }
 }
 
 tables!(
@@ -412,6 +451,8 @@ tables!(
     PORTS4,
     FRAGMENTS4,
     FRAGMENT_PLACES4,
+    UNANSWERED4,
+    SCRATCH4,
     create_flow4,
     open_flow4,
     hairpin_flows4
@@ -427,6 +468,8 @@ tables!(
     PORTS6,
     FRAGMENTS6,
     FRAGMENT_PLACES6,
+    UNANSWERED6,
+    SCRATCH6,
     create_flow6,
     open_flow6,
     hairpin_flows6

@@ -156,8 +156,20 @@ const PACKET_VNET_HDR: i32 = 15;
 /// # Errors
 /// The interface is not there, or the kernel does not take the frame.
 pub fn send(namespace: &Namespace, interface: &str, frame: &[u8], times: usize) -> Result<()> {
+    send_all(namespace, interface, std::iter::repeat_n(frame, times))
+}
+
+/// Sends frames out of an interface of a namespace.
+///
+/// # Errors
+/// The interface is not there, or the kernel does not take a frame.
+pub fn send_all(
+    namespace: &Namespace,
+    interface: &str,
+    mut frames: impl Iterator<Item = impl AsRef<[u8]>>,
+) -> Result<()> {
     let sender = Sender::new(namespace, interface)?;
-    (0..times).try_for_each(|_| sender.send(frame)).context("cannot send a frame")
+    frames.try_for_each(|frame| sender.send(frame.as_ref())).context("cannot send a frame")
 }
 
 /// Counts the datagrams that a UDP port gets.

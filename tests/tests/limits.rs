@@ -33,30 +33,28 @@ fn flow(client: &Container, server: SocketAddrV4, patience: Duration) -> Result<
 #[test]
 fn ports_that_are_used_up_at_one_destination() {
     const PORTS: usize = 256;
+    const OTHERS: usize = 32;
     let config = "[nat]\nports = \"50000-50255\"\n";
     with_site("ports_that_are_used_up_at_one_destination", config, |site| {
         let clients = [site.container("a")?, site.container("b")?];
         let server = site.world.echo();
-        let mut sockets = Vec::new();
-        // With 95 % in use, all 256 tries for the next one fail in two of a million cases.
-        for number in 0..PORTS * 95 / 100 {
-            let socket = flow(&clients[number % 2], server, PATIENCE);
-            sockets.push(socket.with_context(|| format!("{number} of {PORTS} ports are in use"))?);
+        // One gets at least half of them, and never all. The last ones may need more than one try.
+        let (mut sockets, mut refused) = (Vec::new(), 0);
+        while refused < 8 {
+            match flow(&clients[0], server, SILENCE / 3) {
+                Ok(socket) => sockets.push(socket),
+                Err(_) => refused += 1,
+            }
+            ensure!(sockets.len() < PORTS, "one has all ports");
         }
-        ensure!(site.drops("ports-exhausted")? == 0, "refused while there was room");
-        // The last ones may need more than one try.
-        let mut tries = 0;
-        while sockets.len() < PORTS {
-            sockets.extend(flow(&clients[0], server, SILENCE / 3));
-            tries += 1;
-            ensure!(tries < 200, "only {} of {PORTS} ports were found", sockets.len());
+        ensure!(sockets.len() >= PORTS / 2, "one has got {} of {PORTS} ports", sockets.len());
+        ensure!(site.drops("ports-exhausted")? == refused, "the drops are not counted");
+        // The rest is there for another, at once.
+        for number in 0..OTHERS {
+            let socket = flow(&clients[1], server, PATIENCE);
+            sockets.push(socket.with_context(|| format!("{number} of {OTHERS} flows of another"))?);
         }
-        let before = site.drops("ports-exhausted")?;
-        for client in &clients {
-            ensure!(flow(client, server, SILENCE / 3).is_err(), "a flow without a port of its own");
-        }
-        ensure!(site.drops("ports-exhausted")? == before + 2, "the drops are not counted");
-        ensure!(total(site, &["--protocol", "udp"])? == PORTS);
+        ensure!(total(site, &["--protocol", "udp"])? == sockets.len());
 
         // Another protocol and another destination have all ports to themselves, and what is there goes on.
         let other = Ipv4Addr::new(203, 0, 113, 20);
@@ -70,7 +68,7 @@ fn ports_that_are_used_up_at_one_destination() {
         }
         // What goes makes room.
         let removed = site.host.json(["flows", "--json", "--endpoint", "b", "--protocol", "udp", "flush"])?;
-        ensure!(removed["removed"].as_u64() > Some(100), "{removed}");
+        ensure!(removed["removed"] == OTHERS, "{removed}");
         flow(&clients[1], server, PATIENCE).map(drop)
     });
 }

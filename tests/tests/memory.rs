@@ -53,7 +53,7 @@ fn with_too_little_memory_there_is_room_for_fewer_flows() {
         // Some tables have a part for each CPU.
         let cpus = std::thread::available_parallelism()?.get() as u64;
         let log = site.lab.directory().join("limited.log");
-        let group = limited(site, (144 + 4 * cpus) << 20)?;
+        let group = limited(site, (160 + 4 * cpus) << 20)?;
         let daemon = site.lab.spawn(&site.host.namespace, &run(site, &group)?, &log)?;
         eventually("the daemon is ready", Duration::from_secs(60), || {
             ensure!(daemon.ended()?.is_none(), "it has ended:\n{}", daemon.log());

@@ -131,7 +131,7 @@ fn ip<'t, A: Addr, P: Packet, T: Tables<A>>(
     }
     let mut mapping = Mapping::NONE;
     let tuple = transport.tuple(&ip, Tuple::<A>::OUT);
-    if !nat::known(tables, &tuple, transport.tcp_flags, &mut mapping) {
+    if !nat::known(tables, &tuple, transport.segment, &mut mapping) {
         return Ok(Then::Open);
     }
     if mapping.flags & Flow::<A>::HAIRPIN != 0 {

@@ -113,7 +113,7 @@ pub fn decide_rare<A: Addr, P: Packet, T: Tables<A>>(
             // The first fragment of several.
             let mut mapping = Mapping::NONE;
             let tuple = transport.tuple(&ip, Tuple::<A>::OUT);
-            if !nat::known(tables, &tuple, transport.tcp_flags, &mut mapping) {
+            if !nat::known(tables, &tuple, transport.segment, &mut mapping) {
                 return Ok(Then::Open);
             }
             self::masquerade(packet, tables, &ip, &transport, &mapping, plan)?;

@@ -15,9 +15,6 @@ use crate::{
     wire::{Ethernet, tcp},
 };
 
-/// What [`rare`] returns for a packet that [`hairpin()`] is for; no packed [`Verdict`].
-const HAIRPIN: u64 = u64::MAX;
-
 /// The whole way of all but IPv6: decide, rewrite, count.
 pub fn from_container<P: Packet, T: Tables<V4>>(packet: &mut P, tables: &T, hook: Hook) -> Verdict {
     let mut step = Step4::Begin;
@@ -46,6 +43,8 @@ pub enum Step4 {
     HairpinError = 3,
     /// One to another node that is too long for netd to encapsulate: see [`overlay::hand_over`].
     Overlay = 4,
+    /// One that is to be masqueraded if it goes to the world, and has no ports of its own: see [`decide_rare`].
+    Rare = 5,
 }
 
 /// One step of IPv4. `Err`: the step to go on with.
@@ -77,33 +76,18 @@ pub fn step4<P: Packet, T: Tables<V4>>(
     }
     let mut plan = Plan::<V4>::new();
     let mut node = None;
-    let decided = if matches!(step, Step4::Open) {
-        decide_open(packet, tables, ifindex, &mut plan)
-    } else {
-        decide(packet, tables, hook, &mut plan, &mut node)
+    let decided = match step {
+        Step4::Open => decide_open(packet, tables, ifindex, &mut plan),
+        Step4::Rare => decide_rare(packet, tables, ifindex, &mut plan),
+        _ => decide(packet, tables, hook, &mut plan, &mut node),
     };
     match decided {
         Ok(Then::Again) => Err(Step4::Begin),
         Ok(Then::Open) => Err(Step4::Open),
         Ok(Then::Hairpin) => Err(Step4::Hairpin),
         Ok(Then::Overlay) => Err(Step4::Overlay),
-        Ok(Then::Rare) => match rare(packet, tables, ifindex) {
-            HAIRPIN => Err(Step4::Hairpin),
-            verdict => Ok(Verdict::unpack(verdict)),
-        },
+        Ok(Then::Rare) => Err(Step4::Rare),
         decided => Ok(finish(packet, tables, ifindex, decided.map(|_| ()), &plan, node.as_deref())),
-    }
-}
-
-/// The whole way of a packet that is to be masqueraded and has no ports of its own; the verdict, packed.
-///
-/// A subprogram of its own in BPF: what it needs of stack and registers, all the others would pay for.
-#[inline(never)]
-fn rare<P: Packet, T: Tables<V4>>(packet: &mut P, tables: &T, ifindex: u32) -> u64 {
-    let mut plan = Plan::<V4>::new();
-    match decide_rare(packet, tables, ifindex, &mut plan) {
-        Ok(Then::Hairpin) => HAIRPIN,
-        decided => finish(packet, tables, ifindex, decided.map(|_| ()), &plan, None).pack(),
     }
 }
 

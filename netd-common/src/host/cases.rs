@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     Addr as _, Drop, Hook, Packet as _, To, V4, V6, Verdict, Way,
-    abi::{Config, Endpoint, Interface, Port, PortKey, Route},
+    abi::{Config, Endpoint, Interface, Port, PortKey, Route, UnansweredRing},
     wire::{Be16, Ethernet, Mac, MacPair, Vxlan, protocol, tcp},
 };
 
@@ -152,6 +152,9 @@ impl World {
                 first_port: PORTS.0,
                 last_port: PORTS.1,
                 quota: QUOTA,
+                flows: 1 << 20,
+                ring: UnansweredRing::LEAST - 1,
+                seed: 1,
                 mtu: MTU,
                 overlay: OVERLAY,
                 overlay_port: Vxlan::PORT,

@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     Addr as _, V4, V6,
-    abi::{Config, Endpoint, Interface, Port, PortKey, Route},
+    abi::{Config, Endpoint, Interface, Port, PortKey, Route, UnansweredRing},
     wire::{Be16, Mac, MacPair, Vxlan},
 };
 
@@ -94,6 +94,9 @@ impl World {
             first_port: PORTS.0,
             last_port: PORTS.1,
             quota: QUOTA,
+            flows: 1 << 20,
+            ring: UnansweredRing::LEAST - 1,
+            seed: 1,
             mtu: MTU,
             overlay: OVERLAY,
             overlay_port: Vxlan::PORT,

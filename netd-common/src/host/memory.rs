@@ -13,12 +13,13 @@ use super::{
 use crate::{
     Addr, Common, Drop, Tables, V4, V6, Way,
     abi::{
-        Config, Counter, Denied, Endpoint, EndpointCounters, Flow, Fragment, FragmentKey, Interface,
-        NodeCounters, Port, PortKey, Route, Tuple,
+        Config, Counter, DESTINATIONS, Denied, Endpoint, EndpointCounters, Flow, Fragment, FragmentKey,
+        Interface, NodeCounters, Port, PortKey, Route, Tuple,
     },
     flow::{self, Ticks, When},
     plan::NO_SLOT,
-    tables::Add,
+    quota::Account,
+    tables::{Add, Scratch, Whose},
     wire::{Be16, protocol},
     xdp_uplink::DenyList,
 };
@@ -52,8 +53,16 @@ pub struct Memory<A> {
     pub spare: Mutex<Vec<Arc<Flow<A>>>>,
     /// Entries that it has room for.
     pub max_flows: usize,
-    /// Flows of each slot.
-    pub flow_counts: Table<BTreeMap<u32, u32>>,
+    /// Flows of each slot on each of its accounts.
+    pub flow_counts: Table<BTreeMap<(u32, Account), u32>>,
+    /// Flows to each destination.
+    pub destinations: Counts<u32>,
+    /// How many keys each ring of unanswered flows has got.
+    pub unanswered_turns: Counts<u32>,
+    /// The keys in the rings' places.
+    pub unanswered_places: Table<BTreeMap<u32, Tuple<A>>>,
+    /// Flows of the table on each account.
+    pub flow_totals: Counts<Account>,
     /// Published ports.
     pub ports: Table<HashMap<PortKey<A>, Arc<Port<A>>>>,
     /// Packets that come in fragments.
@@ -96,6 +105,10 @@ impl<A> Default for Memory<A> {
             spare: Mutex::default(),
             max_flows: 1 << 20,
             flow_counts: Table::default(),
+            flow_totals: Counts::default(),
+            destinations: Counts::default(),
+            unanswered_turns: Counts::default(),
+            unanswered_places: Table::default(),
             ports: Table::default(),
             fragments: Table::default(),
             fragment_turns: Table::default(),
@@ -149,16 +162,17 @@ impl<A: Addr + Hash> Memory<A> {
     }
 
     /// An entry in the memory of another that is gone.
-    fn in_spare(&self, flow: Flow<A>) -> Arc<Flow<A>> {
+    fn in_spare(&self, flow: &Flow<A>) -> Arc<Flow<A>> {
         let fixed = |flow: &Flow<A>| (flow.slot, flow.address, flow.port, flow.flags);
         let mut spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(index) = spare.iter().rposition(|old| fixed(old) == fixed(&flow)) else {
-            return Arc::new(flow);
+        let Some(index) = spare.iter().rposition(|old| fixed(old) == fixed(flow)) else {
+            return Arc::new(flow.clone());
         };
         let memory = spare.remove(index);
         schedule::in_one_step(|| {
             memory.state.set(flow.state.get());
             memory.seen.set(flow.seen.get());
+            memory.mark.set(flow.mark.get());
         });
         memory
     }
@@ -206,12 +220,16 @@ impl<A: Addr + Hash> Common for Memory<A> {
         (next >> 32) as u32
     }
 
-    fn flows_of(&self, slot: u32, change: i32) -> u32 {
-        let mut counts = self.flow_counts.borrow_mut();
-        let count = counts.entry(slot).or_default();
-        let old = *count;
-        *count = old.checked_add_signed(change).expect("more flows removed than there were");
-        old
+    fn flows_of(&self, slot: u32, account: Account, change: i32) -> u32 {
+        add(self.flow_counts.borrow_mut().entry((slot, account)).or_default(), change)
+    }
+
+    fn flows_to(&self, cell: u32, change: i32) -> u32 {
+        if cell >= DESTINATIONS { 0 } else { self.destinations.add(cell, change) }
+    }
+
+    fn unanswered_turn(&self, ring: u32) -> u32 {
+        self.unanswered_turns.add(ring, 1)
     }
 
     fn is_published(&self, protocol: u8, port: u16) -> bool {
@@ -289,6 +307,10 @@ impl<A: Addr + Hash> Tables<A> for Memory<A> {
         = Arc<V>
     where
         A: 'a;
+    type Scratch<'a>
+        = Box<Scratch<A>>
+    where
+        A: 'a;
 
     fn config(&self) -> Option<Arc<Config<A>>> {
         self.config.clone()
@@ -310,7 +332,11 @@ impl<A: Addr + Hash> Tables<A> for Memory<A> {
         self.flows.borrow().get(tuple).cloned()
     }
 
-    fn flow_add(&self, tuple: &Tuple<A>, flow: Flow<A>) -> Result<(), Add> {
+    fn scratch(&self, _: Whose) -> Option<Box<Scratch<A>>> {
+        Some(Box::default())
+    }
+
+    fn flow_add(&self, tuple: &Tuple<A>, flow: &Flow<A>) -> Result<(), Add> {
         let mut flows = self.flows.borrow_mut();
         if flows.contains_key(tuple) {
             return Err(Add::Exists);
@@ -318,7 +344,7 @@ impl<A: Addr + Hash> Tables<A> for Memory<A> {
         if flows.len() >= self.max_flows {
             return Err(Add::Full);
         }
-        flows.insert(*tuple, self.in_spare(flow));
+        flows.insert(*tuple, schedule::in_one_step(|| self.in_spare(flow)));
         Ok(())
     }
 
@@ -330,6 +356,18 @@ impl<A: Addr + Hash> Tables<A> for Memory<A> {
             }
             spare.push(flow);
         }
+    }
+
+    fn flows_in_table(&self, account: Account, change: i32) -> u32 {
+        self.flow_totals.add(account, change)
+    }
+
+    fn unanswered(&self, place: u32, inward: &mut Tuple<A>) {
+        *inward = self.unanswered_places.borrow().get(&place).copied().unwrap_or(Tuple::NONE);
+    }
+
+    fn unanswered_set(&self, place: u32, inward: &Tuple<A>) {
+        self.unanswered_places.borrow_mut().insert(place, *inward);
     }
 
     fn port(&self, key: &PortKey<A>) -> Option<Arc<Port<A>>> {
@@ -364,6 +402,7 @@ impl Memory<V4> {
 /// Those of IPv6 that belong to these of IPv4.
 impl Tables<V6> for Memory<V4> {
     type Ref<'a, V: 'a> = Arc<V>;
+    type Scratch<'a> = Box<Scratch<V6>>;
 
     fn config(&self) -> Option<Arc<Config<V6>>> {
         self.v6.as_ref()?.config()
@@ -385,12 +424,28 @@ impl Tables<V6> for Memory<V4> {
         self.v6.as_ref()?.flow(tuple)
     }
 
-    fn flow_add(&self, tuple: &Tuple<V6>, flow: Flow<V6>) -> Result<(), Add> {
+    fn scratch(&self, whose: Whose) -> Option<Box<Scratch<V6>>> {
+        self.v6.as_ref()?.scratch(whose)
+    }
+
+    fn flow_add(&self, tuple: &Tuple<V6>, flow: &Flow<V6>) -> Result<(), Add> {
         self.v6.as_ref().map_or(Err(Add::Full), |v6| v6.flow_add(tuple, flow))
     }
 
     fn flow_remove(&self, tuple: &Tuple<V6>) {
         self.v6.iter().for_each(|v6| v6.flow_remove(tuple));
+    }
+
+    fn flows_in_table(&self, account: Account, change: i32) -> u32 {
+        self.v6.as_ref().map_or(0, |v6| Tables::flows_in_table(&**v6, account, change))
+    }
+
+    fn unanswered(&self, place: u32, inward: &mut Tuple<V6>) {
+        self.v6.iter().for_each(|v6| v6.unanswered(place, inward));
+    }
+
+    fn unanswered_set(&self, place: u32, inward: &Tuple<V6>) {
+        self.v6.iter().for_each(|v6| v6.unanswered_set(place, inward));
     }
 
     fn port(&self, key: &PortKey<V6>) -> Option<Arc<Port<V6>>> {
@@ -412,6 +467,35 @@ impl Tables<V6> for Memory<V4> {
     fn fragment_place(&self, place: u32, key: &FragmentKey<V6>) -> FragmentKey<V6> {
         self.v6.as_ref().map_or(*key, |v6| v6.fragment_place(place, key))
     }
+}
+
+/// Counts that are only added to, each in one step: in which order makes no difference, so it is no point of a schedule's.
+#[derive(Debug)]
+pub struct Counts<K>(Mutex<BTreeMap<K, u32>>);
+
+impl<K> Default for Counts<K> {
+    fn default() -> Self {
+        Self(Mutex::new(BTreeMap::new()))
+    }
+}
+
+impl<K: Ord + Copy> Counts<K> {
+    /// All of them.
+    pub fn all(&self) -> BTreeMap<K, u32> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Adds to one; what it was.
+    fn add(&self, key: K, change: i32) -> u32 {
+        add(self.0.lock().unwrap_or_else(PoisonError::into_inner).entry(key).or_default(), change)
+    }
+}
+
+/// Adds to a count of flows; what it was.
+fn add(count: &mut u32, change: i32) -> u32 {
+    let old = *count;
+    *count = old.checked_add_signed(change).expect("more flows removed than there were");
+    old
 }
 
 fn count(counters: &mut BTreeMap<u32, Counter>, number: u32, bytes: u32) {

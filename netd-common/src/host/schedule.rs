@@ -8,7 +8,8 @@
 
 use std::{
     cell::{Cell, RefCell},
-    panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
+    fmt::Write as _,
+    panic::{AssertUnwindSafe, Location, catch_unwind, resume_unwind},
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
     thread,
     time::{SystemTime, UNIX_EPOCH},
@@ -21,11 +22,13 @@ thread_local! {
     static UNTIL_PAUSE: Cell<u32> = const { Cell::new(0) };
 }
 
-/// Something shared is about to be used. Without an [`Explorer`] or [`with_pauses`] this does nothing.
+/// Something shared is about to be used, by whoever calls the caller. Without an [`Explorer`] or [`with_pauses`] this does nothing.
+#[track_caller]
 pub fn point() {
     let run = RUN.with_borrow(Clone::clone);
     if let Some((run, own)) = run {
         run.yield_turn(own);
+        run.turns().steps.push((own, Location::caller()));
     }
     match UNTIL_PAUSE.get() {
         0 => {}
@@ -88,6 +91,8 @@ struct Turns {
     made: usize,
     /// How many more threads may be interrupted.
     interruptions: usize,
+    /// Who has used something shared, and where.
+    steps: Vec<(usize, &'static Location<'static>)>,
 }
 
 impl Run {
@@ -135,6 +140,21 @@ impl Turns {
         (0..self.ended.len()).filter(|other| *other != own && !self.ended[*other]).collect()
     }
 
+    /// Who did what, a line for each turn.
+    fn told(&self) -> String {
+        let mut text = String::new();
+        let mut whose = None;
+        for (own, place) in &self.steps {
+            if whose != Some(own) {
+                let _ = write!(text, "\n  thread {own}:");
+                whose = Some(own);
+            }
+            let file = place.file().rsplit('/').next().unwrap_or_default();
+            let _ = write!(text, " {file}:{}", place.line());
+        }
+        text
+    }
+
     fn choose(&mut self, of: usize) -> usize {
         if of == 1 {
             return 0;
@@ -166,7 +186,7 @@ impl Explorer {
     /// many orders there are.
     ///
     /// # Errors
-    /// The first order for which `check` returns an error, with that; a thread panics; or there are more orders than the limit.
+    /// The first order for which `check` returns an error, with that and who used what where; a thread panics; or there are more orders than the limit.
     ///
     /// # Panics
     /// The threads do not do the same in the same order.
@@ -179,12 +199,11 @@ impl Explorer {
         let mut choices: Vec<Choice> = Vec::new();
         for runs in 1..=self.limit {
             let shared = set_up();
-            let (taken, outcome) = self.run(&shared, threads, choices);
-            outcome.and_then(|()| check(&shared)).map_err(|error| {
-                let turns: Vec<usize> = taken.iter().map(|choice| choice.taken).collect();
-                format!("{error}\nrun {runs}, turns {turns:?}")
-            })?;
-            choices = taken;
+            let (turns, outcome) = self.run(&shared, threads, choices);
+            outcome
+                .and_then(|()| check(&shared))
+                .map_err(|error| format!("{error}\nrun {runs}:{}", turns.told()))?;
+            choices = turns.choices;
             // The last choice that has another alternative.
             while choices.pop_if(|last| last.taken + 1 == last.of).is_some() {}
             match choices.last_mut() {
@@ -201,13 +220,14 @@ impl Explorer {
         shared: &S,
         threads: &[Thread<'_, S>],
         choices: Vec<Choice>,
-    ) -> (Vec<Choice>, Result<(), String>) {
+    ) -> (Turns, Result<(), String>) {
         let mut turns = Turns {
             whose: 0,
             ended: vec![false; threads.len()],
             choices,
             made: 0,
             interruptions: self.interruptions,
+            steps: Vec::new(),
         };
         turns.whose = turns.choose(threads.len());
         let run = Arc::new(Run { turns: Mutex::new(turns), changed: Condvar::new() });
@@ -230,8 +250,8 @@ impl Explorer {
             let failed = all.into_iter().filter_map(|thread| thread.join().err()).next_back();
             failed.map_or(Ok(()), |panic| Err(describe(&*panic)))
         });
-        let taken = run.turns().choices.clone();
-        (taken, outcome)
+        let run = Arc::into_inner(run).expect("all threads have ended");
+        (run.turns.into_inner().unwrap_or_else(PoisonError::into_inner), outcome)
     }
 }
 

@@ -29,6 +29,7 @@ pub(super) struct Names {
     pub(super) ports: &'static str,
     pub(super) fragments: &'static str,
     pub(super) fragment_places: &'static str,
+    pub(super) unanswered: &'static str,
 }
 
 /// An address family.
@@ -87,6 +88,7 @@ impl Family for V4 {
         ports: "PORTS4",
         fragments: "FRAGMENTS4",
         fragment_places: "FRAGMENT_PLACES4",
+        unanswered: "UNANSWERED4",
     };
     const LIST: u32 = FlowList::IPV4;
     type Tuple = [u32; size_of::<Tuple<V4>>() / 4];
@@ -115,7 +117,7 @@ impl Family for V4 {
     }
 
     fn record(words: &Self::Flow) -> Record<Self> {
-        let [state, seen, slot, address, last] = *words;
+        let [state, seen, _mark, slot, address, last] = *words;
         Record { seen, state, slot, address: Self(address), port: port(last), flags: flags(last) }
     }
 }
@@ -132,6 +134,7 @@ impl Family for V6 {
         ports: "PORTS6",
         fragments: "FRAGMENTS6",
         fragment_places: "FRAGMENT_PLACES6",
+        unanswered: "UNANSWERED6",
     };
     const LIST: u32 = FlowList::IPV6;
     type Tuple = [u32; size_of::<Tuple<V6>>() / 4];
@@ -160,7 +163,7 @@ impl Family for V6 {
     }
 
     fn record(words: &Self::Flow) -> Record<Self> {
-        let [state, seen, slot, a, b, c, d, last] = *words;
+        let [state, seen, _mark, slot, a, b, c, d, last] = *words;
         Record { seen, state, slot, address: Self([a, b, c, d]), port: port(last), flags: flags(last) }
     }
 }

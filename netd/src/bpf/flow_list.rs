@@ -66,7 +66,7 @@ impl Phase {
             Self::Closed
         } else if has(State::FIN_IN | State::FIN_OUT) {
             Self::Closing
-        } else if has(State::REPLIED) {
+        } else if State::is_answered(state) {
             Self::Established
         } else {
             Self::Unreplied
@@ -195,7 +195,9 @@ mod tests {
     fn phases() {
         for (state, expected) in [
             (0, Phase::Unreplied),
-            (State::REPLIED, Phase::Established),
+            (State::SENT, Phase::Unreplied),
+            (State::REPLIED, Phase::Unreplied),
+            (State::SENT | State::REPLIED, Phase::Established),
             (State::REPLIED | State::FIN_IN, Phase::Closing),
             (State::REPLIED | State::FIN_OUT, Phase::Closing),
             (State::REPLIED | State::FIN_OUT | State::FIN_IN, Phase::Closed),

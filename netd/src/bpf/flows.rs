@@ -15,6 +15,7 @@ use netd_common::{
     abi::{Flow, FlowList, Tuple},
     flow::{State, TICK_SHIFT, Ticks, service},
     fragment,
+    quota::Account,
     wire::Be16,
 };
 
@@ -67,7 +68,7 @@ impl Datapath {
         let pressed: HashSet<u32> = (0u32..)
             .zip(&counts)
             .filter(|(_, count)| table_is_filling || **count > quota / 2)
-            .map(|(slot, _)| slot)
+            .map(|(index, _)| index / Account::COUNT)
             .collect();
         let Expiry { mut walk, v6 } = std::mem::take(&mut self.expiry);
         let (removed, more) = match v6 {
@@ -168,7 +169,7 @@ impl Datapath {
         Ok(fresh::<V4>(&self.maps.v4.fragments)? + fresh::<V6>(&self.maps.v6.fragments)?)
     }
 
-    /// How many flows each slot has.
+    /// How many flows each slot has on each of its accounts, one after the other.
     pub(super) fn flow_counts(&self) -> Result<Vec<u32>> {
         // In a few system calls, not one for each.
         let (mut walk, mut counts) = (Walk::default(), Vec::with_capacity(self.maps.max_endpoints as usize));

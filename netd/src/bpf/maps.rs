@@ -21,6 +21,7 @@ use netd_common::{
         Config, Configs, Counter, Denied, Endpoint, EndpointCounters, Flow, Fragment, FragmentKey, Interface,
         NodeCounters, Peer, PeerKey, Place, Port, PortKey, Route, Tuple, place_of,
     },
+    quota::Account,
     reason,
 };
 
@@ -76,7 +77,10 @@ fn shapes(options: &Options) -> Vec<Shape> {
         shape::<u32, EndpointCounters>("ENDPOINT_COUNTERS", MapType::PerCpuArray, endpoints),
         shape::<u32, NodeCounters>("NODE_COUNTERS", MapType::PerCpuArray, Some(MAX_NODES)),
         shape::<u32, u32>("NODE_IDS", MapType::Array, Some(MAX_NODES)),
-        shape::<u32, u32>("FLOW_COUNTS", MapType::Array, endpoints),
+        shape::<u32, u32>("FLOW_COUNTS", MapType::Array, Some(options.max_endpoints * Account::COUNT)),
+        shape::<u32, u32>("FLOW_TOTALS", MapType::Array, None),
+        shape::<u32, u32>("DESTINATION_COUNTS", MapType::Array, None),
+        shape::<u32, u32>("UNANSWERED_TURNS", MapType::Array, None),
         shape::<u32, u64>("PORT_BITS", MapType::Array, None),
         shape::<u32, u64>("HOST", MapType::Array, None),
         shape::<PeerKey, Peer>("HOST_PEERS", MapType::LruHash, None),
@@ -92,7 +96,7 @@ fn shapes(options: &Options) -> Vec<Shape> {
 }
 
 /// The maps of a family.
-fn shapes_of<A: Family>(options: &Options) -> [Shape; 10] {
+fn shapes_of<A: Family>(options: &Options) -> [Shape; 11] {
     let endpoints = Some(options.max_endpoints);
     let names = A::NAMES;
     [
@@ -108,6 +112,7 @@ fn shapes_of<A: Family>(options: &Options) -> [Shape; 10] {
         shape::<PortKey<A>, Port<A>>(names.ports, MapType::Hash, Some(MAX_PORTS)),
         shape::<FragmentKey<A>, Fragment<A>>(names.fragments, MapType::Hash, None),
         shape::<u32, FragmentKey<A>>(names.fragment_places, MapType::Array, None),
+        shape::<u32, Tuple<A>>(names.unanswered, MapType::Array, None),
     ]
 }
 
@@ -151,6 +156,7 @@ pub(super) struct Maps {
     pub(super) endpoint_counters: PerCpuArray<MapData, EndpointCounters>,
     pub(super) node_counters: PerCpuArray<MapData, NodeCounters>,
     pub(super) flow_counts: Array<MapData, u32>,
+    pub(super) flow_totals: Array<MapData, u32>,
     pub(super) port_bits: Array<MapData, u64>,
     pub(super) host: Array<MapData, u64>,
     pub(super) v4: Tables<V4>,
@@ -313,6 +319,7 @@ impl Maps {
             endpoint_counters,
             node_counters: take(programs, "NODE_COUNTERS")?.try_into()?,
             flow_counts: take(programs, "FLOW_COUNTS")?.try_into()?,
+            flow_totals: take(programs, "FLOW_TOTALS")?.try_into()?,
             port_bits: take(programs, "PORT_BITS")?.try_into()?,
             host: take(programs, "HOST")?.try_into()?,
             v4: Tables::take(programs)?,
@@ -322,16 +329,21 @@ impl Maps {
 
     /// How many flows an endpoint has.
     pub(super) fn flows_of(&self, slot: u32) -> Result<u32> {
-        self.flow_counts.get(&slot, 0).with_context(|| format!("reading entry {slot} of map FLOW_COUNTS"))
+        let mut all = 0;
+        for account in Account::ALL {
+            let index = slot * Account::COUNT + account as u32;
+            let count = self.flow_counts.get(&index, 0);
+            all += count.with_context(|| format!("reading entry {index} of map FLOW_COUNTS"))?;
+        }
+        Ok(all)
     }
 
-    /// Zeroes the counters of a slot, for its next owner.
+    /// Zeroes the counters of a slot, for its next owner; but not how many flows it has: those are counted by the programs alone.
     pub(super) fn reset_counters(&mut self, slot: u32) -> Result<()> {
         let zero = PerCpuValues::try_from(vec![EndpointCounters::default(); cpus()?])?;
         self.endpoint_counters
             .set(slot, zero, 0)
-            .with_context(|| format!("zeroing the counters of slot {slot}"))?;
-        self.flow_counts.set(slot, 0, 0).with_context(|| format!("zeroing the flow count of slot {slot}"))
+            .with_context(|| format!("zeroing the counters of slot {slot}"))
     }
 
     /// Zeroes the counters of all slots but these.
@@ -342,7 +354,7 @@ impl Maps {
                 .get(&slot, 0)?
                 .iter()
                 .any(|counters| *counters != EndpointCounters::default());
-            if used || self.flows_of(slot)? != 0 {
+            if used {
                 self.reset_counters(slot)?;
             }
         }

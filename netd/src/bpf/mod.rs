@@ -14,6 +14,7 @@ mod next_hops;
 mod pins;
 mod places;
 mod ports;
+mod pressure;
 mod room;
 mod routes;
 mod sockets;
@@ -35,7 +36,8 @@ use aya::{
 };
 use ipnet::IpNet;
 use netd_common::{
-    V4, V6, abi,
+    V4, V6,
+    abi::{self, UnansweredRing},
     wire::{Be16, Mac as WireMac, MacPair, Vxlan},
 };
 
@@ -47,6 +49,7 @@ pub use self::left::{LeftEndpoint, LeftTables};
 pub use self::links::Attachment;
 pub use self::next_hops::NextHopsTurn;
 pub use self::ports::{MAX_PORTS, PublishedPort};
+pub use self::pressure::Pressure;
 pub use self::routes::node_behind;
 pub use self::types::{
     Counter, Endpoint, EndpointCounters, EndpointV6, Expired, MAX_NODES, Mac, MapFill, NodeConfig,
@@ -151,6 +154,7 @@ impl Datapath {
         let [away, away6] = config.away;
         let address = uplink.map_or(V4(0), |uplink| v4(uplink.address));
         let address6 = uplink.and_then(|uplink| uplink.address6).map_or(V6([0; 4]), v6);
+        let seed = self.seed()?;
         let value = abi::Config {
             uplink: uplink.filter(|_| !away).map_or(0, |uplink| uplink.ifindex),
             address,
@@ -159,6 +163,9 @@ impl Datapath {
             first_port: config.ports.0,
             last_port: config.ports.1,
             quota: config.max_flows_per_endpoint,
+            flows: self.maps.v4.max_flows,
+            ring: ring(config.max_flows_per_endpoint),
+            seed,
             mtu: config.mtu,
             overlay: self.overlay,
             overlay_port: if config.in_cluster { Vxlan::PORT } else { Be16::ZERO },
@@ -167,7 +174,7 @@ impl Datapath {
         let value6 = with_address(&value, address6);
         // What other nodes get in VXLAN needs no IPv6 address here.
         let uplink6 = if away6 && value.overlay == 0 { 0 } else { value.uplink };
-        let value6 = abi::Config { uplink: uplink6, ..value6 };
+        let value6 = abi::Config { uplink: uplink6, flows: self.maps.v6.max_flows, ..value6 };
         self.config = Some(*config);
         if self.maps.v4.config()? == value && self.maps.v6.config()? == value6 {
             return Ok(());
@@ -175,6 +182,19 @@ impl Datapath {
         syscall::wait_for_programs();
         self.maps.v4.configure(value)?;
         self.maps.v6.configure(value6)
+    }
+
+    /// What the programs' keyed hashes are keyed with: as long as the maps are there, what it was when they were made.
+    fn seed(&self) -> Result<u32> {
+        let known = self.maps.v4.config()?.seed;
+        if known != 0 {
+            return Ok(known);
+        }
+        let mut bytes = [0; 4];
+        std::fs::File::open("/dev/urandom")
+            .and_then(|mut file| std::io::Read::read_exact(&mut file, &mut bytes))
+            .context("reading /dev/urandom")?;
+        Ok(u32::from_ne_bytes(bytes) | 1)
     }
 
     /// The uplink and its MTU as the programs know them from a daemon before this one; none: they know of no address, or are attached
@@ -493,9 +513,8 @@ fn set_steps(programs: &mut Ebpf) -> Result<()> {
 
 /// What the programs of another family know of the node: the same, but for the address.
 const fn with_address<A: Copy, B>(config: &abi::Config<A>, address: B) -> abi::Config<B> {
-    let abi::Config { uplink, underlay4, underlay6, first_port, last_port, quota, mtu, overlay, .. } =
-        *config;
-    let (overlay_port, reserved) = (config.overlay_port, config.reserved);
+    let abi::Config { uplink, underlay4, underlay6, first_port, last_port, quota, flows, .. } = *config;
+    let abi::Config { ring, seed, mtu, overlay, overlay_port, reserved, .. } = *config;
     abi::Config {
         address,
         uplink,
@@ -504,6 +523,9 @@ const fn with_address<A: Copy, B>(config: &abi::Config<A>, address: B) -> abi::C
         first_port,
         last_port,
         quota,
+        flows,
+        ring,
+        seed,
         mtu,
         overlay,
         overlay_port,
@@ -548,6 +570,11 @@ fn refusal(error: &ProgramError) -> String {
         return format!("{io_error}: {}", words.into_iter().rev().collect::<Vec<_>>().join("; "));
     }
     full(error)
+}
+
+/// Places of a ring of unanswered flows, less one: a quarter of what an endpoint may have, in a power of two.
+fn ring(quota: u32) -> u32 {
+    (quota / 4 + 1).next_power_of_two().clamp(UnansweredRing::LEAST, UnansweredRing::PLACES) - 1
 }
 
 /// What is wrong with an option, said before anything is changed.

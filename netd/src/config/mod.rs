@@ -79,7 +79,7 @@ pub struct NatConfig {
     pub ports: (u16, u16),
     /// Flows of each family that can exist at once.
     pub max_flows: u32,
-    /// Flows that one endpoint can have at once.
+    /// Flows that one endpoint can have opened at once, and that others can have opened to it.
     pub max_flows_per_endpoint: u32,
 }
 
@@ -192,11 +192,11 @@ fn nat(nat: &file::Nat) -> Result<NatConfig> {
     };
     let max_flows =
         size(nat.max_flows, "nat.max-flows", default.max_flows, *MAX_FLOWS.start(), *MAX_FLOWS.end())?;
-    // No endpoint can have more than there are.
+    // No endpoint can have more than there are; and where nothing is said, four leave room for others in a small table as well.
     let max_flows_per_endpoint = size(
         nat.max_flows_per_endpoint,
         "nat.max-flows-per-endpoint",
-        default.max_flows_per_endpoint,
+        default.max_flows_per_endpoint.min(max_flows / 4),
         1,
         max_flows,
     )?;

@@ -66,9 +66,9 @@ fn everything() {
 }
 
 #[test]
-fn without_a_quota_no_endpoint_has_more_than_all() {
+fn without_a_quota_no_endpoint_has_more_than_a_quarter() {
     let config = Config::parse("[nat]\nmax-flows = 4096").unwrap();
-    assert_eq!(config.nat.max_flows_per_endpoint, 4096);
+    assert_eq!(config.nat.max_flows_per_endpoint, 1024);
 }
 
 /// Ports that hold VXLAN's are fine where no VXLAN comes.

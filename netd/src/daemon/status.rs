@@ -7,6 +7,7 @@ use ipnet::Ipv4Net;
 
 use super::owner::Owner;
 use crate::{
+    bpf::Pressure,
     endpoint::Endpoint,
     network::Network,
     pair,
@@ -99,6 +100,27 @@ impl Owner {
         }
     }
 
+    fn describe_pressure(&self, pressure: &Pressure) -> String {
+        match *pressure {
+            Pressure::Table { v6, flows, room } => format!(
+                "the flow table of {} has {flows} of {room} flows: new ones are refused when it is full (nat.max-flows)",
+                if v6 { "IPv6" } else { "IPv4" }
+            ),
+            Pressure::Endpoint { slot, inward, flows, limit, quota } => {
+                let name = self.state.endpoints().find(|endpoint| endpoint.slot == slot);
+                let name =
+                    name.map_or_else(|| format!("slot {slot}"), |endpoint| format!("`{}`", endpoint.name));
+                let what = if inward { "flows by its published ports" } else { "flows that it has opened" };
+                let why = if quota {
+                    "nat.max-flows-per-endpoint"
+                } else {
+                    "its share of what is left of the table: nat.max-flows"
+                };
+                format!("endpoint {name} has {flows} {what}, of {limit} that it may have ({why})")
+            }
+        }
+    }
+
     pub(super) fn status(&self) -> Result<Status, Refusal> {
         let datapath = self.kernel.datapath();
         let (forwarded, drops) = datapath.counters()?;
@@ -107,6 +129,7 @@ impl Owner {
         problems.extend(self.held.problems().map(|why| format!("published {why}")));
         problems.extend(self.view.trouble());
         problems.extend(self.membership.iter().flat_map(|membership| membership.problems.clone()));
+        problems.extend(datapath.pressure()?.iter().map(|pressure| self.describe_pressure(pressure)));
         let remotes = self.kernel.remotes();
         problems.extend(self.view.uplink.iter().flat_map(|uplink| remotes.misplaced(&self.state, uplink)));
         problems.extend(self.troubles.iter().map(|(task, error)| format!("{task}: {error}")));

@@ -71,7 +71,7 @@ impl Loaded {
     pub(crate) fn flush6(&self) -> usize {
         let pin = self.directory.join(format!("v{}/maps/FLOWS6", abi::ABI_VERSION));
         let map = MapData::from_pin(pin).expect("a pinned map");
-        let flows: HashMap<_, [u32; 10], [u32; 8]> = Map::HashMap(map).try_into().expect("FLOWS6");
+        let flows: HashMap<_, [u32; 10], [u32; 9]> = Map::HashMap(map).try_into().expect("FLOWS6");
         let inward: Vec<[u32; 10]> = flows
             .keys()
             .map(|key| key.expect("a key"))
