@@ -88,7 +88,9 @@ fn fill(site: &Site, a: &Container) -> Result<()> {
 
 #[test]
 fn it_answers_while_a_full_table_of_flows_goes() {
-    let config = format!("[nat]\nmax-flows = {}\nmax-flows-per-endpoint = {FLOWS}\n", 2 * FLOWS);
+    // One container gets a third of the table.
+    let (table, quota) = (3 * FLOWS, 2 * FLOWS);
+    let config = format!("[nat]\nmax-flows = {table}\nmax-flows-per-endpoint = {quota}\n");
     with_site("it_answers_while_a_full_table_of_flows_goes", &config, |site| {
         let a = site.container("a")?;
         fill(site, &a)?;
