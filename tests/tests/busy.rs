@@ -10,7 +10,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
-use netd::lab::icmp;
+use netd::lab::{Container, icmp};
 use netd_tests::{
     Site,
     site::{PATIENCE, eventually, reach},
@@ -71,24 +71,53 @@ fn cpu_time(site: &Site) -> Result<Duration> {
     Ok(Duration::from_millis(10 * ticks))
 }
 
+/// Flows that fill the table of the default size.
+const FLOWS: u32 = 262_144;
+
+/// Makes that many, to servers that do not answer.
+fn fill(site: &Site, a: &Container) -> Result<()> {
+    const SILENT: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 0);
+    site.world.router.ip([format!("route replace blackhole {SILENT}/24")])?;
+    let socket = a.namespace.run(|| UdpSocket::bind("0.0.0.0:0").context("cannot bind"))?;
+    for number in 0..FLOWS {
+        let server = Ipv4Addr::from_bits(SILENT.to_bits() + number / 1024);
+        socket.send_to(&[0], SocketAddrV4::new(server, 1024 + (number % 1024) as u16))?;
+    }
+    Ok(())
+}
+
 #[test]
 fn it_answers_while_a_full_table_of_flows_goes() {
-    const FLOWS: u32 = 262_144;
-    const SILENT: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 0);
-    let config = format!("[nat]\nmax-flows = {}\nmax-flows-per-endpoint = {FLOWS}\n", 2 * FLOWS);
+    // One container gets a third of the table.
+    let (table, quota) = (3 * FLOWS, 2 * FLOWS);
+    let config = format!("[nat]\nmax-flows = {table}\nmax-flows-per-endpoint = {quota}\n");
     with_site("it_answers_while_a_full_table_of_flows_goes", &config, |site| {
         let a = site.container("a")?;
-        site.world.router.ip([format!("route replace blackhole {SILENT}/24")])?;
-        let socket = a.namespace.run(|| UdpSocket::bind("0.0.0.0:0").context("cannot bind"))?;
-        for number in 0..FLOWS {
-            let server = Ipv4Addr::from_bits(SILENT.to_bits() + number / 1024);
-            socket.send_to(&[0], SocketAddrV4::new(server, 1024 + (number % 1024) as u16))?;
-        }
+        fill(site, &a)?;
         let host = &site.host;
         let flush = || host.json(["flows", "--json", "flush"]);
         let (flushed, answers) = ask_while(site, "flows are flushed", flush)?;
         ensure!(flushed["removed"].as_u64() > Some(u64::from(FLOWS) * 9 / 10), "{flushed}");
         ensure!(answers > 0, "no answer came while {} flows went", flushed["removed"]);
+
+        // The same by another address of the uplink's: all flows go, and nobody has asked for it.
+        fill(site, &a)?;
+        let total = || -> Result<u64> {
+            let flows = host.json(["flows", "--limit", "1", "--json"])?;
+            flows["total"].as_u64().context("no total")
+        };
+        ensure!(total()? > u64::from(FLOWS) * 9 / 10, "{} flows", total()?);
+        let (own, other) = (host.address, Ipv4Addr::new(198, 18, 1, 77));
+        let away = || {
+            host.namespace.ip([
+                format!("address delete {own}/24 dev eth0"),
+                format!("address add {other}/24 dev eth0"),
+                "route replace default via 198.18.1.1".to_owned(),
+            ])?;
+            eventually("the flows of the old address go", LONG, || Ok(total()? < u64::from(FLOWS) / 10))
+        };
+        let ((), answers) = ask_while(site, "the uplink has another address", away)?;
+        ensure!(answers > 0, "no answer came");
         Ok(())
     });
 }
@@ -214,6 +243,9 @@ fn a_table_of_500_000_routes_is_not_read_all_the_time() {
         let created =
             || site.host.json(["network", "create", "other", "--subnet", "203.0.113.0/24", "--json"]);
         ensure!(created().is_err_and(|error| format!("{error:#}").contains("203.0.113.77")));
+        let network = ["network", "create", "beside", "--subnet", "10.77.0.0/24", "--json"];
+        let (_, answers) = ask_while(site, "a network is made beside them", || site.host.json(network))?;
+        ensure!(answers >= 3, "{answers} answers came while all routes were looked at");
         let grown = memory(site)?.saturating_sub(before);
         println!("memory: {} MiB more than before", grown / 1024);
         ensure!(grown < 64 * 1024, "the daemon kept what it need not: {grown} KiB");

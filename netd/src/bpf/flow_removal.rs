@@ -1,10 +1,13 @@
 //! Removing flows beside the task that owns the datapath: a walk over a full table takes half a second.
 
+use std::net::IpAddr;
+
 use anyhow::{Context as _, Result};
 use aya::{maps::MapData, programs::SchedClassifier};
 use netd_common::{
     V4, V6,
     abi::{FlowList, Tuple},
+    wire::protocol,
 };
 
 use super::{
@@ -21,6 +24,11 @@ pub enum FlowsOf {
     Filter(FlowFilter),
     /// Those that came by ports that are published no more.
     Ports(Vec<PublishedPort>),
+    /// The masqueraded ones of the address's family that are translated to any other.
+    AllBut(IpAddr),
+    /// Those of an address that the host no longer has, but for TCP's by published ports: those end by themselves, and go on
+    /// should it come back, as with netfilter.
+    Lost(IpAddr),
 }
 
 impl FlowsOf {
@@ -79,6 +87,10 @@ impl FlowRemover {
 enum Of<A: Family> {
     Filter(FlowFilter),
     Ports(Entries<A>),
+    AllBut(A),
+    Lost(A),
+    /// Of the other family.
+    None,
 }
 
 impl<A: Family> Of<A> {
@@ -86,6 +98,8 @@ impl<A: Family> Of<A> {
         Ok(match of {
             FlowsOf::Filter(filter) => Self::Filter(*filter),
             FlowsOf::Ports(ports) => Self::Ports(entries(ports)?),
+            FlowsOf::AllBut(address) => A::of(*address).map_or(Self::None, Self::AllBut),
+            FlowsOf::Lost(address) => A::of(*address).map_or(Self::None, Self::Lost),
         })
     }
 
@@ -93,6 +107,11 @@ impl<A: Family> Of<A> {
         match self {
             Self::Filter(filter) => filter.fits(tuple, flow),
             Self::Ports(ports) => came_by(ports, tuple, flow),
+            Self::AllBut(address) => flow.is_masqueraded() && tuple.destination != *address,
+            Self::Lost(address) => {
+                tuple.destination == *address && (flow.is_masqueraded() || tuple.protocol != protocol::TCP)
+            }
+            Self::None => false,
         }
     }
 }

@@ -16,7 +16,7 @@ use netd_common::{
     flow::{State, TICK_SHIFT, Ticks, service},
     fragment,
     quota::Account,
-    wire::{Be16, protocol},
+    wire::Be16,
 };
 
 use super::{
@@ -39,7 +39,7 @@ pub(super) struct Record<A> {
 
 impl<A> Record<A> {
     /// Whether it has the address that leads to the world, because its container asked for nothing else.
-    fn is_masqueraded(&self) -> bool {
+    pub(super) fn is_masqueraded(&self) -> bool {
         self.flags & (Flow::<A>::PUBLISHED | Flow::<A>::HAIRPIN) == 0
     }
 }
@@ -126,41 +126,6 @@ impl Datapath {
     {
         let Some(address) = A::of(address) else { return Ok(0) };
         self.remove_flows::<A>(|tuple, flow| flow.address == address || tuple.destination == address)
-    }
-
-    /// Removes the masqueraded flows of the address's family that are translated to any other address. Returns how many.
-    pub fn keep_flows_of(&mut self, address: IpAddr) -> Result<usize> {
-        match address {
-            IpAddr::V4(_) => self.keep_flows_of_family::<V4>(address),
-            IpAddr::V6(_) => self.keep_flows_of_family::<V6>(address),
-        }
-    }
-
-    fn keep_flows_of_family<A: Family>(&mut self, address: IpAddr) -> Result<usize>
-    where
-        Datapath: HasTables<A>,
-    {
-        let Some(address) = A::of(address) else { return Ok(0) };
-        self.remove_flows::<A>(|tuple, flow| flow.is_masqueraded() && tuple.destination != address)
-    }
-
-    /// Removes the flows of an address that the host no longer has, but for TCP's by published ports: those end by themselves, and go
-    /// on should it come back, as with netfilter. Returns how many.
-    pub fn forget_flows_of(&mut self, address: IpAddr) -> Result<usize> {
-        match address {
-            IpAddr::V4(_) => self.forget_flows_of_family::<V4>(address),
-            IpAddr::V6(_) => self.forget_flows_of_family::<V6>(address),
-        }
-    }
-
-    fn forget_flows_of_family<A: Family>(&mut self, address: IpAddr) -> Result<usize>
-    where
-        Datapath: HasTables<A>,
-    {
-        let Some(address) = A::of(address) else { return Ok(0) };
-        self.remove_flows::<A>(|tuple, flow| {
-            tuple.destination == address && (flow.is_masqueraded() || tuple.protocol != protocol::TCP)
-        })
     }
 
     /// The host's addresses that there are flows of.

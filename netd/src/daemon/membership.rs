@@ -239,8 +239,13 @@ impl Owner {
     }
 
     /// Makes a network in the whole cluster.
-    pub(super) async fn create_shared_network(&mut self, definition: Definition, reply: Reply<NetworkView>) {
-        if let Err(refusal) = self.check_creatable(&definition).await {
+    pub(super) fn create_shared_network(
+        &mut self,
+        definition: Definition,
+        occupied: &Occupied,
+        reply: Reply<NetworkView>,
+    ) {
+        if let Err(refusal) = self.state.check_creatable(&definition, occupied) {
             let _ = reply.send(Err(refusal));
             return;
         }
@@ -250,11 +255,6 @@ impl Owner {
             let created = directory.create_network(&definition).await;
             let _ = outcomes.send(Outcome::Created(created, definition.name, reply)).await;
         });
-    }
-
-    async fn check_creatable(&self, definition: &Definition) -> Result<(), Refusal> {
-        let occupied = Occupied::observe(self.kernel.netlink(), &self.state.facts().identity).await?;
-        self.state.check_creatable(definition, &occupied)
     }
 
     /// Removes a network from the whole cluster.

@@ -270,14 +270,16 @@ impl Owner {
             self.away.iter().filter(|(_, until)| **until <= now).map(|(address, _)| *address).collect();
         for address in late {
             self.away.remove(&address);
-            let forgotten = block_in_place(|| self.kernel.forget_address(address, &self.view));
+            let forgotten = self.kernel.forget_address(address, &self.view);
             self.note("addresses that are gone", forgotten);
         }
+        self.remove_stale_flows();
     }
 
     async fn apply_view(&mut self) {
         let applied = self.kernel.apply_view(&self.state, &self.view).await;
         self.note("host network", applied);
+        self.remove_stale_flows();
         self.apply_denied();
     }
 

@@ -58,13 +58,14 @@ impl Owner {
                 self.unpublish(&name, &request.publish, reply).await;
             }
             Request::Endpoints(reply) => answer(reply, self.endpoints()),
-            Request::CreateNetwork(request, reply) if self.membership.is_some() => {
-                match definition(&request) {
-                    Ok(definition) => self.create_shared_network(definition, reply).await,
-                    Err(refusal) => answer(reply, Err(refusal)),
+            Request::CreateNetwork(request, reply) => match definition(&request) {
+                // First what of the host's addresses and routes is in the way: there may be many.
+                Ok(definition) => {
+                    let identity = &self.state.facts().identity;
+                    self.work.look_for_room(self.kernel.netlink(), identity, definition, reply);
                 }
-            }
-            Request::CreateNetwork(request, reply) => answer(reply, self.create_network(&request).await),
+                Err(refusal) => answer(reply, Err(refusal)),
+            },
             Request::RemoveNetwork(name, reply) if self.membership.is_some() => {
                 self.remove_shared_network(&name, reply);
             }
@@ -188,14 +189,30 @@ impl Owner {
         self.leave(endpoint, torn, Some(reply));
     }
 
-    async fn create_network(&mut self, request: &NetworkRequest) -> Result<NetworkView, Refusal> {
-        let definition = definition(request)?;
+    /// Makes a network, on this node or in the whole cluster, beside what the host has.
+    pub(super) async fn create_beside(
+        &mut self,
+        occupied: Occupied,
+        definition: Definition,
+        reply: Reply<NetworkView>,
+    ) {
+        if self.membership.is_some() {
+            self.create_shared_network(definition, &occupied, reply);
+        } else {
+            answer(reply, self.create_network(definition, &occupied).await);
+        }
+    }
+
+    async fn create_network(
+        &mut self,
+        definition: Definition,
+        occupied: &Occupied,
+    ) -> Result<NetworkView, Refusal> {
         if definition.slice.is_some() {
             let why = "a slice length is for a cluster with a shared store: cluster.store = \"etcd\"";
             return Err(Refusal::Invalid(why.to_owned()));
         }
-        let occupied = Occupied::observe(self.kernel.netlink(), &self.state.facts().identity).await?;
-        let (network, changes) = self.state.create_network(definition, &occupied)?;
+        let (network, changes) = self.state.create_network(definition, occupied)?;
         if let Err(error) = self.commit(changes).await {
             self.state.remove_network(&network.name);
             return Err(Refusal::Failed(error.context("cannot keep the network")));

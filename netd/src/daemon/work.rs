@@ -10,14 +10,18 @@ use tracing::{info, warn};
 use super::{
     handle::{Reply, Request},
     owner::Owner,
+    requests::answer,
 };
 use crate::{
     bpf::FlowsOf,
     endpoint::Endpoint,
     holders::{Holder, find_holders},
+    netlink::Netlink,
+    network::Definition,
+    node::Occupied,
     publish::HostPort,
     reconcile::{TornDown, delete_link},
-    request::{EndpointView, Flushed, Refusal},
+    request::{EndpointView, Flushed, NetworkView, Refusal},
 };
 
 /// Something that was done beside the owner of the state.
@@ -28,6 +32,8 @@ pub(super) enum Done {
     Walked(Vec<Removal>, Result<Vec<usize>>),
     /// It is known who has ports that are to be held.
     Holders(Vec<(HostPort, Holder)>),
+    /// It is known what is in the way of a network that somebody wants.
+    Room(Result<Occupied>, Definition, Reply<NetworkView>),
 }
 
 /// An endpoint that nobody reaches any more, on its way out: its slot and its addresses are taken still.
@@ -48,6 +54,8 @@ enum Then {
     Release(Box<Leaving>),
     Unpublished(Box<EndpointView>, Reply<EndpointView>),
     Flushed(Reply<Flushed>),
+    /// Says in the log why they went.
+    Say(String),
     Nothing,
 }
 
@@ -88,6 +96,21 @@ impl Work {
         spawn_blocking(move || drop(sender.send(Done::Holders(find_holders(&ports)))));
     }
 
+    /// Finds out what of the host's addresses and routes is in the way of a network.
+    pub(super) fn look_for_room(
+        &self,
+        nl: &Netlink,
+        identity: &str,
+        definition: Definition,
+        reply: Reply<NetworkView>,
+    ) {
+        let (nl, identity, sender) = (nl.clone(), identity.to_owned(), self.sender.clone());
+        tokio::spawn(async move {
+            let occupied = Occupied::observe(&nl, &identity).await;
+            let _ = sender.send(Done::Room(occupied, definition, reply));
+        });
+    }
+
     /// Keeps a request until what is being freed is free.
     pub(super) fn postpone(&mut self, request: Request) {
         self.waiting.push(request);
@@ -124,6 +147,13 @@ impl Owner {
         self.remove_flows(which, Then::Flushed(reply));
     }
 
+    /// Removes flows of addresses that the host has no longer.
+    pub(super) fn remove_stale_flows(&mut self) {
+        for (which, why) in self.kernel.take_stale() {
+            self.remove_flows(which, Then::Say(why));
+        }
+    }
+
     fn remove_flows(&mut self, which: FlowsOf, then: Then) {
         self.work.removals.push(Removal { which, then });
         self.walk();
@@ -154,6 +184,10 @@ impl Owner {
                 self.work.asking = false;
                 self.take_in_holders(holders);
             }
+            Done::Room(Ok(occupied), definition, reply) => {
+                self.create_beside(occupied, definition, reply).await;
+            }
+            Done::Room(Err(error), _, reply) => answer(reply, Err(error.into())),
         }
     }
 
@@ -182,7 +216,8 @@ impl Owner {
                             info!("{removed} flows flushed");
                             drop(reply.send(Ok(Flushed { removed })));
                         }
-                        Then::Nothing => {}
+                        Then::Say(why) if removed > 0 => info!("{why}: {removed} flows are gone"),
+                        Then::Say(_) | Then::Nothing => {}
                     }
                 }
                 self.note("removal of flows", Ok(()));
@@ -207,7 +242,7 @@ impl Owner {
                             let _ = reply.send(Err(refusal()));
                             continue;
                         }
-                        Then::Nothing => Then::Nothing,
+                        then @ (Then::Say(_) | Then::Nothing) => then,
                     };
                     self.work.removals.push(Removal { which, then });
                 }

@@ -55,6 +55,8 @@ pub struct Reconciler {
     uplink: Option<uplink::Known>,
     /// The addresses that all masqueraded flows of each family are translated to; at the start, one does not know.
     translated: [Option<IpAddr>; 2],
+    /// Flows that are to be removed, and why.
+    stale: Vec<(FlowsOf, String)>,
 }
 
 /// How long an endpoint's link is waited for.
@@ -103,6 +105,7 @@ impl Reconciler {
             to_promote: Vec::new(),
             uplink: None,
             translated: [None; 2],
+            stale: Vec::new(),
         }
     }
 
@@ -179,7 +182,21 @@ impl Reconciler {
         self.datapath.retain_ports(&ports).context("cannot publish ports")?;
         let live: Vec<bpf::Endpoint> = self.live.values().cloned().collect();
         self.datapath.retain_endpoints(&live).context("cannot clean up the datapath")?;
+        self.remove_stale_flows().context("cannot remove the flows of another address")?;
         Ok(broken)
+    }
+
+    /// Removes flows of addresses that the host has no longer, at the start.
+    fn remove_stale_flows(&mut self) -> Result<()> {
+        let (which, whys): (Vec<_>, Vec<_>) = self.take_stale().into_iter().unzip();
+        if which.is_empty() {
+            return Ok(());
+        }
+        let removed = self.datapath.flow_remover()?.remove(&which)?;
+        for (why, removed) in whys.iter().zip(removed).filter(|(_, removed)| *removed > 0) {
+            info!("{why}: {removed} flows are gone");
+        }
+        Ok(())
     }
 
     /// Makes an endpoint work: its link, the container's side of it, its datapath entries, the host's route to it.

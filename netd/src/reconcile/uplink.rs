@@ -4,13 +4,13 @@
 
 use std::{collections::BTreeSet, net::IpAddr};
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
-use tracing::{debug, info};
+use tracing::debug;
 
 use super::{Reconciler, host::gateways};
 use crate::{
-    bpf::{self, NodeConfig, Uplink},
+    bpf::{self, FlowsOf, NodeConfig, Uplink},
     netlink::UplinkInfo,
     node::HostView,
     state::State,
@@ -123,25 +123,23 @@ impl Reconciler {
             None => self.datapath.detach_uplink()?,
         }
         for address in known.iter().flat_map(|known| known.info.addresses()) {
-            self.translate_to(address)?;
+            self.translate_to(address);
         }
         Ok(())
     }
 
-    /// Removes the masqueraded flows of any other address than the one that new flows get: as long as their containers talk they would
-    /// not time out. Those of published ports stay, by whatever address of the host's their clients came.
-    fn translate_to(&mut self, address: IpAddr) -> Result<()> {
-        let family = usize::from(address.is_ipv6());
-        if self.translated[family] == Some(address) {
-            return Ok(());
+    /// The masqueraded flows of any other address than the one that new flows get are to go: as long as their containers talk they
+    /// would not time out. Those of published ports stay, by whatever address of the host's their clients came.
+    fn translate_to(&mut self, address: IpAddr) {
+        let translated = &mut self.translated[usize::from(address.is_ipv6())];
+        if translated.replace(address) != Some(address) {
+            self.stale.push((FlowsOf::AllBut(address), format!("the uplink's address is {address}")));
         }
-        let gone =
-            self.datapath.keep_flows_of(address).context("cannot remove the flows of another address")?;
-        if gone > 0 {
-            info!("the uplink's address is {address}: {gone} flows of another one are gone");
-        }
-        self.translated[family] = Some(address);
-        Ok(())
+    }
+
+    /// Flows that are to be removed since the host has other addresses, each with the reason. That takes long where there are many.
+    pub fn take_stale(&mut self) -> Vec<(FlowsOf, String)> {
+        std::mem::take(&mut self.stale)
     }
 
     /// A link has appeared: if the last uplink was called so, its program is there before it has an address.
@@ -170,16 +168,13 @@ impl Reconciler {
         Ok(away)
     }
 
-    /// Removes the flows of an address that the host has lost for good. TCP's by published ports have an end of their own.
+    /// Forgets an address that the host has lost for good. Its flows are to be removed then; TCP's by published ports have an end
+    /// of their own.
     ///
     /// # Errors
-    /// They cannot be removed.
+    /// The kernel refuses something.
     pub fn forget_address(&mut self, address: IpAddr, view: &HostView) -> Result<()> {
-        let flows = self.datapath.forget_flows_of(address);
-        let flows = flows.with_context(|| format!("cannot remove the flows of {address}"))?;
-        if flows > 0 {
-            info!("{address} stays away from the host: {flows} flows are gone");
-        }
+        self.stale.push((FlowsOf::Lost(address), format!("{address} stays away from the host")));
         let Some(known) = &mut self.uplink else { return Ok(()) };
         match address {
             IpAddr::V4(address) if known.info.address.addr() == address => self.uplink = None,
