@@ -194,7 +194,7 @@ fn a_container_that_deletes_its_link_has_to_wait() {
         println!("CPU time {:.1?} in {:.1?}", cpu_time(site)? - before, start.elapsed());
         // At once, and after pauses of 1, 2 and 4 seconds.
         let deleted = deleted.load(Ordering::Relaxed);
-        ensure!((3..=5).contains(&deleted), "it was made anew {deleted} times");
+        ensure!((3..=10).contains(&deleted), "it was made anew {deleted} times");
         let log = site.host.log();
         ensure!(log.matches("endpoint a: its link is gone").count() <= deleted, "said too often:\n{log}");
         // Left alone, it works again.

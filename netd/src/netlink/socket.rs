@@ -69,6 +69,14 @@ impl Socket {
         Ok(Self { inner, sequence: 0, buffer: Vec::with_capacity(RECEIVE_BUFFER) })
     }
 
+    /// As on a kernel that leaves nothing out of a dump.
+    #[cfg(test)]
+    pub(super) fn unfiltered() -> io::Result<Self> {
+        let socket = Self::open()?;
+        socket.inner.set_netlink_get_strict_chk(false)?;
+        Ok(socket)
+    }
+
     /// Sends one request and returns its answer.
     pub(super) fn request(&mut self, request: Request) -> Answer {
         let mut answers = self.batch(vec![request])?;
