@@ -7,11 +7,19 @@ use std::process::Command;
 use anyhow::{Context as _, Result};
 
 use crate::setup::Ebpf;
+use crate::sources::STAMP;
 use crate::toolchain::TARGET;
 use crate::workspace;
 
 /// Compiles the eBPF programs and puts the objects where netd's build script finds them.
 pub(crate) fn build(ebpf: &Ebpf) -> Result<()> {
+    let directory = workspace::root().join("target/bpf");
+    let stamp = directory.join(STAMP);
+    // From before the sources are read: who writes to them meanwhile has to build again.
+    let begun = stamp.with_extension("part");
+    fs::create_dir_all(&directory)
+        .and_then(|()| fs::write(&begun, ""))
+        .with_context(|| format!("writing {}", begun.display()))?;
     workspace::run("building the eBPF programs", cargo(ebpf, "build").args(["-p", "netd-ebpf"]))?;
     for (binary, object) in workspace::ebpf_objects() {
         let built = target_dir().join(TARGET).join("release").join(binary);
@@ -19,6 +27,7 @@ pub(crate) fn build(ebpf: &Ebpf) -> Result<()> {
         let state = if changed { "written" } else { "up to date" };
         eprintln!("eBPF object: {} ({state})", object.display());
     }
+    fs::rename(&begun, &stamp).with_context(|| format!("writing {}", stamp.display()))?;
     Ok(())
 }
 
@@ -71,6 +80,36 @@ fn replace(from: &Path, to: &Path) -> Result<bool> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sources::{SOURCES, newer};
+
+    #[test]
+    fn sources_that_were_written_after_a_build_are_found() {
+        let dir = std::env::temp_dir().join(format!("netd-xtask-sources-{}", std::process::id()));
+        let (old, new) = (dir.join("src/a.rs"), dir.join("src/deep/b.rs"));
+        fs::create_dir_all(dir.join("src/deep")).expect("a directory");
+        let at = |path: &Path, seconds| {
+            let time = std::time::UNIX_EPOCH + std::time::Duration::from_secs(seconds);
+            let file = fs::File::create(path).expect("a file");
+            file.set_modified(time).expect("a time");
+            time
+        };
+        let built = at(&dir.join(STAMP), 20);
+        at(&old, 10);
+        at(&new, 20);
+        assert_eq!(newer(&dir.join("src"), built).expect("looked at"), None);
+        at(&new, 21);
+        assert_eq!(newer(&dir.join("src"), built).expect("looked at"), Some(new));
+        assert_eq!(newer(&old, built).expect("looked at"), None);
+        newer(&dir.join("none"), built).expect_err("nothing is there");
+        fs::remove_dir_all(&dir).expect("removed");
+    }
+
+    #[test]
+    fn all_sources_are_there() {
+        for source in SOURCES {
+            assert!(workspace::root().join(source).exists(), "{source}");
+        }
+    }
 
     #[test]
     fn an_object_is_written_only_when_it_changed() {

@@ -21,6 +21,8 @@ mod progress;
 mod run;
 mod setup;
 mod skips;
+#[cfg_attr(not(test), expect(dead_code, reason = "the build script of netd needs the rest"))]
+mod sources;
 mod summary;
 mod system;
 mod test;

@@ -175,6 +175,7 @@ impl Owner {
                 Event::HostChanged => changed = true,
                 Event::Lost => {
                     changed = true;
+                    self.forget_links_that_left().await;
                     match self.kernel.without_link().await {
                         Ok(names) => lost.extend(names),
                         Err(error) => error!("cannot look for missing links: {error:#}"),

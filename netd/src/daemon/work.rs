@@ -1,7 +1,10 @@
 //! What is done beside the task that owns the state because it takes long: links are deleted, flow tables are walked. What it
 //! comes to returns to that task, which waits for none of it.
 
-use std::mem;
+use std::{
+    collections::{HashMap, HashSet},
+    mem,
+};
 
 use anyhow::{Error, Result, anyhow};
 use tokio::{sync::mpsc, task::spawn_blocking};
@@ -22,6 +25,7 @@ use crate::{
     publish::HostPort,
     reconcile::{TornDown, delete_link},
     request::{EndpointView, Flushed, NetworkView, Refusal},
+    store::{Change, Kind},
 };
 
 /// Something that was done beside the owner of the state.
@@ -191,6 +195,17 @@ impl Owner {
         }
     }
 
+    /// Takes in which links of detached endpoints are gone, where that may not have been announced.
+    pub(super) async fn forget_links_that_left(&mut self) {
+        match self.kernel.netlink().links().await {
+            Ok(links) => {
+                let there = links.iter().map(|link| link.ifindex).collect();
+                self.pending.extend(gone(&mut self.leaving, &there));
+            }
+            Err(error) => warn!("cannot look for links of detached endpoints: {error:#}"),
+        }
+    }
+
     async fn unlinked(&mut self, mut leaving: Box<Leaving>) {
         if let Some(link) = leaving.link {
             leaving.errors.extend(self.kernel.forget_link(link).err());
@@ -276,6 +291,12 @@ impl Owner {
     }
 }
 
+/// Takes those links out that are not there. Returns what to commit.
+fn gone(leaving: &mut HashMap<u32, String>, there: &HashSet<u32>) -> Vec<Change> {
+    let left = leaving.extract_if(|link, _| !there.contains(link));
+    left.map(|(_, name)| Change::delete(Kind::Leaving, &name)).collect()
+}
+
 /// What the removal of an endpoint comes to.
 fn reported(name: &str, errors: &[Error]) -> Result<(), Refusal> {
     if errors.is_empty() {
@@ -286,4 +307,21 @@ fn reported(name: &str, errors: &[Error]) -> Result<(), Refusal> {
         "endpoint `{name}` is detached, but something of it is left until netd starts again: {}",
         errors.join("; ")
     )))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn links_that_are_gone_without_a_word_are_forgotten() {
+        let mut leaving = HashMap::from([(3, "a".to_owned()), (4, "b".to_owned()), (5, "c".to_owned())]);
+        let mut changes: Vec<String> =
+            gone(&mut leaving, &HashSet::from([1, 4])).iter().map(|change| format!("{change:?}")).collect();
+        changes.sort();
+        let expected = ["a", "c"].map(|name| format!("{:?}", Change::delete(Kind::Leaving, name)));
+        assert_eq!(changes, expected);
+        assert_eq!(leaving, HashMap::from([(4, "b".to_owned())]));
+        assert!(gone(&mut leaving, &HashSet::from([4])).is_empty());
+    }
 }
