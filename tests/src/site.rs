@@ -2,6 +2,8 @@
 
 use std::{
     net::{IpAddr, SocketAddr},
+    path::Path,
+    process::{Command, Stdio},
     thread,
     time::{Duration, Instant},
 };
@@ -53,6 +55,15 @@ pub fn with_stopped_site(test: &str, config: &str, body: impl FnOnce(&mut Site) 
         eprintln!("{test}: the daemon's log:\n{}", site.host.log());
         panic!("{test}: {error:#}");
     }
+}
+
+/// A program on a host with a name that no node can have, `my host!`; its arguments are to be added.
+#[must_use]
+pub fn on_an_oddly_named_host(program: &Path) -> Command {
+    let mut command = Command::new("unshare");
+    let script = r#"echo "my host!" > /proc/sys/kernel/hostname && exec "$@""#;
+    command.args(["--uts", "sh", "-c", script, "sh"]).arg(program).stdin(Stdio::null());
+    command
 }
 
 /// Whether the machine cannot run network tests; says so.

@@ -105,7 +105,7 @@ fn an_address_brings_nothing_with_it() {
             server.set_read_timeout(Some(PATIENCE))?;
             client.send_to(b"question", (site.world.address, 4400))?;
             let (_, asker) = server.recv_from(&mut [0; 64]).context("the question has not arrived")?;
-            // The same in every round: what its last flow was is no business of the next container.
+            // The same port in every round: the flow of one round must not lead to the next one's container.
             let other_port = 4401;
             let stranger = bound(&site.world.server, SocketAddr::from(([0, 0, 0, 0], other_port)))?;
             let published = SocketAddr::from(SocketAddrV4::new(site.host.address, 5353));

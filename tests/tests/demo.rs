@@ -10,7 +10,7 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use netd::lab::{Lab, host::binary};
-use netd_tests::site::skipped;
+use netd_tests::site::{on_an_oddly_named_host, skipped};
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
@@ -19,14 +19,6 @@ use serde_json::Value;
 
 fn demo(options: &[&str]) -> Result<Child> {
     start(Command::new(binary()?), options)
-}
-
-/// The same on a host with a name that no node can have.
-fn demo_on_an_oddly_named_host(options: &[&str]) -> Result<Child> {
-    let mut command = Command::new("unshare");
-    command.args(["--uts", "sh", "-c", r#"echo "my host!" > /proc/sys/kernel/hostname && exec "$@""#, "sh"]);
-    command.arg(binary()?);
-    start(command, options)
 }
 
 fn start(mut command: Command, options: &[&str]) -> Result<Child> {
@@ -70,7 +62,7 @@ fn test(name: &str, body: fn() -> Result<()>) {
 #[test]
 fn it_passes_and_says_so_in_json() {
     test("it_passes_and_says_so_in_json", || {
-        let child = demo_on_an_oddly_named_host(&["--json"])?;
+        let child = start(on_an_oddly_named_host(&binary()?), &["--json"])?;
         let pid = child.id();
         let output = finish(child)?;
         let said = String::from_utf8_lossy(&output.stderr);

@@ -51,6 +51,26 @@ fn attach_anothers(site: &Site) -> Result<PathBuf> {
     Ok(directory)
 }
 
+/// Starts the daemon with a source to deny where another's program is at the uplink already, as after a reboot. Returns the directory of
+/// that one's pins.
+fn start_beside_anothers(site: &mut Site) -> Result<PathBuf> {
+    done(site, &["deny", "add", "203.0.113.0/24"])?;
+    site.host.stop(Signal::SIGKILL)?;
+    Datapath::purge(site.host.bpffs())?;
+    let directory = attach_anothers(site)?;
+    site.host.start()?;
+    Ok(directory)
+}
+
+/// What `netd status` says is wrong; its exit status goes by it.
+fn problems(site: &Site) -> Result<String> {
+    let output = site.host.netd(["status", "--json"])?;
+    let status: serde_json::Value = serde_json::from_slice(&output.stdout)?;
+    let none = status["problems"].as_array().is_some_and(Vec::is_empty);
+    ensure!(status["healthy"] == none && output.status.success() == none, "{}: {status}", output.status);
+    Ok(status["problems"].to_string())
+}
+
 /// How the uplink says that it has an XDP program.
 fn has_xdp(site: &Site) -> Result<bool> {
     let link = site.host.namespace.ip_json("link show eth0")?;
@@ -162,28 +182,13 @@ fn what_is_not_understood_changes_nothing() {
 fn what_cannot_be_denied_can_be_allowed() {
     with_site("what_cannot_be_denied_can_be_allowed", "", |site| {
         let a = site.container("a")?;
-        done(site, &["deny", "add", "203.0.113.0/24"])?;
-        site.host.stop(Signal::SIGKILL)?;
-        // As after a reboot: somebody else was there first.
-        Datapath::purge(site.host.bpffs())?;
-        let directory = site.host.bpffs().with_file_name("other");
-        let options = Options { directory: directory.clone(), max_flows: 64, max_endpoints: 4 };
-        site.host.namespace.run(|| {
-            let uplink = nix::net::if_::if_nametoindex("eth0")?;
-            Datapath::open(&options)?.attach_xdp(uplink)
-        })?;
-        site.host.start()?;
+        let directory = start_beside_anothers(site)?;
         a.namespace.run(|| icmp::ping(site.world.address, 56, PATIENCE))?;
-        let problems = || -> Result<String> {
-            let status = site.host.json(["status", "--json"])?;
-            ensure!(status["healthy"] == status["problems"].as_array().is_some_and(Vec::is_empty));
-            Ok(status["problems"].to_string())
-        };
         let expected =
             "denied sources: cannot deny sources at the uplink: another XDP program is attached to eth0";
-        ensure!(problems()?.contains(expected), "{}", problems()?);
+        ensure!(problems(site)?.contains(expected), "{}", problems(site)?);
         done(site, &["deny", "rm", "203.0.113.0/24"])?;
-        ensure!(problems()? == "[]", "{}", problems()?);
+        ensure!(problems(site)? == "[]", "{}", problems(site)?);
         Datapath::purge(&directory)?;
         done(site, &["deny", "add", "203.0.113.0/24"])?;
         everybody_is_heard(site, &a, false)
@@ -214,20 +219,9 @@ fn another_program_is_not_replaced() {
 fn the_daemon_starts_beside_another_program() {
     with_site("the_daemon_starts_beside_another_program", "", |site| {
         let a = site.container("a")?;
-        done(site, &["deny", "add", "203.0.113.0/24"])?;
-        site.host.stop(Signal::SIGKILL)?;
-        Datapath::purge(site.host.bpffs())?;
-        let directory = attach_anothers(site)?;
-
-        site.host.start()?;
-        // Its exit status says that not all is well.
-        let status: serde_json::Value =
-            serde_json::from_slice(&site.host.netd(["status", "--json"])?.stdout)?;
-        ensure!(status["healthy"] == false, "not healthy: {status}");
-        ensure!(
-            status["problems"].to_string().contains("another XDP program is attached to eth0"),
-            "the problem is named: {status}"
-        );
+        let directory = start_beside_anothers(site)?;
+        let said = problems(site)?;
+        ensure!(said.contains("another XDP program is attached to eth0"), "the problem is named: {said}");
         everybody_is_heard(site, &a, true)?;
 
         Datapath::purge(&directory)?;

@@ -1,17 +1,13 @@
 //! What bad input gets: one line that names the thing, a status that is not zero, and nothing changed.
 
-use std::{
-    fs,
-    path::Path,
-    process::{Command, Output, Stdio},
-};
+use std::{fs, path::Path, process::Output};
 
 use anyhow::{Context, Result, ensure};
 use netd::lab::{Namespace, host::binary};
 use netd_tests::{
     Site,
     refusals::{each, refused, run, unchanged},
-    site::{reach, with_stopped_site},
+    site::{on_an_oddly_named_host, reach, with_stopped_site},
     snapshot::{Snapshot, netd_links},
     with_site,
 };
@@ -23,15 +19,8 @@ fn a_host_without_a_name_needs_one_in_a_cluster() {
         site.host.configure(
             "[[cluster.peers]]\nname = \"b\"\naddress = \"198.18.1.9\"\nsubnets = [\"10.88.2.0/24\"]\n",
         )?;
-        let mut command = Command::new("unshare");
-        command.args([
-            "--uts",
-            "sh",
-            "-c",
-            r#"echo "my host!" > /proc/sys/kernel/hostname && exec "$@""#,
-            "sh",
-        ]);
-        command.arg(binary()?).args(site.host.run_arguments()).stdin(Stdio::null());
+        let mut command = on_an_oddly_named_host(&binary()?);
+        command.args(site.host.run_arguments());
         let output = site.host.namespace.run(|| command.output().context("cannot run netd"))?;
         refused("a name with a blank", &output, 1, &["node.name", "my host!"])
     });

@@ -14,17 +14,22 @@ use netd_tests::{
     site::{eventually, reach, with_stopped_site},
 };
 
+/// The hierarchy of control groups that can limit memory, and the file that says how much; none: this machine has none.
+fn hierarchy() -> Option<(PathBuf, &'static str)> {
+    let top = Path::new("/sys/fs/cgroup");
+    if top.join("memory").is_dir() {
+        return Some((top.join("memory"), "memory.limit_in_bytes"));
+    }
+    let controllers = fs::read_to_string(top.join("cgroup.controllers")).unwrap_or_default();
+    controllers.split_whitespace().any(|one| one == "memory").then(|| (top.to_owned(), "memory.max"))
+}
+
 /// A control group of the test's, with a limit of memory. The lab removes it by its name.
 fn limited(site: &Site, bytes: u64) -> Result<PathBuf> {
-    let top = Path::new("/sys/fs/cgroup");
-    let (hierarchy, limit) = match top.join("memory").is_dir() {
-        true => (top.join("memory"), "memory.limit_in_bytes"),
-        false => {
-            fs::write(top.join("cgroup.subtree_control"), "+memory")
-                .context("there is no controller of memory for control groups")?;
-            (top.to_owned(), "memory.max")
-        }
-    };
+    let (hierarchy, limit) = hierarchy().context("no control groups limit memory")?;
+    if limit == "memory.max" {
+        fs::write(hierarchy.join("cgroup.subtree_control"), "+memory").context("cannot limit memory")?;
+    }
     let group = hierarchy.join(format!("{}-{}", site.lab.prefix(), bytes >> 20));
     fs::create_dir(&group).with_context(|| format!("cannot create {}", group.display()))?;
     fs::write(group.join(limit), bytes.to_string()).context("cannot limit the memory")?;
@@ -49,7 +54,12 @@ fn purge(site: &Site) -> Result<()> {
 
 #[test]
 fn with_too_little_memory_there_is_room_for_fewer_flows() {
-    with_stopped_site("with_too_little_memory_there_is_room_for_fewer_flows", "", |site| {
+    const TEST: &str = "with_too_little_memory_there_is_room_for_fewer_flows";
+    if hierarchy().is_none() {
+        eprintln!("SKIP {TEST}: this machine's control groups do not limit memory");
+        return;
+    }
+    with_stopped_site(TEST, "", |site| {
         // Some tables have a part for each CPU.
         let cpus = std::thread::available_parallelism()?.get() as u64;
         let log = site.lab.directory().join("limited.log");

@@ -174,7 +174,10 @@ fn syns_from_everywhere_to_a_published_port() {
         under(&attackers, || {
             all_connect(&site.world.server, to.into())?;
             all_connect(&b.namespace, server.into())
-        })
+        })?;
+        let flows = site.host.json(["flows", "--json", "--limit", "1"])?["total"].as_u64();
+        ensure!(flows.is_some_and(|flows| flows > 4_096), "the attack has only taken {flows:?} flows");
+        Ok(())
     });
 }
 

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use clap::Args;
 
 use super::{print, print_json, table};
@@ -28,6 +28,7 @@ pub(super) struct Verify {
 
 impl Verify {
     pub(super) fn run(self) -> Result<ExitCode> {
+        ensure!(nix::unistd::geteuid().is_root(), "netd verify needs root: run it with sudo");
         let programs = verify()?;
         let refused = programs.iter().filter(|program| program.refusal.is_some()).count();
         if self.json {

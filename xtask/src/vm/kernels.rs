@@ -15,8 +15,6 @@ pub(crate) struct Kernel {
     pub(crate) name: &'static str,
     /// Debian's suite that has the packages.
     suite: &'static str,
-    /// The archive of that suite by the label of its release file.
-    archive: &'static str,
     packages: &'static [(&'static str, &'static str)],
 }
 
@@ -25,19 +23,16 @@ pub(crate) const KERNELS: [Kernel; 3] = [
     Kernel {
         name: "6.1",
         suite: "bookworm-security",
-        archive: "Debian-Security",
         packages: &[("linux-image-6.1.0-56-cloud-amd64", "6.1.192-2")],
     },
     Kernel {
         name: "6.12",
         suite: "bookworm-security",
-        archive: "Debian-Security",
         packages: &[("linux-image-6.12.117+deb12-cloud-amd64", "6.12.117-1~deb12u1")],
     },
     Kernel {
         name: "7.3",
         suite: "trixie-backports",
-        archive: "Debian",
         packages: &[
             ("linux-binary-7.3.4+deb13-cloud-amd64", "7.3.4-1~bpo13+1"),
             ("linux-modules-7.3.4+deb13-cloud-amd64", "7.3.4-1~bpo13+1"),
@@ -94,7 +89,7 @@ impl Kernel {
         for dir in [&downloads, &unpacked] {
             fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
         }
-        let apt = PrivateApt::new(self.suite, self.archive)?;
+        let apt = PrivateApt::new(self.suite)?;
         for (package, version) in self.packages {
             apt.download(package, version, &downloads)?;
         }
@@ -104,7 +99,7 @@ impl Kernel {
         let modules = ["lib/modules", "usr/lib/modules"].map(|part| unpacked.join(part));
         let modules = modules.iter().find(|dir| dir.is_dir()).context("the packages have no modules")?;
         // busybox, which loads them before there is anything else, reads no compressed ones.
-        let script = r#"find "$1" -name '*.ko.xz' -exec xz -d {} + && for v in "$1"/*; do busybox depmod -b "${1%/lib/modules}" "${v##*/}"; done"#;
+        let script = r#"find "$1" -name '*.ko.xz' -exec xz -df {} + && for v in "$1"/*; do busybox depmod -b "${1%/lib/modules}" "${v##*/}"; done"#;
         workspace::run("preparing modules", Command::new("sh").args(["-c", script, "sh"]).arg(modules))?;
         fs::write(root.join("complete"), "").context("cannot note that the kernel is complete")
     }
@@ -118,6 +113,23 @@ fn first_in(dir: &Path, prefix: &str) -> Option<PathBuf> {
     files(dir).find(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(prefix)))
 }
 
+/// Where this machine's apt gets a suite's archive from: by the suite of the machine's own release that is in the same one.
+fn address_of(suite: &str) -> Option<String> {
+    let os = fs::read_to_string("/etc/os-release").ok()?;
+    let format = ["indextargets", "--format", "$(RELEASE) $(REPO_URI)", "Created-By: Packages"];
+    found(&os, &system::output_of(Command::new("apt-get").args(format))?, suite)
+}
+
+/// The same by the text of /etc/os-release, and lines of releases and addresses.
+fn found(os: &str, known: &str, suite: &str) -> Option<String> {
+    let value = |key: &str| os.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('='));
+    let codename = value("VERSION_CODENAME").filter(|_| value("ID") == Some("debian"))?;
+    // What is urgent has an archive of its own.
+    let own = if suite.ends_with("-security") { format!("{codename}-security") } else { codename.to_owned() };
+    let mut lines = known.lines().filter_map(|line| line.split_once(' '));
+    lines.find(|(release, _)| *release == own).map(|(_, address)| address.trim().to_owned())
+}
+
 /// An apt with lists of its own: the machine's sources stay as they are.
 struct PrivateApt {
     options: Vec<String>,
@@ -125,20 +137,20 @@ struct PrivateApt {
 
 impl PrivateApt {
     /// Lists of a suite, from where the machine itself gets Debian's packages.
-    fn new(suite: &str, archive: &str) -> Result<Self> {
+    fn new(suite: &str) -> Result<Self> {
         let dir = super::directory().join("apt").join(suite);
         for part in ["lists/partial", "cache/archives/partial"] {
             fs::create_dir_all(dir.join(part)).context("cannot make apt's directories")?;
         }
-        let format = ["indextargets", "--format", "$(LABEL) $(REPO_URI)", "Created-By: Packages"];
-        let known = system::output_of(Command::new("apt-get").args(format)).unwrap_or_default();
-        let address = known
-            .lines()
-            .find_map(|line| line.split_once(' ').filter(|(label, _)| *label == archive))
-            .map(|(_, address)| address.trim())
-            .with_context(|| {
-                format!("this machine's apt has no archive `{archive}`: run `apt-get update`")
-            })?;
+        let address = match address_of(suite) {
+            Some(address) => address,
+            None => {
+                // Where there are no lists, apt says nothing of where they would come from.
+                progress::run("apt-get update", Command::new("apt-get").arg("update").env("LC_ALL", "C"))?;
+                address_of(suite)
+                    .context("this machine's apt has no archive of Debian's: the test VM runs on Debian")?
+            }
+        };
         let sources = dir.join("sources.list");
         let line = format!(
             "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] {address} {suite} main\n"
@@ -175,5 +187,26 @@ impl PrivateApt {
             );
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn archives_are_found_by_the_machines_own_release() {
+        let debian = "NAME=\"Debian GNU/Linux\"\nVERSION_CODENAME=bookworm\nID=debian\n";
+        let known = "nodistro https://other.example/\nbookworm http://mirror.example/debian/\n\
+                     bookworm-updates http://mirror.example/debian/\n\
+                     bookworm-security http://mirror.example/debian-security/\n";
+        let at = |os, suite| found(os, known, suite);
+        assert_eq!(at(debian, "trixie-backports").as_deref(), Some("http://mirror.example/debian/"));
+        assert_eq!(
+            at(debian, "bookworm-security").as_deref(),
+            Some("http://mirror.example/debian-security/")
+        );
+        assert_eq!(at("ID=ubuntu\nVERSION_CODENAME=bookworm\n", "trixie-backports"), None);
+        assert_eq!(found(debian, "", "trixie-backports"), None);
     }
 }
