@@ -116,7 +116,8 @@ impl<A> Interface<A> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
 pub struct Endpoint {
-    /// Interface index of its link's host side.
+    /// Interface index of its link's host side; with [`Endpoint::SINGLE`], if the link has no other end that packets could be put
+    /// into.
     pub ifindex: u32,
     /// Ethernet header of frames to it.
     pub macs: MacPair,
@@ -125,6 +126,16 @@ pub struct Endpoint {
     /// Index of its counters.
     pub slot: u32,
 }
+
+impl Endpoint {
+    /// Bit of `ifindex`: the link is a single device, such as a tap, and what goes to the container is sent out of it. (The kernel's
+    /// indices are below 2^31.)
+    pub const SINGLE: u32 = 1 << 31;
+}
+
+/// `skb->mark` of a packet that a program sends out of a container's link: all is decided about it, and `to_container`, which takes the
+/// mark off again, lets it pass. Containers cannot set one: it is taken off on the way out of their namespaces.
+pub const DELIVERED: u32 = 0x6e65_7464;
 
 /// An entry of an array in front of a hash map, which has a copy of some of the map's entries: a look-up there costs a fraction. What
 /// has no place of its own, because another entry was there first, is in the map alone.

@@ -157,8 +157,7 @@ fn solicitation<P: Packet>(
     if target == interface.address || !host && !target.within(&interface.subnet, &interface.mask) {
         return Err(Drop::Ndp);
     }
-    // Into the container at once: out of the link, it would pass for what the host forwards.
-    plan.to = To::Peer;
+    plan.to = To::Link;
     plan.way = Way::Ndp;
     plan.macs = interface.macs;
     plan.rewrite = Plan::<V6>::MACS | Plan::<V6>::NEIGHBOUR;

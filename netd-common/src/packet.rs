@@ -19,6 +19,8 @@ pub struct Hook {
     pub vni: u32,
     /// The packet came in by an interface and is being forwarded, instead of from a socket of the host (`skb->skb_iif`).
     pub forwarded: bool,
+    /// Another program has decided about it and sends it out of the container's link: see [`crate::abi::DELIVERED`].
+    pub delivered: bool,
 }
 
 /// Highest offset that a header is read at, a mask: lets the verifier bound pointer arithmetic with variable offsets.

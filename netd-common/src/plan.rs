@@ -22,12 +22,14 @@ pub enum To {
     Drop,
     /// On, to whatever else is attached to the hook and then the host's own stack.
     Stack,
-    /// Into the container behind a link's host side, at once.
+    /// Into the container behind a link's host side, at once; with [`Endpoint::SINGLE`](crate::abi::Endpoint::SINGLE) in the index, as [`To::Link`].
     Peer,
     /// Out of an interface, to the next hop that the kernel's own routes and neighbours name.
     Neighbour,
     /// Out of an interface as it is, with the Ethernet header that it has.
     Out,
+    /// To a container, out of its link's host side, whatever that link is.
+    Link,
 }
 
 /// The end of a packet's way through a program.
@@ -61,11 +63,13 @@ impl Verdict {
         const PEER: u64 = To::Peer as u64;
         const NEIGHBOUR: u64 = To::Neighbour as u64;
         const OUT: u64 = To::Out as u64;
+        const LINK: u64 = To::Link as u64;
         let to = match packed >> 32 {
             STACK => To::Stack,
             PEER => To::Peer,
             NEIGHBOUR => To::Neighbour,
             OUT => To::Out,
+            LINK => To::Link,
             _ => To::Drop,
         };
         Self { to, ifindex: packed as u32, via: V6::ZERO }

@@ -1,5 +1,5 @@
-//! A packet that the host's own stack sends to a container: the host side of its link, egress. Packets that the other
-//! programs deliver do not come by here.
+//! A packet that the host's own stack sends to a container: the host side of its link, egress. Of packets that the other
+//! programs deliver, those come by here that cannot be put into the container's end at once.
 
 use crate::{
     abi::Interface,
@@ -16,6 +16,9 @@ use crate::{
 /// IPv4 says all that counts here, and is always there.
 #[inline(always)]
 pub fn to_container<P: Packet, T: Tables<V4>>(packet: &P, tables: &T, hook: Hook) -> Verdict {
+    if hook.delivered {
+        return Verdict::STACK;
+    }
     let bytes = packet.len();
     let Some(interface) = tables.interface(hook.ifindex) else {
         tables.count_drop(Drop::UnknownInterface, NO_SLOT, bytes);

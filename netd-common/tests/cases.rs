@@ -44,7 +44,7 @@ fn check_with(tables: &Memory<V4>, case: &Case, form: Form) {
         let verdict = run(&WORLD, tables, step.at, &mut frame);
         assert_eq!(step.fixed(&frame.bytes), step.fixed(&step.after), "{what}: bytes");
         // Whose kernel looks at it: a container's.
-        if matches!(step.fate, Fate::Goes(To::Peer, _)) {
+        if matches!(step.fate, Fate::Goes(To::Peer | To::Link, _)) {
             assert!(frame.is_sum_right(), "{what}: the device's sum");
         }
         let (mut expected_ways, mut expected_drops) = (ways, drops);
@@ -58,7 +58,7 @@ fn check_with(tables: &Memory<V4>, case: &Case, form: Form) {
                 None
             }
             Fate::Answered(reason) => {
-                assert_eq!(verdict.to, To::Peer, "{what}");
+                assert_eq!(verdict.to, To::Link, "{what}");
                 let told = expected_ways.entry(Way::ErrorSent as u32).or_default();
                 told.packets += 1;
                 told.bytes += step.frame.len() as u64;

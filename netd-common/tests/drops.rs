@@ -88,7 +88,7 @@ fn a_full_table_refuses_new_flows_and_keeps_the_old() {
     // One flow, and half of another.
     tables.max_flows = 3;
     assert_eq!(send(&tables, to_server(50_000, SERVER, 53)), To::Neighbour);
-    assert_eq!(send(&tables, to_server(50_001, SERVER, 53)), To::Peer);
+    assert_eq!(send(&tables, to_server(50_001, SERVER, 53)), To::Link);
     assert_eq!(tables.dropped(Drop::FlowTableFull), 1);
     assert_eq!(tables.flows.borrow().len(), 2, "a half-made flow was left behind");
     assert_eq!(send(&tables, to_server(50_000, SERVER, 53)), To::Neighbour);
@@ -103,8 +103,8 @@ fn no_port_left_towards_one_destination() {
     // With one flow there, the last port of the range is for others.
     assert_eq!(send(&tables, to_server(1, SERVER, 53)), To::Neighbour);
     let second = send(&tables, to_server(2, SERVER, 53));
-    assert_eq!(send(&tables, to_server(3, SERVER, 53)), To::Peer);
-    let expected = if matches!(second, To::Peer) { 2 } else { 1 };
+    assert_eq!(send(&tables, to_server(3, SERVER, 53)), To::Link);
+    let expected = if matches!(second, To::Link) { 2 } else { 1 };
     assert_eq!(tables.dropped(Drop::PortsExhausted), expected);
     // Another destination has ports of its own, and the flows that there are go on.
     assert_eq!(send(&tables, to_server(3, SERVER, 54)), To::Neighbour);
@@ -126,7 +126,7 @@ fn ports_of_closed_connections_come_free() {
         Frame::new(frame(a.host_mac, a.mac, &Ip::new(a.address, SERVER), &body))
     };
     assert_eq!(send(&tables, segment(1, tcp::SYN)), To::Neighbour);
-    assert_eq!(send(&tables, segment(2, tcp::SYN)), To::Peer, "told: the port is in use");
+    assert_eq!(send(&tables, segment(2, tcp::SYN)), To::Link, "told: the port is in use");
     assert_eq!(send(&tables, segment(1, tcp::RST)), To::Neighbour);
     assert_eq!(send(&tables, segment(2, tcp::SYN)), To::Drop);
     assert_eq!(tables.dropped(Drop::PortsExhausted), 2);
@@ -138,7 +138,7 @@ fn ports_of_closed_connections_come_free() {
 fn an_empty_range_has_no_ports() {
     let mut tables = WORLD.tables();
     with_config(&mut tables, |config| (config.first_port, config.last_port) = (50_001, 50_000));
-    assert_eq!(send(&tables, to_server(1, SERVER, 53)), To::Peer);
+    assert_eq!(send(&tables, to_server(1, SERVER, 53)), To::Link);
     assert_eq!(tables.dropped(Drop::PortsExhausted), 1);
 }
 
@@ -202,7 +202,7 @@ fn a_node_without_an_ipv6_address_masquerades_none_and_says_so() {
         let ip = Ip6::new(a.address6(), destination);
         Frame::new(frame6(a.host_mac, a.mac, &ip, &Body::Udp(50_000, 53, vec![1])))
     };
-    assert_eq!(send(&tables, packet(SERVER6)), To::Peer);
+    assert_eq!(send(&tables, packet(SERVER6)), To::Link);
     assert_eq!(tables.dropped(Drop::NoRoute), 1);
     assert!(v6_flows(&tables) == 0, "a flow from nowhere");
     assert_eq!(send(&tables, packet(b.address6())), To::Peer);

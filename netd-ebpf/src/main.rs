@@ -21,7 +21,7 @@ use aya_ebpf::{
 };
 use netd_common::{
     Hook, To, Verdict,
-    abi::{STEP_FROM_CONTAINER4, STEP_FROM_CONTAINER6, STEP_FROM_UPLINK6},
+    abi::{DELIVERED, Endpoint, STEP_FROM_CONTAINER4, STEP_FROM_CONTAINER6, STEP_FROM_UPLINK6},
     from_container::{Step4, Step6, Told},
     from_uplink::Step6 as Uplink6,
 };
@@ -204,7 +204,10 @@ fn step(ctx: &TcContext, index: u32) {
 #[classifier]
 fn to_container(ctx: TcContext) -> i32 {
     let mut skb = Skb::new(&ctx);
-    let hook = skb.hook();
+    let hook = skb.egress_hook();
+    if hook.delivered {
+        skb.mark(0);
+    }
     let done = netd_common::to_container(&skb, &Maps, hook);
     verdict(&mut skb, done)
 }
@@ -285,7 +288,13 @@ fn verdict(skb: &mut Skb, verdict: Verdict) -> i32 {
             To::Drop => TC_ACT_SHOT,
             // Not TC_ACT_OK: other programs on the hook are to have their say (TCX_NEXT; clsact goes on likewise).
             To::Stack => TC_ACT_UNSPEC,
-            To::Peer => bpf_redirect_peer(verdict.ifindex, 0) as i32,
+            To::Peer if verdict.ifindex & Endpoint::SINGLE == 0 && skb.is_received() => {
+                bpf_redirect_peer(verdict.ifindex, 0) as i32
+            }
+            To::Peer | To::Link => {
+                skb.mark(DELIVERED);
+                bpf_redirect(verdict.ifindex & !Endpoint::SINGLE, 0) as i32
+            }
             To::Neighbour => next_hop::send(skb, verdict.ifindex, &verdict.via) as i32,
             To::Out => bpf_redirect(verdict.ifindex, 0) as i32,
         }

@@ -16,6 +16,7 @@ use aya_ebpf::{
 };
 use netd_common::{
     Addr as _, Hook, Packet, V4, V6,
+    abi::DELIVERED,
     from_container::Told,
     packet::MAX_OFFSET,
     wire::{Be16, Ethernet, Ipv4, Vxlan, Wire, tcp},
@@ -79,6 +80,28 @@ impl Skb {
                 ..Hook::default()
             }
         }
+    }
+
+    /// The same where the host's own stack and other programs send to a container.
+    #[inline(always)]
+    pub(crate) fn egress_hook(&self) -> Hook {
+        // SAFETY: a load from the context.
+        Hook { delivered: unsafe { (*self.ctx).mark } == DELIVERED, ..self.hook() }
+    }
+
+    /// Takes the mark off, or puts it on, that says that all is decided.
+    #[inline(always)]
+    pub(crate) fn mark(&mut self, mark: u32) {
+        // SAFETY: a store to the context.
+        unsafe { (*self.ctx).mark = mark };
+    }
+
+    /// Whether the program runs where an interface receives (TC's ingress). netkit's runs where its container sends: the kernel has
+    /// forgotten by then which interface a packet came in by, if any (`netkit_prep_forward`), and has not said so anew.
+    #[inline(always)]
+    pub(crate) fn is_received(&self) -> bool {
+        // SAFETY: a load from the context.
+        unsafe { (*self.ctx).ingress_ifindex != 0 }
     }
 
     /// Whether it is IPv6, by its frame.

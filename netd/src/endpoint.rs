@@ -14,37 +14,12 @@ use sha2::{Digest, Sha256};
 
 use crate::{
     bpf::{self, Mac, PublishedPort},
+    link::LinkKind,
     mac,
     netlink::{Netns, NetnsId, is_gone, is_same},
-    network::{LinkChoice, Network},
+    network::Network,
     publish::Publish,
 };
-
-/// The kind of link that an endpoint has.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum LinkKind {
-    /// A veth pair.
-    Veth,
-}
-
-impl LinkKind {
-    /// The kind that a choice comes to.
-    #[must_use]
-    pub fn choose(choice: LinkChoice) -> Self {
-        match choice {
-            LinkChoice::Auto | LinkChoice::Veth => Self::Veth,
-        }
-    }
-
-    /// The word for it.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Veth => "veth",
-        }
-    }
-}
 
 /// An endpoint, as it is kept in the store.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -77,10 +52,16 @@ pub struct Endpoint {
 }
 
 impl Endpoint {
-    /// MAC of the container's side.
+    /// MAC of the container's side; zero: it has none.
     #[must_use]
     pub fn mac(&self) -> Mac {
-        mac::of_address(self.address)
+        if self.link.has_macs() { mac::of_address(self.address) } else { Mac::ZERO }
+    }
+
+    /// MAC of the host's side; zero: it has none.
+    #[must_use]
+    pub fn host_mac(&self, network: &Network) -> Mac {
+        if self.link.has_macs() { network.host_mac() } else { Mac::ZERO }
     }
 
     /// Its addresses, IPv4 first.
@@ -127,9 +108,10 @@ impl Endpoint {
             gateway: self.gateway,
             v6: self.v6(network),
             mac: self.mac(),
-            host_mac: network.host_mac(),
+            host_mac: self.host_mac(network),
             masquerade: network.masquerade,
             published: !self.publish.is_empty(),
+            wiring: self.link.wiring(),
         }
     }
 }

@@ -18,6 +18,7 @@ pub mod held;
 pub mod holders;
 pub mod ipam;
 pub mod lab;
+pub mod link;
 pub mod mac;
 pub mod names;
 pub mod netlink;

@@ -14,19 +14,9 @@ pub use self::check::{
 use crate::{
     bpf::Mac,
     ipam::{self, MAX_PREFIX},
+    link::LinkChoice,
     mac, pair,
 };
-
-/// The kind of link that a network's endpoints get.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
-#[serde(rename_all = "lowercase")]
-pub enum LinkChoice {
-    /// The best that this kernel has.
-    #[default]
-    Auto,
-    /// A veth pair.
-    Veth,
-}
 
 /// A network as someone defines it.
 #[derive(Clone, Debug, PartialEq, Eq)]

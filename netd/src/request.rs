@@ -10,10 +10,10 @@ use serde::{Deserialize, Serialize};
 use crate::{
     bpf::{Counter, EndpointCounters, MapFill, NodeCounters, ProgramStatus},
     cluster::{Presence, Transport},
-    endpoint::LinkKind,
     held::NotHeld,
+    link::{LinkChoice, LinkKind},
     names::Shown,
-    network::{LinkChoice, Origin, parse_subnet},
+    network::{Origin, parse_subnet},
     publish::Publish,
 };
 

@@ -21,7 +21,7 @@ const fn code(to: To) -> i32 {
     match to {
         To::Drop => 2,
         To::Stack => -1,
-        To::Peer | To::Neighbour | To::Out => 7,
+        To::Peer | To::Link | To::Neighbour | To::Out => 7,
     }
 }
 

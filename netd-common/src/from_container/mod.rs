@@ -69,7 +69,7 @@ pub fn decide<'t, A: Addr, P: Packet, T: Tables<A>>(
         return Err(Drop::SpoofedMac);
     }
     if ethernet.ethertype == A::ETHERTYPE {
-        return ip(packet, tables, hook.ifindex, &interface, plan, node);
+        return ip(packet, tables, &interface, plan, node);
     }
     if ethernet.ethertype == Ethernet::ARP {
         plan.ifindex = hook.ifindex;
@@ -82,7 +82,6 @@ pub fn decide<'t, A: Addr, P: Packet, T: Tables<A>>(
 fn ip<'t, A: Addr, P: Packet, T: Tables<A>>(
     packet: &P,
     tables: &'t T,
-    ifindex: u32,
     interface: &Interface<A>,
     plan: &mut Plan<A>,
     node: &mut Option<T::Ref<'t, Route>>,
@@ -102,7 +101,7 @@ fn ip<'t, A: Addr, P: Packet, T: Tables<A>>(
         let Some(endpoint) = tables.endpoint(&ip.destination) else {
             return to_node(packet, tables, interface, &ip, plan, node);
         };
-        if endpoint.ifindex == ifindex {
+        if endpoint.slot == interface.slot {
             // Its own address: the kernel in the container would not have sent it.
             return Err(Drop::Destination);
         }

@@ -354,6 +354,5 @@ fn refuse<A: Addr, P: Packet, T: Tables<A>>(
     if !too_big {
         tables.count_way(Way::ErrorSent, bytes);
     }
-    // Not back out of the link: there, `to_container` would take it for what the host forwards.
-    Verdict { to: To::Peer, ifindex, via: V6::ZERO }
+    Verdict { to: To::Link, ifindex, via: V6::ZERO }
 }

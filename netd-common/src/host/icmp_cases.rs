@@ -251,7 +251,7 @@ fn own(world: &World) -> Vec<Case> {
     let too_large = Body::Udp(KEPT, 53, vec![5; MTU as usize - 27]);
     let told = |from: Member, ip: &Ip| {
         let frame = frame(from.host_mac, from.mac, ip, &too_large);
-        self::answered(from, frame, (3, 4, MTU), Fate::Goes(To::Peer, Way::TooBigSent))
+        self::answered(from, frame, (3, 4, MTU), Fate::Goes(To::Link, Way::TooBigSent))
     };
     let too_big = told(a, &large);
     let routed = told(c, &Ip { source: c.address, ..large.clone() });

@@ -166,7 +166,7 @@ fn discovery(world: &World) -> Vec<Case> {
         let option = [&[2, 1][..], &a.host_mac].concat();
         let body = Body::Icmp6(136, 0, flags, [&target[..], &option].concat());
         let after = frame6(a.mac, a.host_mac, &ip(target, asker), &body);
-        Step { at, frame, fate: Fate::Goes(To::Peer, Way::Ndp), after, free: &[] }
+        Step { at, frame, fate: Fate::Goes(To::Link, Way::Ndp), after, free: &[] }
     };
     let asked = |source, target, flags| {
         answers(asks(source, solicited(target), &question(target, Some(a.mac))), source, target, flags)
@@ -570,7 +570,7 @@ fn own_errors(world: &World) -> Vec<Case> {
     let large = Body::Udp(KEPT, 53, vec![5; MTU as usize - 47]);
     let too_big = |member: Member| {
         let frame = sent(member, &Ip6::new(member.address6(), SERVER6), &large);
-        answered(member, frame, (2, 0, MTU), Fate::Goes(To::Peer, Way::TooBigSent))
+        answered(member, frame, (2, 0, MTU), Fate::Goes(To::Link, Way::TooBigSent))
     };
     vec![
         case(

@@ -54,7 +54,7 @@ fn outward(world: &World) -> Vec<Case> {
         )
     };
     let too_big = |destination, length, mtu| {
-        answered(a, big(destination, length), (2, 0, mtu), Fate::Goes(To::Peer, Way::TooBigSent))
+        answered(a, big(destination, length), (2, 0, mtu), Fate::Goes(To::Link, Way::TooBigSent))
     };
     vec![
         case(

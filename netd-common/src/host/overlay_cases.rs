@@ -213,7 +213,7 @@ fn too_big(world: &World) -> Vec<Case> {
         frame(a.host_mac, a.mac, &ip, &Body::Udp(1, 2, vec![7; size - 28]))
     };
     let told = |destination, size, fragment, mtu| {
-        let fate = Fate::Goes(To::Peer, Way::TooBigSent);
+        let fate = Fate::Goes(To::Link, Way::TooBigSent);
         answered(a, packet(destination, size, fragment), (3, 4, mtu), fate)
     };
     let dropped = |destination, size, fragment| {

@@ -160,7 +160,9 @@ impl<A: Family> Tables<A> {
         let interface = found(self.interfaces.get(&ifindex, 0), A::NAMES.interfaces)?;
         let Some(interface) = interface else { return Ok(None) };
         let entry = found(self.endpoints.get(&interface.address, 0), A::NAMES.endpoints)?;
-        let agrees = entry.is_some_and(|entry| (entry.ifindex, entry.slot) == (ifindex, interface.slot));
+        let agrees = entry.is_some_and(|entry| {
+            (entry.ifindex & !abi::Endpoint::SINGLE, entry.slot) == (ifindex, interface.slot)
+        });
         Ok(agrees.then_some(interface))
     }
 

@@ -23,14 +23,16 @@ use aya::{
     },
 };
 
-use super::{FROM_CONTAINER, FROM_OVERLAY, FROM_UPLINK, TO_CONTAINER, pins::Pins, program, syscall};
+use super::{FROM_CONTAINER, FROM_OVERLAY, FROM_UPLINK, TO_CONTAINER, netkit, pins::Pins, program, syscall};
 
 /// Where a program sits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Hook {
     /// Ingress of the host side of a container's link.
     Ingress,
-    /// Egress of it.
+    /// Where the container sends, if its link is netkit.
+    Netkit,
+    /// Egress of the host side of a container's link.
     Egress,
     /// Ingress of the uplink.
     Uplink,
@@ -44,12 +46,14 @@ pub(super) enum Hook {
 pub(super) const XDP_UPLINK: &str = "xdp_uplink";
 
 impl Hook {
-    pub(super) const ALL: [Self; 5] = [Self::Ingress, Self::Egress, Self::Uplink, Self::Overlay, Self::Xdp];
+    pub(super) const ALL: [Self; 6] =
+        [Self::Ingress, Self::Netkit, Self::Egress, Self::Uplink, Self::Overlay, Self::Xdp];
 
     /// Its name in a pin's path.
     pub(super) const fn label(self) -> &'static str {
         match self {
             Self::Ingress => "ingress",
+            Self::Netkit => "netkit",
             Self::Egress => "egress",
             Self::Uplink => "uplink",
             Self::Overlay => "overlay",
@@ -64,13 +68,13 @@ impl Hook {
 
     /// Whether it is on an endpoint's link.
     pub(super) const fn is_endpoints(self) -> bool {
-        matches!(self, Self::Ingress | Self::Egress)
+        matches!(self, Self::Ingress | Self::Netkit | Self::Egress)
     }
 
     /// The program that belongs there.
     pub(super) const fn program(self) -> &'static str {
         match self {
-            Self::Ingress => FROM_CONTAINER,
+            Self::Ingress | Self::Netkit => FROM_CONTAINER,
             Self::Egress => TO_CONTAINER,
             Self::Uplink => FROM_UPLINK,
             Self::Overlay => FROM_OVERLAY,
@@ -80,7 +84,7 @@ impl Hook {
 
     const fn kind(self) -> TcAttachType {
         match self {
-            Self::Ingress | Self::Uplink | Self::Overlay | Self::Xdp => TcAttachType::Ingress,
+            Self::Ingress | Self::Netkit | Self::Uplink | Self::Overlay | Self::Xdp => TcAttachType::Ingress,
             Self::Egress => TcAttachType::Egress,
         }
     }
@@ -117,6 +121,9 @@ impl Attachment {
 pub(super) fn attach(programs: &mut Ebpf, pins: &Pins, ifindex: u32, hook: Hook) -> Result<()> {
     let name = hook.program();
     let program = program(programs, name)?;
+    if hook == Hook::Netkit {
+        return netkit::attach(program, pins, ifindex);
+    }
     match pins.attachment(hook) {
         Attachment::Tcx => attach_link(program, name, pins, ifindex, hook),
         Attachment::Clsact if hook.is_endpoints() && pins.is_link(ifindex, hook) => {

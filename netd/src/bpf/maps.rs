@@ -252,7 +252,7 @@ impl<A: Family> Tables<A> {
     /// Removes what is known of an address at an interface. The address may have gone to another one meanwhile.
     pub(super) fn remove_endpoint(&mut self, address: A, ifindex: u32) -> Result<()> {
         match self.endpoints.get(&address, 0) {
-            Ok(entry) if entry.ifindex == ifindex => self.forget_endpoint(address),
+            Ok(entry) if entry.ifindex & !Endpoint::SINGLE == ifindex => self.forget_endpoint(address),
             Ok(_) | Err(MapError::KeyNotFound) => Ok(()),
             Err(error) => Err(error).with_context(|| reading(A::NAMES.endpoints)),
         }

@@ -10,6 +10,7 @@ mod flows;
 mod left;
 mod links;
 mod maps;
+mod netkit;
 mod next_hops;
 mod pins;
 mod places;
@@ -47,13 +48,14 @@ pub use self::flow_list::{FlowEntry, FlowFilter, FlowReader, Phase, Protocol};
 pub use self::flow_removal::{FlowRemover, FlowsOf};
 pub use self::left::{LeftEndpoint, LeftTables};
 pub use self::links::Attachment;
+pub use self::netkit::has_netkit;
 pub use self::next_hops::NextHopsTurn;
 pub use self::ports::{MAX_PORTS, PublishedPort};
 pub use self::pressure::Pressure;
 pub use self::routes::node_behind;
 pub use self::types::{
     Counter, Endpoint, EndpointCounters, EndpointV6, Expired, MAX_NODES, Mac, MapFill, NodeConfig,
-    NodeCounters, Options, ProgramStatus, Route, TestRun, Uplink,
+    NodeCounters, Options, ProgramStatus, Route, TestRun, Uplink, Wiring,
 };
 use self::{
     deny::DenyMaps,
@@ -265,9 +267,12 @@ impl Datapath {
         let macs = MacPair::new(endpoint.mac.0, endpoint.host_mac.0);
         let (network, slot, ifindex) = (endpoint.network, endpoint.slot, endpoint.ifindex);
         self.set_interface(endpoint)?;
-        links::attach(&mut self.programs, &self.pins, ifindex, Hook::Ingress)?;
+        let single = endpoint.wiring == Wiring::Single;
+        let sends = if endpoint.wiring == Wiring::Netkit { Hook::Netkit } else { Hook::Ingress };
+        links::attach(&mut self.programs, &self.pins, ifindex, sends)?;
         links::attach(&mut self.programs, &self.pins, ifindex, Hook::Egress)?;
         // Last: from here on others reach it.
+        let ifindex = if single { ifindex | abi::Endpoint::SINGLE } else { ifindex };
         let by_address = abi::Endpoint { ifindex, macs, network, slot };
         self.maps.v4.set_endpoint(v4(endpoint.address), by_address)?;
         if let Some(own) = &endpoint.v6 {
@@ -280,7 +285,8 @@ impl Datapath {
     /// that has not been done yet (`links.rs`). Takes some 10 ms for each; whether there was anything to do.
     pub fn promote_endpoint(&mut self, ifindex: u32) -> Result<bool> {
         let mut moved = false;
-        for hook in [Hook::Ingress, Hook::Egress] {
+        for hook in Hook::ALL.into_iter().filter(|hook| hook.is_endpoints() && self.pins.has(ifindex, *hook))
+        {
             if Attachment::of_this_kernel() == Attachment::Tcx && !self.pins.is_link(ifindex, hook) {
                 links::promote(&mut self.programs, &self.pins, ifindex, hook)?;
                 moved = true;
@@ -356,8 +362,11 @@ impl Datapath {
     /// Removes the programs of an endpoint's link and their pins, best after the link itself: without a program the
     /// container's packets reach the host's own stack. Idempotent; goes on past errors and reports the first.
     pub fn remove_programs(&mut self, ifindex: u32) -> Result<()> {
-        let ingress = self.pins.remove_link(ifindex, Hook::Ingress);
-        ingress.and(self.pins.remove_link(ifindex, Hook::Egress))
+        let mut result = Ok(());
+        for hook in Hook::ALL.into_iter().filter(|hook| hook.is_endpoints()) {
+            result = result.and(self.pins.remove_link(ifindex, hook));
+        }
+        result
     }
 
     /// Whether a slot has flows. Those of an endpoint that is gone are to be removed before its slot and addresses are
@@ -391,7 +400,7 @@ impl Datapath {
         self.maps.v4.retain(&links, &addresses)?;
         self.maps.v6.retain(&links6, &addresses6)?;
         for (ifindex, hook) in self.pins.links()? {
-            if matches!(hook, Hook::Ingress | Hook::Egress) && !links.contains(&ifindex) {
+            if hook.is_endpoints() && !links.contains(&ifindex) {
                 self.pins.remove_link(ifindex, hook)?;
             }
         }
@@ -423,6 +432,9 @@ impl Datapath {
         for hook in Hook::ALL {
             let name = hook.program();
             let attached = links.iter().filter(|(_, at)| *at == hook).count() as u32;
+            if hook == Hook::Netkit && attached == 0 {
+                continue;
+            }
             if hook == Hook::Xdp {
                 all.push(self.xdp_status(attached)?);
                 continue;
@@ -442,6 +454,9 @@ impl Datapath {
 
     /// The names of what holds a program on its interfaces.
     fn hooks(&self, hook: Hook, links: &[(u32, Hook)]) -> &'static str {
+        if hook == Hook::Netkit {
+            return "netkit";
+        }
         let usual = self.pins.attachment(hook).label();
         if !hook.is_endpoints() || usual == Attachment::Tcx.label() {
             return usual;

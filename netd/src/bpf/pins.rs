@@ -75,6 +75,11 @@ impl Pins {
         link_in(&self.version, ifindex, hook)
     }
 
+    /// Whether anything is pinned there.
+    pub(super) fn has(&self, ifindex: u32, hook: Hook) -> bool {
+        self.link(ifindex, hook).exists()
+    }
+
     /// Whether what is pinned there is a link, and not a program that stands for a filter.
     pub(super) fn is_link(&self, ifindex: u32, hook: Hook) -> bool {
         syscall::is_link(&self.link(ifindex, hook))

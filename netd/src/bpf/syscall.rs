@@ -92,9 +92,14 @@ pub(super) fn detach_link(path: &Path) -> io::Result<()> {
     unsafe { bpf(bpf_cmd::BPF_LINK_DETACH, &mut attr) }.map(drop)
 }
 
-/// Whether the kernel has links at TC's hooks (`BPF_TCX_INGRESS`, Linux 6.6; others have them by their distributions): it is asked for one
-/// at an interface that cannot be, and says either that or that it knows no such hook.
+/// Whether the kernel has links at TC's hooks (`BPF_TCX_INGRESS`, Linux 6.6; others have them by their distributions).
 pub(super) fn has_tcx() -> io::Result<bool> {
+    has_hook(bpf_attach_type::BPF_TCX_INGRESS)
+}
+
+/// Whether the kernel has links at a hook of network devices: it is asked for one at a device that cannot be, and says either that or
+/// that it knows no such hook.
+pub(super) fn has_hook(hook: bpf_attach_type) -> io::Result<bool> {
     /// `r0 = 0; exit`.
     const PROGRAM: [u64; 2] = [0xb7, 0x95];
     // SAFETY: as above.
@@ -107,20 +112,38 @@ pub(super) fn has_tcx() -> io::Result<bool> {
     let descriptor = unsafe { bpf(bpf_cmd::BPF_PROG_LOAD, &mut attr) }?;
     // SAFETY: the kernel has just made this descriptor for us.
     let program = unsafe { OwnedFd::from_raw_fd(descriptor) };
+    match create_link(program.as_fd(), i32::MAX as u32, hook) {
+        Ok(_) => Ok(true),
+        Err(error) => Ok(error.raw_os_error() == Some(libc::ENODEV)),
+    }
+}
+
+/// Attaches a program to a device's hook (`BPF_LINK_CREATE`), until the link is closed and pinned nowhere.
+pub(super) fn create_link(
+    program: BorrowedFd<'_>,
+    ifindex: u32,
+    hook: bpf_attach_type,
+) -> io::Result<OwnedFd> {
     // SAFETY: as above.
     let mut attr: bpf_attr = unsafe { std::mem::zeroed() };
     attr.link_create.__bindgen_anon_1.prog_fd = program.as_raw_fd() as u32;
-    attr.link_create.__bindgen_anon_2.target_ifindex = i32::MAX as u32;
-    attr.link_create.attach_type = bpf_attach_type::BPF_TCX_INGRESS as u32;
+    attr.link_create.__bindgen_anon_2.target_ifindex = ifindex;
+    attr.link_create.attach_type = hook as u32;
     // SAFETY: the command reads numbers, and a descriptor that is open.
-    match unsafe { bpf(bpf_cmd::BPF_LINK_CREATE, &mut attr) } {
-        Ok(link) => {
-            // SAFETY: the kernel has just made this descriptor for us.
-            drop(unsafe { OwnedFd::from_raw_fd(link) });
-            Ok(true)
-        }
-        Err(error) => Ok(error.raw_os_error() == Some(libc::ENODEV)),
-    }
+    let link = unsafe { bpf(bpf_cmd::BPF_LINK_CREATE, &mut attr) }?;
+    // SAFETY: the kernel has just made this descriptor for us.
+    Ok(unsafe { OwnedFd::from_raw_fd(link) })
+}
+
+/// Pins something (`BPF_OBJ_PIN`).
+pub(super) fn pin(object: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
+    let name = CString::new(path.as_os_str().as_bytes())?;
+    // SAFETY: as above.
+    let mut attr: bpf_attr = unsafe { std::mem::zeroed() };
+    attr.__bindgen_anon_4.pathname = name.as_ptr() as u64;
+    attr.__bindgen_anon_4.bpf_fd = object.as_raw_fd() as u32;
+    // SAFETY: the name outlives the call, and is what this command reads.
+    unsafe { bpf(bpf_cmd::BPF_OBJ_PIN, &mut attr) }.map(drop)
 }
 
 /// Takes so much of the kernel's memory, in bytes, until the descriptor is closed: by a map that nobody uses.

@@ -13,6 +13,11 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Mac(pub [u8; 6]);
 
+impl Mac {
+    /// That of links that have none.
+    pub const ZERO: Self = Self([0; 6]);
+}
+
 /// What sizes the maps and says where they are pinned.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -78,6 +83,20 @@ pub struct Endpoint {
     pub masquerade: bool,
     /// Whether it has published ports: what it sends may be an answer that takes the host's address.
     pub published: bool,
+    /// How its link is.
+    pub wiring: Wiring,
+}
+
+/// How programs get at what goes by a container's link, and how a packet gets into the container.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Wiring {
+    /// A pair of devices, one of them here. What the container sends is received by that one, and packets can be put into the other.
+    #[default]
+    Pair,
+    /// The same, but the program runs where the container sends: netkit.
+    Netkit,
+    /// One device, whose other side is no device of the kernel's: a tap. Packets are sent out of it.
+    Single,
 }
 
 impl Endpoint {

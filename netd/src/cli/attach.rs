@@ -8,7 +8,7 @@ use clap::Args;
 use super::{print, print_json, publish, table};
 use crate::{
     api::client::Client,
-    network::LinkChoice,
+    link::LinkChoice,
     request::{AttachRequest, EndpointView},
 };
 

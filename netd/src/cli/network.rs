@@ -4,11 +4,7 @@ use anyhow::Result;
 use clap::{Args, Subcommand};
 
 use super::{print, print_json, table};
-use crate::{
-    api::client::Client,
-    network::{LinkChoice, Origin},
-    request::NetworkRequest,
-};
+use crate::{api::client::Client, link::LinkChoice, network::Origin, request::NetworkRequest};
 
 /// Create, remove and list networks
 #[derive(Debug, Subcommand)]

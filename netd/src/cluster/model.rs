@@ -11,10 +11,7 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use serde::{Deserialize, Serialize};
 
 use super::Transport;
-use crate::{
-    network::{Definition, LinkChoice},
-    pair,
-};
+use crate::{link::LinkChoice, network::Definition, pair};
 
 /// What all nodes agree on.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -24,8 +24,9 @@ pub use self::peers::check_beside;
 use crate::{
     cluster::{ClusterConfig, Transport},
     ipam,
+    link::LinkChoice,
     names::{self, Shown},
-    network::{Definition, LinkChoice, check_mtu, check_mtu6, check_subnets, overlapping, parse_subnet},
+    network::{Definition, check_mtu, check_mtu6, check_subnets, overlapping, parse_subnet},
     pair,
 };
 
@@ -258,14 +259,8 @@ fn definition(name: &str, network: &file::Network) -> Result<Definition> {
         None | Some([]) => bail!("{}: a network needs a subnet, such as [\"10.89.0.0/16\"]", key("subnets")),
         Some(subnets) => parse_subnets(subnets).with_context(|| key("subnets"))?,
     };
-    let link = match network.link.as_deref() {
-        None | Some("auto") => LinkChoice::Auto,
-        Some("veth") => LinkChoice::Veth,
-        Some(link @ ("netkit" | "ipvlan" | "macvlan" | "tap")) => {
-            bail!("not supported yet: {} = {link:?}", key("link"))
-        }
-        Some(link) => bail!("{}: {link:?} is not a kind of link: auto or veth", key("link")),
-    };
+    let link = network.link.as_deref().map_or(Ok(LinkChoice::Auto), str::parse);
+    let link = link.map_err(|why: String| anyhow!("{}: {why}", key("link")))?;
     let mtu = network.mtu.map(check_mtu).transpose().with_context(|| key("mtu"))?.flatten();
     check_mtu6(mtu, subnet6).with_context(|| key("mtu"))?;
     Ok(Definition {

@@ -1,4 +1,5 @@
 use super::*;
+use crate::link::LinkKind;
 
 fn error(text: &str) -> String {
     let error = format!("{:#}", Config::parse(text).expect_err(text));
@@ -58,7 +59,7 @@ fn everything() {
         [&config.networks["default"], &config.networks["blue"]].map(|network| network.big_tcp),
         [false, true]
     );
-    assert_eq!(config.networks["blue"].link, LinkChoice::Veth);
+    assert_eq!(config.networks["blue"].link, LinkChoice::Kind(LinkKind::Veth));
     assert_eq!(
         config.nat,
         NatConfig { ports: (40000, 49999), max_flows: 4096, max_flows_per_endpoint: 1024 }
@@ -275,10 +276,6 @@ fn errors_name_the_key() {
             "cluster.peers.b.address: fe80::2 is not an address that a node can have",
         ),
         (
-            "[networks.a]\nsubnets = ['10.0.0.0/16']\nlink = 'netkit'",
-            "not supported yet: networks.a.link = \"netkit\"",
-        ),
-        (
             "[node]\naddress = '2001:db8::1'",
             "node.address: 2001:db8::1 is an IPv6 address: that is for node.address6",
         ),
@@ -290,7 +287,7 @@ fn errors_name_the_key() {
         // Values.
         (
             "[networks.a]\nsubnets = ['10.0.0.0/16']\nlink = 'wire'",
-            "networks.a.link: \"wire\" is not a kind of link: auto or veth",
+            "networks.a.link: \"wire\" is not a kind of link: auto, veth, netkit, netkit-l3",
         ),
         ("[networks.a]", "networks.a.subnets: a network needs a subnet, such as [\"10.89.0.0/16\"]"),
         (

@@ -14,7 +14,7 @@ use tracing::warn;
 
 use crate::{
     bpf::{LeftEndpoint, LeftTables, PublishedPort},
-    endpoint::{Endpoint, LinkKind, NetnsRef},
+    endpoint::{Endpoint, NetnsRef},
     netlink::{Link, Netlink, Netns, NetnsId},
     publish::{Protocol, Publish},
     state::State,
@@ -211,8 +211,9 @@ impl Found<'_> {
         })?;
         let gateway = network.gateway();
         ensure!(gateway == left.gateway, "its gateway is {}, not {gateway}", left.gateway);
-        let link = LinkKind::choose(network.link);
-        ensure!(self.link.kind.as_deref() == Some(link.as_str()), "its link is no {}", link.as_str());
+        let link = network.link.kind();
+        let is_one = self.link.kind.as_deref() == Some(link.kernel_kind());
+        ensure!(is_one, "its link is no {}", link.as_str());
         let (netns, interface) = other_end(self.link, namespaces).await?;
         Ok(Some(Endpoint {
             name: name.to_owned(),

@@ -17,7 +17,7 @@ use crate::{
     network::{Definition, MTU6, Network, check_mtu, check_mtu6, check_slice},
     node::Occupied,
     pair,
-    reconcile::{Patience, add_gateways, delete_link, free_interface, network_of, remove_gateways},
+    reconcile::{Patience, add_gateways, free_interface, network_of, remove_gateways, remove_link},
     request::{AttachRequest, EndpointView, NetworkRequest, NetworkView, Refusal},
     state::Place,
     store::{Change, Kind},
@@ -154,7 +154,7 @@ impl Owner {
         let mut torn = self.kernel.tear_down(&endpoint).await;
         // At once: who asked for it is to find nothing of it when it is answered.
         if let Some(link) = torn.link.take() {
-            torn.errors.extend(delete_link(self.kernel.netlink(), link).await.err());
+            torn.errors.extend(remove_link(self.kernel.netlink(), &endpoint, link).await.err());
             torn.errors.extend(self.kernel.forget_link(link).err());
         }
         self.held.free(&endpoint.publish);
@@ -262,6 +262,9 @@ fn definition(request: &NetworkRequest) -> Result<Definition, Refusal> {
     let slice = slice.map_err(|error| Refusal::Invalid(format!("slice: {error}")))?;
     let mtu = check_mtu(request.mtu).and_then(|mtu| check_mtu6(mtu, subnet6).map(|()| mtu));
     let mtu = mtu.map_err(|error| Refusal::Invalid(format!("MTU: {error}")))?;
+    if let Some(why) = request.link.kind().missing() {
+        return Err(Refusal::Invalid(format!("link: {why}")));
+    }
     Ok(Definition {
         name: request.name.clone(),
         subnet,

@@ -60,6 +60,11 @@ pub(super) async fn start(options: &Options) -> Result<Started> {
     // Watching begins before looking, so that nothing is missed in between.
     let events = monitor()?;
 
+    for (name, network) in &config.networks {
+        if let Some(why) = network.link.kind().missing() {
+            bail!("networks.{name}.link: {why}");
+        }
+    }
     // Pins do not outlive a boot.
     let pins = bpf::Options {
         directory: options.bpffs_dir.clone(),

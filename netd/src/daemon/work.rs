@@ -23,7 +23,7 @@ use crate::{
     network::Definition,
     node::Occupied,
     publish::HostPort,
-    reconcile::{TornDown, delete_link},
+    reconcile::{TornDown, remove_link},
     request::{EndpointView, Flushed, NetworkView, Refusal},
     store::{Change, Kind},
 };
@@ -129,7 +129,7 @@ impl Owner {
         tokio::spawn(async move {
             let TornDown { link, mut errors } = torn;
             if let Some(link) = link {
-                errors.extend(delete_link(&nl, link).await.err());
+                errors.extend(remove_link(&nl, &endpoint, link).await.err());
             }
             let _ = sender.send(Done::Unlinked(Box::new(Leaving { endpoint, link, errors, reply })));
         });

@@ -179,7 +179,7 @@ mod tests {
     fn come_and_go() {
         isolated("addresses::come_and_go", || async {
             let (host, ns) = (Netlink::host()?, netns());
-            let ifindex = host.create_veth(&veth(&ns)).await?;
+            let ifindex = host.create_pair(&veth(&ns)).await?;
             host.set_up(ifindex).await?;
             assert_eq!(host.addresses().await?, []);
             let given = [net("192.0.2.1/24"), net("198.51.100.7/32"), net("fd00::1/64"), net("fd00::2/128")];

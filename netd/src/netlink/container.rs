@@ -99,7 +99,7 @@ mod tests {
 
     use super::{
         super::{
-            Address, VethSpec, is_gone,
+            Address, PairSpec, is_gone,
             testing::{ip, isolated, net, netns, veth},
         },
         *,
@@ -113,7 +113,7 @@ mod tests {
                 [("10.88.0.2/16", "10.88.0.1"), ("10.88.0.2/32", "10.88.0.1"), ("fd88::2/64", "fd88::1")]
             {
                 let (host, ns) = (Netlink::host()?, netns());
-                let ifindex = host.create_veth(&veth(&ns)).await?;
+                let ifindex = host.create_pair(&veth(&ns)).await?;
                 let inside = Netlink::enter(&ns).await?;
                 let addresses = [(net(address), Some(ip(gateway)))];
                 let side = ContainerSide { name: "eth0", addresses: &addresses, wait: true };
@@ -141,7 +141,7 @@ mod tests {
     fn configuring_twice_changes_nothing() {
         isolated("configuring_twice_changes_nothing", || async {
             let (host, ns) = (Netlink::host()?, netns());
-            host.create_veth(&veth(&ns)).await?;
+            host.create_pair(&veth(&ns)).await?;
             let inside = Netlink::enter(&ns).await?;
             let side = ContainerSide {
                 wait: true,
@@ -194,7 +194,7 @@ mod tests {
             assert!(is_gone(&error));
             assert_eq!(error.to_string(), "looking for link eth0 in the container: No such device");
 
-            host.create_veth(&veth(&ns)).await?;
+            host.create_pair(&veth(&ns)).await?;
             // The second address cannot be one of a link.
             let multicast = [good[0], (net("ff02::1/64"), None)];
             let error = inside.configure_container(&side(&multicast)).await.unwrap_err().to_string();
@@ -222,8 +222,8 @@ mod tests {
                     steps.push((what, at.elapsed()));
                     at = Instant::now();
                 };
-                let ifindex = host.create_veth(&veth(&ns)).await?;
-                step("create_veth");
+                let ifindex = host.create_pair(&veth(&ns)).await?;
+                step("create_pair");
                 let inside = Netlink::enter(&ns).await?;
                 step("enter");
                 let side = ContainerSide {
@@ -253,9 +253,9 @@ mod tests {
                 });
                 tokio::time::sleep(Duration::from_micros(round * 100 % 5000)).await;
                 step("");
-                let beside = VethSpec { host_name: "ndbeside", ..veth(&other) };
-                let beside = host.create_veth(&beside).await?;
-                step("create_veth beside delete_link");
+                let beside = PairSpec { host_name: "ndbeside", ..veth(&other) };
+                let beside = host.create_pair(&beside).await?;
+                step("create_pair beside delete_link");
                 gone.await??;
                 step("");
                 host.delete_link(beside).await?;

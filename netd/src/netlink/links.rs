@@ -1,4 +1,4 @@
-//! Links: veth pairs, listing, state, deletion.
+//! Links: pairs of veth and of netkit, listing, state, deletion.
 
 use std::os::fd::AsRawFd;
 
@@ -9,8 +9,8 @@ use rtnetlink::{
     packet_route::{
         RouteNetlinkMessage,
         link::{
-            AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoData, InfoKind, InfoVeth, LinkAttribute,
-            LinkExtentMask, LinkFlags, LinkInfo, LinkMessage,
+            AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoData, InfoKind, InfoNetkit, InfoVeth,
+            LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo, LinkMessage, NetkitMode, NetkitPolicy,
         },
     },
 };
@@ -27,12 +27,25 @@ pub(super) const BIG_TCP: u32 = 192 << 10;
 /// Length of `struct ifinfomsg`, which precedes a link's attributes.
 const HEADER: usize = 16;
 
-/// A veth pair to be made.
+/// What makes a pair.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PairKind {
+    /// veth.
+    Veth,
+    /// netkit. Until there is a program, what the container sends goes nowhere.
+    Netkit,
+    /// netkit without MAC addresses.
+    NetkitL3,
+}
+
+/// A pair of links to be made.
 #[derive(Clone, Copy, Debug)]
-pub struct VethSpec<'a> {
+pub struct PairSpec<'a> {
+    /// What makes it.
+    pub kind: PairKind,
     /// Name of the end that stays in this namespace; at most 15 bytes.
     pub host_name: &'a str,
-    /// MAC address of that end.
+    /// MAC address of that end, if this kind has any.
     pub host_mac: [u8; 6],
     /// Name of the end that is born in `netns`.
     pub container_name: &'a str,
@@ -72,14 +85,16 @@ pub struct Link {
 }
 
 impl Netlink {
-    /// Makes a veth pair, the container's end born in its namespace; returns the index of the host's end. Both ends are
+    /// Makes a pair of links, the container's end born in its namespace; returns the index of the host's end. Both ends are
     /// down, so that programs can be attached before the first packet. The kernel gives the host's end no IPv6 address
     /// of its own making; for the container's end, see [`configure_container`](Netlink::configure_container).
     ///
     /// # Errors
     /// One of the names is taken ([`exists`](super::exists)), or the kernel refuses. Nothing is left then.
-    pub async fn create_veth(&self, spec: &VethSpec<'_>) -> Result<u32> {
-        let what = format!("creating link {} (veth) towards {}", spec.host_name, spec.netns.path().display());
+    pub async fn create_pair(&self, spec: &PairSpec<'_>) -> Result<u32> {
+        let kind = spec.kind.as_str();
+        let what =
+            format!("creating link {} ({kind}) towards {}", spec.host_name, spec.netns.path().display());
         // A descriptor of its own: the caller's may be closed, and its number used again, before the request is made.
         let netns = spec.netns.file().map_err(|e| Refusal::from(e).while_doing(&*what))?;
         let create = create(spec, netns.as_raw_fd());
@@ -286,13 +301,12 @@ fn big_tcp() -> [LinkAttribute; 4] {
     ]
 }
 
-fn create(spec: &VethSpec<'_>, netns: i32) -> RouteNetlinkMessage {
+fn create(spec: &PairSpec<'_>, netns: i32) -> RouteNetlinkMessage {
     let end = |name: &str, mac: [u8; 6]| {
-        let mut attributes = vec![
-            LinkAttribute::IfName(name.to_owned()),
-            LinkAttribute::Address(mac.to_vec()),
-            LinkAttribute::Mtu(spec.mtu),
-        ];
+        let mut attributes = vec![LinkAttribute::IfName(name.to_owned()), LinkAttribute::Mtu(spec.mtu)];
+        if spec.kind != PairKind::NetkitL3 {
+            attributes.push(LinkAttribute::Address(mac.to_vec()));
+        }
         if spec.big_tcp {
             attributes.extend(big_tcp());
         }
@@ -303,11 +317,26 @@ fn create(spec: &VethSpec<'_>, netns: i32) -> RouteNetlinkMessage {
     peer.attributes.push(LinkAttribute::NetNsFd(netns));
     let mut message = LinkMessage::default();
     message.attributes = end(spec.host_name, spec.host_mac);
-    message.attributes.push(LinkAttribute::LinkInfo(vec![
-        LinkInfo::Kind(InfoKind::Veth),
-        LinkInfo::Data(InfoData::Veth(InfoVeth::Peer(peer))),
-    ]));
+    let (kind, data) = match spec.kind {
+        PairKind::Veth => (InfoKind::Veth, InfoData::Veth(InfoVeth::Peer(peer))),
+        PairKind::Netkit | PairKind::NetkitL3 => {
+            let mode = if spec.kind == PairKind::NetkitL3 { NetkitMode::L3 } else { NetkitMode::L2 };
+            let policy = InfoNetkit::PeerPolicy(NetkitPolicy::Drop);
+            let data = vec![InfoNetkit::Mode(mode), policy, InfoNetkit::Peer(peer)];
+            (InfoKind::Netkit, InfoData::Netkit(data))
+        }
+    };
+    message.attributes.push(LinkAttribute::LinkInfo(vec![LinkInfo::Kind(kind), LinkInfo::Data(data)]));
     RouteNetlinkMessage::NewLink(message)
+}
+
+impl PairKind {
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Veth => "veth",
+            Self::Netkit | Self::NetkitL3 => "netkit",
+        }
+    }
 }
 
 #[cfg(test)]
@@ -326,7 +355,7 @@ mod tests {
     fn veth_pair() {
         isolated("veth_pair", || async {
             let (host, ns) = (Netlink::host()?, netns());
-            let ifindex = host.create_veth(&veth(&ns)).await?;
+            let ifindex = host.create_pair(&veth(&ns)).await?;
             let inside = Netlink::enter(&ns).await?;
             let near = host.link_by_name("ndtest").await?.unwrap();
             let far = inside.link_by_name("eth0").await?.unwrap();
@@ -380,26 +409,26 @@ mod tests {
     fn refused_veth_leaves_nothing() {
         isolated("refused_veth_leaves_nothing", || async {
             let (host, ns) = (Netlink::host()?, netns());
-            let taken = host.create_veth(&veth(&ns)).await?;
+            let taken = host.create_pair(&veth(&ns)).await?;
             let before = host.links().await?;
 
-            let same_name = VethSpec { alias: "another", container_name: "eth1", ..veth(&ns) };
-            let error = host.create_veth(&same_name).await.unwrap_err();
+            let same_name = PairSpec { alias: "another", container_name: "eth1", ..veth(&ns) };
+            let error = host.create_pair(&same_name).await.unwrap_err();
             assert!(exists(&error));
             let expected =
                 format!("creating link ndtest (veth) towards {}: File exists", ns.path().display());
             assert_eq!(error.to_string(), expected);
 
-            let same_name_inside = VethSpec { host_name: "ndtest2", ..veth(&ns) };
-            assert!(exists(&host.create_veth(&same_name_inside).await.unwrap_err()));
+            let same_name_inside = PairSpec { host_name: "ndtest2", ..veth(&ns) };
+            assert!(exists(&host.create_pair(&same_name_inside).await.unwrap_err()));
 
             // Refused only by the second message.
             let alias = "x".repeat(300);
-            let alias = VethSpec { host_name: "ndtest2", container_name: "eth1", alias: &alias, ..veth(&ns) };
-            host.create_veth(&alias).await.unwrap_err();
+            let alias = PairSpec { host_name: "ndtest2", container_name: "eth1", alias: &alias, ..veth(&ns) };
+            host.create_pair(&alias).await.unwrap_err();
 
-            let name = VethSpec { host_name: "a-name-that-is-too-long", ..veth(&ns) };
-            let error = host.create_veth(&name).await.unwrap_err().to_string();
+            let name = PairSpec { host_name: "a-name-that-is-too-long", ..veth(&ns) };
+            let error = host.create_pair(&name).await.unwrap_err().to_string();
             assert!(error.starts_with("creating link a-name-that-is-too-long (veth) towards "), "{error}");
 
             // Nothing more, and the link that was there is as it was.
@@ -417,8 +446,8 @@ mod tests {
             for (name, far, big_tcp, expected) in
                 [("ndsmall", "eth0", false, 65_536), ("ndbig", "eth1", true, BIG_TCP)]
             {
-                let spec = VethSpec { host_name: name, container_name: far, big_tcp, ..veth(&ns) };
-                host.create_veth(&spec).await?;
+                let spec = PairSpec { host_name: name, container_name: far, big_tcp, ..veth(&ns) };
+                host.create_pair(&spec).await?;
                 for (end, name) in [(&host, name), (&inside, far)] {
                     assert_eq!(limits(end, name).await?, [expected; 4], "{name}");
                 }
@@ -456,8 +485,8 @@ mod tests {
                         let file = file?;
                         let netns = Netns::open(&format!("/proc/self/fd/{}", file.as_raw_fd()))?;
                         let (near, far) = (format!("nd{n}"), format!("eth{n}"));
-                        let spec = VethSpec { host_name: &near, container_name: &far, ..veth(&netns) };
-                        host.create_veth(&spec).await
+                        let spec = PairSpec { host_name: &near, container_name: &far, ..veth(&netns) };
+                        host.create_pair(&spec).await
                     })
                 })
                 .collect();

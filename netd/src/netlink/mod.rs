@@ -29,7 +29,7 @@ pub use self::{
     addresses::Address,
     container::ContainerSide,
     error::{Error, exists, is_gone},
-    links::{Link, VethSpec},
+    links::{Link, PairKind, PairSpec},
     monitor::{Event, monitor},
     netns::{Netns, NetnsId, is_same},
     next_hops::NextHops,

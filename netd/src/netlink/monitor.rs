@@ -269,7 +269,7 @@ mod tests {
         isolated("tells_what_matters", || async {
             let (host, ns) = (Netlink::host()?, netns());
             let mut events = monitor()?;
-            let ifindex = host.create_veth(&veth(&ns)).await?;
+            let ifindex = host.create_pair(&veth(&ns)).await?;
             assert_eq!(heard(&mut events).await, [Event::LinkAdded(ifindex, "ndtest".into())]);
             host.set_up(ifindex).await?;
             assert_eq!(heard(&mut events).await, [Event::HostChanged]);
@@ -305,7 +305,7 @@ mod tests {
     fn says_when_it_lost_something() {
         isolated("says_when_it_lost_something", || async {
             let (host, ns) = (Netlink::host()?, netns());
-            let ifindex = host.create_veth(&veth(&ns)).await?;
+            let ifindex = host.create_pair(&veth(&ns)).await?;
             let mut events = monitor()?;
             // The watching task cannot run meanwhile: this thread is the runtime.
             let mut socket = Socket::open()?;
@@ -329,7 +329,7 @@ mod tests {
     fn a_full_table_of_routes_is_no_news() {
         isolated("a_full_table_of_routes_is_no_news", || async {
             let (host, ns) = (Netlink::host()?, netns());
-            let ifindex = host.create_veth(&veth(&ns)).await?;
+            let ifindex = host.create_pair(&veth(&ns)).await?;
             host.set_up(ifindex).await?;
             let mut events = monitor()?;
             // The watching task cannot run meanwhile: this thread is the runtime.

@@ -51,7 +51,7 @@ mod tests {
     fn added_and_replaced() {
         isolated("neighbours::added_and_replaced", || async {
             let (host, ns) = (Netlink::host()?, netns());
-            let ifindex = host.create_veth(&veth(&ns)).await?;
+            let ifindex = host.create_pair(&veth(&ns)).await?;
             host.set_up(ifindex).await?;
             for last in [2, 3] {
                 host.add_neighbour(ifindex, ip("10.88.0.2"), [2, 0, 0, 0, 0, last]).await?;

@@ -174,7 +174,7 @@ mod tests {
     fn what_changes_next_hops_is_heard() {
         isolated("what_changes_next_hops_is_heard", || async {
             let (host, ns) = (Netlink::host()?, netns());
-            let ifindex = host.create_veth(&veth(&ns)).await?;
+            let ifindex = host.create_pair(&veth(&ns)).await?;
             let mut changes = NextHops::watch()?;
             assert!(changes.by_destination()?);
             assert!(!hears(&mut changes).await, "nothing has happened");

@@ -6,7 +6,7 @@ use anyhow::Result;
 use ipnet::IpNet;
 use nix::sched::{CloneFlags, unshare};
 
-use super::{Netns, VethSpec};
+use super::{Netns, PairKind, PairSpec};
 
 /// Runs a test on a thread with a network and mount namespace of its own, with a tokio runtime. Skips it where that is
 /// not allowed.
@@ -36,8 +36,9 @@ pub(super) fn netns() -> Netns {
 }
 
 /// A veth pair `ndtest` - `eth0`.
-pub(super) fn veth(netns: &Netns) -> VethSpec<'_> {
-    VethSpec {
+pub(super) fn veth(netns: &Netns) -> PairSpec<'_> {
+    PairSpec {
+        kind: PairKind::Veth,
         host_name: "ndtest",
         host_mac: [2, 0, 0, 0, 0, 1],
         container_name: "eth0",

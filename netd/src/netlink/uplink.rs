@@ -166,7 +166,7 @@ mod tests {
 
     use super::{
         super::{
-            Route, VethSpec,
+            PairSpec, Route,
             testing::{ip, isolated, net, netns, veth},
         },
         *,
@@ -181,8 +181,8 @@ mod tests {
             let mut links = Vec::new();
             for (n, name) in ["ndup0", "ndup1", "ndup2"].into_iter().enumerate() {
                 let far = format!("eth{n}");
-                let spec = VethSpec { host_name: name, container_name: &far, ..veth(&ns) };
-                let ifindex = host.create_veth(&spec).await?;
+                let spec = PairSpec { host_name: name, container_name: &far, ..veth(&ns) };
+                let ifindex = host.create_pair(&spec).await?;
                 host.set_up(ifindex).await?;
                 links.push(ifindex);
             }

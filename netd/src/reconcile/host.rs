@@ -6,7 +6,7 @@ use netd_common::wire::Vxlan;
 use std::{collections::BTreeMap, net::IpAddr};
 use tracing::debug;
 
-use super::{OVERLAY, Reconciler, delete_link};
+use super::{OVERLAY, Reconciler, link::delete};
 use crate::{
     bpf,
     endpoint::alias,
@@ -88,7 +88,7 @@ impl Reconciler {
         let unfinished =
             |link: &Link| link.alias.is_none() && !link.up && link.kind.as_deref() == Some("vxlan");
         if let Some(link) = found.take_if(|link| unfinished(link)) {
-            delete_link(&self.nl, link.ifindex).await?;
+            delete(&self.nl, link.ifindex).await?;
         }
         let ifindex = match (found, wanted) {
             (None, false) => return self.datapath.forget_overlay(),
@@ -97,7 +97,7 @@ impl Reconciler {
             }
             (Some(link), false) => {
                 self.datapath.forget_overlay()?;
-                return delete_link(&self.nl, link.ifindex).await;
+                return delete(&self.nl, link.ifindex).await;
             }
             (Some(link), true) => link.ifindex,
             (None, true) => {

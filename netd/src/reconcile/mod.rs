@@ -6,6 +6,7 @@
 mod carrier;
 mod deny;
 mod host;
+mod link;
 mod nodes;
 mod uplink;
 
@@ -15,17 +16,20 @@ use std::{
 };
 
 use anyhow::{Context, Error, Result, bail, ensure};
-use ipnet::IpNet;
 use tracing::{debug, info, instrument};
 
-pub use self::host::{add_gateways, remove_gateway, remove_gateways};
+use self::link::{Wanted, driver};
+pub use self::{
+    host::{add_gateways, remove_gateway, remove_gateways},
+    link::{delete as delete_link, remove as remove_link},
+};
 
 use crate::{
     bpf::{self, Datapath, Expired, FlowsOf},
     cluster::{ClusterConfig, Remotes, Transport},
     config::NatConfig,
     endpoint::{Endpoint, alias, socket_cookie},
-    netlink::{ContainerSide, Link, Netlink, Netns, Route, VethSpec, Which, is_gone},
+    netlink::{Link, Netlink, Netns},
     network::{MTU6, Network},
     node::{HostView, LOOPBACK, host_routes, is_own},
     publish::Publish,
@@ -233,8 +237,7 @@ impl Reconciler {
             let addresses = endpoint.addresses_in(network);
             let addresses: Vec<_> =
                 addresses.filter(|(address, _)| self.ipv6 || address.addr().is_ipv4()).collect();
-            let inside = Netlink::enter(netns).await?;
-            configure_inside(&inside, &endpoint.interface, &addresses, patience).await?;
+            driver(endpoint.link).configure(netns, endpoint, &addresses, patience).await?;
             debug!("container's side configured");
         }
         self.add_route(&self.entry(endpoint, network, ifindex)).await?;
@@ -277,27 +280,19 @@ impl Reconciler {
         let name = &endpoint.host_interface;
         if let Some(link) = self.nl.link_by_name(name).await? {
             // Between the creation of a link and its alias there is a moment at which a crash can leave it without.
-            let unfinished = link.alias.is_none() && link.mac == Some(network.host_mac().0) && !link.up;
+            let unfinished =
+                link.alias.is_none() && link.mac == Some(endpoint.host_mac(network).0) && !link.up;
             ensure!(unfinished, "link {name} exists, and is not netd's: remove it or rename it");
             self.nl.delete_link(link.ifindex).await?;
         }
-        let spec = VethSpec {
-            host_name: name,
-            host_mac: network.host_mac().0,
-            container_name: &endpoint.interface,
-            container_mac: endpoint.mac().0,
-            netns,
-            mtu,
-            big_tcp: network.big_tcp,
-            alias: &alias(&self.identity, &endpoint.name),
-        };
-        self.nl.create_veth(&spec).await
+        let wanted = Wanted { endpoint, network, mtu, netns, alias: &alias(&self.identity, &endpoint.name) };
+        driver(endpoint.link).make(&self.nl, &wanted).await
     }
 
     /// Whether a link is that endpoint's.
     fn is_of(&self, link: &Link, endpoint: &Endpoint) -> bool {
         link.alias.as_deref() == Some(&alias(&self.identity, &endpoint.name))
-            && link.kind.as_deref() == Some(endpoint.link.as_str())
+            && link.kind.as_deref() == Some(endpoint.link.kernel_kind())
     }
 
     /// What the datapath needs to know of an endpoint.
@@ -492,40 +487,6 @@ impl Reconciler {
     /// The table cannot be read.
     pub fn expire_flows(&mut self) -> Result<Expired> {
         self.datapath.expire_flows()
-    }
-}
-
-/// Configures the container's side: addresses, each with its gateway. A container that has a default route of a family by
-/// another link keeps that: with endpoints in several networks, it is the first one's.
-async fn configure_inside(
-    inside: &Netlink,
-    name: &str,
-    addresses: &[(IpNet, IpAddr)],
-    patience: Patience,
-) -> Result<()> {
-    let what = || format!("no link {name} in the container");
-    let link = inside.link_by_name(name).await?.with_context(what)?;
-    let routes = inside.routes(Which::Default).await?;
-    let elsewhere = |gateway: &IpAddr| {
-        let same_family = |route: &&Route| route.destination.addr().is_ipv4() == gateway.is_ipv4();
-        routes.iter().filter(same_family).any(|route| route.ifindex != link.ifindex)
-    };
-    let addresses: Vec<_> = addresses
-        .iter()
-        .map(|(address, gateway)| (*address, Some(*gateway).filter(|gateway| !elsewhere(gateway))))
-        .collect();
-    let wait = patience == Patience::Carrier;
-    inside.configure_container(&ContainerSide { name, addresses: &addresses, wait }).await
-}
-
-/// Deletes a link; one that is gone is fine.
-///
-/// # Errors
-/// The kernel refuses.
-pub async fn delete_link(nl: &Netlink, ifindex: u32) -> Result<()> {
-    match nl.delete_link(ifindex).await {
-        Err(error) if !is_gone(&error) => Err(error),
-        _ => Ok(()),
     }
 }
 

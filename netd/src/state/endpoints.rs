@@ -7,7 +7,8 @@ use anyhow::{Context, Result};
 use super::{MAX_ENDPOINTS, Place, State};
 use crate::{
     config::DEFAULT_NETWORK,
-    endpoint::{Endpoint, LinkKind, host_interface},
+    endpoint::{Endpoint, host_interface},
+    link::LinkKind,
     names,
     network::Network,
     pair,
@@ -30,6 +31,9 @@ impl State {
             )));
         }
         let network = self.network(self.network_of(request))?;
+        if let Some(why) = link(request, network).missing() {
+            return Err(Refusal::Invalid(why));
+        }
         if let Some(address) = chosen(request, network)? {
             self.check_address(network, address)?;
         }
@@ -168,7 +172,7 @@ impl State {
             address6: state.network.address6(address).filter(|_| place.without_ipv6.is_none()),
             gateway: state.network.gateway(),
             netns: place.netns,
-            link: LinkKind::choose(request.link.unwrap_or(state.network.link)),
+            link: link(request, &state.network),
             interface: place.interface,
             host_interface: place.host_interface,
             slot,
@@ -258,6 +262,11 @@ impl State {
     fn network_of<'a>(&self, request: &'a AttachRequest) -> &'a str {
         request.network.as_deref().unwrap_or(DEFAULT_NETWORK)
     }
+}
+
+/// The kind of link that is asked for.
+fn link(request: &AttachRequest, network: &Network) -> LinkKind {
+    request.link.unwrap_or(network.link).kind()
 }
 
 /// Ports that are asked for; why they can be of IPv4 only.

@@ -4,8 +4,9 @@ use super::*;
 use crate::{
     cluster::{Cluster, SharedNetwork, Slice},
     endpoint::host_interface,
+    link::LinkChoice,
     netlink::NetnsId,
-    network::{Definition, LinkChoice, Origin},
+    network::{Definition, Origin},
     node::Occupied,
     request::AttachRequest,
 };

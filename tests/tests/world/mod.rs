@@ -10,7 +10,9 @@ use std::{
 };
 
 use aya::maps::{Array, HashMap, LpmTrie, Map, MapData, lpm_trie::Key};
-use netd::bpf::{Datapath, Endpoint, Mac, NodeConfig, Options, PublishedPort, Route, TestRun, Uplink};
+use netd::bpf::{
+    Datapath, Endpoint, Mac, NodeConfig, Options, PublishedPort, Route, TestRun, Uplink, Wiring,
+};
 use netd_common::{
     V4, V6,
     abi::{self, Tuple},
@@ -224,6 +226,7 @@ pub(crate) fn endpoint(member: &Member) -> Endpoint {
         host_mac: Mac(member.host_mac),
         masquerade: network.masquerade,
         published: true,
+        wiring: Wiring::Pair,
     }
 }
 

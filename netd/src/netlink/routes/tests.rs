@@ -14,7 +14,7 @@ fn route(destination: &str, gateway: Option<&str>, ifindex: u32) -> Route {
 fn come_and_go() {
     isolated("routes::come_and_go", || async {
         let (host, ns) = (Netlink::host()?, netns());
-        let ifindex = host.create_veth(&veth(&ns)).await?;
+        let ifindex = host.create_pair(&veth(&ns)).await?;
         host.set_up(ifindex).await?;
         Netlink::enter(&ns).await?.set_up(2).await?;
         host.add_address(ifindex, net("192.0.2.1/24")).await?;
@@ -72,7 +72,7 @@ fn only_what_is_asked_for() {
     isolated("only_what_is_asked_for", || async {
         let (host, ns) = (Netlink::host()?, netns());
         assert_eq!(host.routes(Which::All).await?, [], "there is no table yet");
-        let ifindex = host.create_veth(&veth(&ns)).await?;
+        let ifindex = host.create_pair(&veth(&ns)).await?;
         host.set_up(ifindex).await?;
         Netlink::enter(&ns).await?.set_up(2).await?;
         host.add_address(ifindex, net("192.0.2.1/24")).await?;

@@ -10,7 +10,8 @@ use std::net::Ipv4Addr;
 use super::{model::Model, plan::Me, step::Write, stored::Version};
 use crate::{
     cluster::{Announcement, Registration, Transport},
-    network::{Definition, LinkChoice},
+    link::LinkChoice,
+    network::Definition,
 };
 
 /// The lease of this node's process.

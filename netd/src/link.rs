@@ -1,0 +1,154 @@
+//! The kinds of link that a container can have.
+
+use std::{fmt, str::FromStr};
+
+use serde::{Deserialize, Serialize};
+
+use crate::bpf;
+
+/// The kind of link that an endpoint has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum LinkKind {
+    /// A veth pair.
+    Veth,
+    /// A netkit pair (Linux 6.7) with Ethernet addresses: its program runs where the container sends.
+    Netkit,
+    /// A netkit pair without: no ARP, no neighbour discovery.
+    NetkitL3,
+}
+
+impl LinkKind {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Veth, Self::Netkit, Self::NetkitL3];
+
+    /// The word for it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Veth => "veth",
+            Self::Netkit => "netkit",
+            Self::NetkitL3 => "netkit-l3",
+        }
+    }
+
+    /// What the kernel calls such links (`IFLA_INFO_KIND`).
+    #[must_use]
+    pub const fn kernel_kind(self) -> &'static str {
+        match self {
+            Self::Veth => "veth",
+            Self::Netkit | Self::NetkitL3 => "netkit",
+        }
+    }
+
+    /// How programs get at what goes by.
+    #[must_use]
+    pub const fn wiring(self) -> bpf::Wiring {
+        match self {
+            Self::Veth => bpf::Wiring::Pair,
+            Self::Netkit | Self::NetkitL3 => bpf::Wiring::Netkit,
+        }
+    }
+
+    /// Whether its ends have MAC addresses.
+    #[must_use]
+    pub const fn has_macs(self) -> bool {
+        !matches!(self, Self::NetkitL3)
+    }
+
+    /// Why this kernel has no such links, with the mend; none: it has.
+    #[must_use]
+    pub fn missing(self) -> Option<String> {
+        let netkit = matches!(self, Self::Netkit | Self::NetkitL3);
+        (netkit && !bpf::has_netkit()).then(|| {
+            format!(
+                "this kernel has no netkit (Linux 6.7, CONFIG_NETKIT): choose veth instead of {}",
+                self.as_str()
+            )
+        })
+    }
+}
+
+/// The kind of link that a network's endpoints get.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum LinkChoice {
+    /// The best that this kernel has.
+    #[default]
+    Auto,
+    /// This one.
+    Kind(LinkKind),
+}
+
+impl LinkChoice {
+    /// The kind that it comes to on this kernel.
+    #[must_use]
+    pub fn kind(self) -> LinkKind {
+        match self {
+            Self::Auto => LinkKind::Veth,
+            Self::Kind(kind) => kind,
+        }
+    }
+}
+
+impl fmt::Display for LinkChoice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Auto => "auto",
+            Self::Kind(kind) => kind.as_str(),
+        })
+    }
+}
+
+impl FromStr for LinkChoice {
+    type Err = String;
+
+    fn from_str(word: &str) -> Result<Self, String> {
+        if word == "auto" {
+            return Ok(Self::Auto);
+        }
+        let kind = LinkKind::ALL.into_iter().find(|kind| kind.as_str() == word);
+        kind.map(Self::Kind).ok_or_else(|| {
+            let words: Vec<&str> = LinkKind::ALL.map(LinkKind::as_str).to_vec();
+            format!("{word:?} is not a kind of link: auto, {}", words.join(", "))
+        })
+    }
+}
+
+impl TryFrom<String> for LinkChoice {
+    type Error = String;
+
+    fn try_from(word: String) -> Result<Self, String> {
+        word.parse()
+    }
+}
+
+impl From<LinkChoice> for String {
+    fn from(choice: LinkChoice) -> Self {
+        choice.to_string()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_choice_is_written_as_it_is_read() {
+        let kinds = LinkKind::ALL.map(LinkChoice::Kind);
+        for choice in kinds.into_iter().chain([LinkChoice::Auto]) {
+            assert_eq!(choice.to_string().parse(), Ok(choice));
+            let json = serde_json::to_string(&choice).unwrap();
+            assert_eq!(serde_json::from_str::<LinkChoice>(&json).unwrap(), choice);
+        }
+        let error = "wire".parse::<LinkChoice>().unwrap_err();
+        assert!(error.starts_with("\"wire\" is not a kind of link: auto, veth"), "{error}");
+    }
+
+    #[test]
+    fn what_is_kept_is_the_word() {
+        for kind in LinkKind::ALL {
+            assert_eq!(serde_json::to_string(&kind).unwrap(), format!("\"{}\"", kind.as_str()));
+        }
+    }
+}
