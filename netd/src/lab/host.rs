@@ -347,12 +347,17 @@ impl Host {
         self.attach(name, &namespace, options)
     }
 
-    /// Attaches a namespace, with more options of `netd attach` in `options`.
+    /// Attaches a namespace, with more options of `netd attach` in `options`. Where they do not say which kind of link, the variable
+    /// `NETD_LINK` of the environment does, if it is set.
     ///
     /// # Errors
     /// The daemon refuses, or its answer lacks something.
     pub fn attach(&self, name: &str, namespace: &Namespace, options: &[&str]) -> Result<Container> {
-        let arguments = ["attach", name, "--netns", namespace.name(), "--json"];
+        let mut arguments = vec!["attach", name, "--netns", namespace.name(), "--json"];
+        let link = env::var("NETD_LINK").ok();
+        if let Some(link) = link.as_deref().filter(|_| !options.contains(&"--link")) {
+            arguments.extend(["--link", link]);
+        }
         let answer = self.json(arguments.iter().chain(options))?;
         Container::parse(namespace, &answer).with_context(|| format!("netd attach --json printed {answer}"))
     }

@@ -3,7 +3,7 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{self, Child, Command, Stdio};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -92,10 +92,9 @@ for nic in nic0 nic1; do
     ip link set "$nic" master joined up
 done
 ip link set joined up
-rm -f root.socket
 $SERVER &
 server=$!
-while [ ! -S root.socket ]; do kill -0 $server; sleep 0.02; done
+while [ ! -S $SOCKET ]; do kill -0 $server; sleep 0.02; done
 exec setpriv --pdeathsig KILL "$@"
 "#;
 
@@ -180,17 +179,26 @@ impl Qemu {
         );
         let server = SERVERS.into_iter().find(|server| Path::new(server).exists());
         let server = server.context("no virtiofsd: install the package virtiofsd or qemu-system-common")?;
+        // qemu's own keeps a lock by this name alone, wherever the socket is: VMs that run at once have different ones.
+        let socket = format!("netd-vm-{}.socket", process::id());
         let server = match server {
             // qemu's own, before it became a project of its own.
             "/usr/lib/qemu/virtiofsd" => format!(
-                "{server} --socket-path=root.socket -o \"source=$PWD/root\" -o cache=always -o sandbox=chroot --thread-pool-size=1 -f"
+                "{server} --socket-path={socket} -o \"source=$PWD/root\" -o cache=always -o sandbox=chroot --thread-pool-size=1 -f"
             ),
             _ => format!(
-                "{server} --socket-path=root.socket --shared-dir \"$PWD/root\" --cache always --sandbox chroot"
+                "{server} --socket-path={socket} --shared-dir \"$PWD/root\" --cache always --sandbox chroot"
             ),
         };
         let mut command = Command::new("unshare");
-        command.args(["--mount", "--net", "sh", "-c", &SCRIPT.replace("$SERVER", &server), "sh"]);
+        command.args([
+            "--mount",
+            "--net",
+            "sh",
+            "-c",
+            &SCRIPT.replace("$SERVER", &server).replace("$SOCKET", &socket),
+            "sh",
+        ]);
         command.arg(&image.dir).arg("qemu-system-x86_64");
         let Size { cpus, memory } = size;
         // The kernel's own messages below errors are not for the console: a command's output is there.
@@ -207,7 +215,7 @@ impl Qemu {
         command.args(["-object", &format!("memory-backend-memfd,id=memory,size={memory}M,share=on")]);
         command.args(["-numa", "node,memdev=memory", "-nographic", "-monitor", "none", "-no-reboot"]);
         command.args(["-serial", "stdio", "-device", "virtio-rng-pci", "-append", append]);
-        command.args(["-chardev", "socket,id=root,path=root.socket"]);
+        command.args(["-chardev", &format!("socket,id=root,path={socket}")]);
         command.args(["-device", "vhost-user-fs-pci,chardev=root,tag=root"]);
         for nic in ["nic0", "nic1"] {
             let tap = format!("tap,id={nic},ifname={nic},script=no,downscript=no,queues={cpus}");
