@@ -101,7 +101,6 @@ fn the_order_of_routes_makes_no_difference() {
 /// Reasons that no case of the table provokes, and a test that does: its file here, and its name.
 const ELSEWHERE: [(Drop, &str, &str); 5] = [
     (Drop::Denied, include_str!("xdp.rs"), "denied_sources"),
-    (Drop::Vlan, include_str!("drops.rs"), "a_vlan_tag_beside_the_packet"),
     (Drop::FlowTableFull, include_str!("drops.rs"), "a_full_table_refuses_new_flows_and_keeps_the_old"),
     (Drop::PortsExhausted, include_str!("drops.rs"), "no_port_left_towards_one_destination"),
     (Drop::Rewrite, include_str!("drops.rs"), "a_packet_that_cannot_be_written"),

@@ -4,7 +4,7 @@ use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 
-use crate::bpf;
+use crate::{bpf, netlink::Link};
 
 /// The kind of link that an endpoint has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -39,6 +39,14 @@ impl LinkKind {
             Self::Veth => "veth",
             Self::Netkit | Self::NetkitL3 => "netkit",
         }
+    }
+
+    /// The kind of a link that the kernel has, if it is one of these.
+    #[must_use]
+    pub fn of(link: &Link) -> Option<Self> {
+        let has_mac = link.mac.is_some_and(|mac| mac != [0; 6]);
+        let kind = link.kind.as_deref()?;
+        Self::ALL.into_iter().find(|one| one.kernel_kind() == kind && one.has_macs() == has_mac)
     }
 
     /// How programs get at what goes by.

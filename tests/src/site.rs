@@ -12,8 +12,10 @@ use anyhow::{Context, Result, bail, ensure};
 use netd::lab::{Container, Host, Lab, Namespace, Service, World, echo, icmp};
 use serde_json::Value;
 
-/// How long an answer may take that must come.
-pub const PATIENCE: Duration = Duration::from_secs(3);
+/// How long an answer may take that must come, on a machine that is emulated, and has much else to do.
+pub const PATIENCE: Duration = Duration::from_secs(10);
+/// How long something may take to become true that must, at least: several times an answer that must come.
+const LEAST: Duration = Duration::from_secs(60);
 /// How long an answer is waited for that must not come.
 pub const SILENCE: Duration = Duration::from_millis(300);
 
@@ -217,8 +219,9 @@ pub fn unreachable(from: &Namespace, to: impl Into<IpAddr>) -> Result<()> {
 /// Waits until something holds.
 ///
 /// # Errors
-/// It does not within `timeout`, or it fails.
+/// It does not within `timeout` or a minute, or it fails.
 pub fn eventually(what: &str, timeout: Duration, mut holds: impl FnMut() -> Result<bool>) -> Result<()> {
+    let timeout = timeout.max(LEAST);
     let end = Instant::now() + timeout;
     while !holds()? {
         ensure!(Instant::now() < end, "not within {timeout:?}: {what}");

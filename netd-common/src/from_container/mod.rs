@@ -75,7 +75,9 @@ pub fn decide<'t, A: Addr, P: Packet, T: Tables<A>>(
         plan.ifindex = hook.ifindex;
         return A::resolve(packet, &interface, plan).map(|()| Then::Plan);
     }
-    Err(Drop::EtherType)
+    // Where an interface receives, the kernel has taken the tag off; where netkit sends, it has not.
+    let tagged = ethernet.ethertype == Ethernet::VLAN || ethernet.ethertype == Ethernet::SERVICE_VLAN;
+    Err(if tagged { Drop::Vlan } else { Drop::EtherType })
 }
 
 #[inline(always)]

@@ -125,10 +125,11 @@ fn strange_frames(world: &World) -> Vec<Case> {
         packet.clone(),
     ];
     let frames = ETHERTYPES.map(|kind| {
+        let reason = if matches!(kind, 0x8100 | 0x88a8) { Drop::Vlan } else { Drop::EtherType };
         let steps = carried.iter().flat_map(|inner| {
             // To the host's side, to everybody, to bridges.
             [a.host_mac, [0xff; 6], [1, 0x80, 0xc2, 0, 0, 0]]
-                .map(|to| unchanged(at, ethernet(to, a.mac, kind, inner), Fate::Dropped(Drop::EtherType)))
+                .map(|to| unchanged(at, ethernet(to, a.mac, kind, inner), Fate::Dropped(reason)))
         });
         case(format!("EtherType {kind:#06x}"), steps.collect())
     });

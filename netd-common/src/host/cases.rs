@@ -621,7 +621,7 @@ fn refusals(world: &World) -> Vec<Case> {
             ),
         ),
         case("an unknown type", drop(ethernet(a.host_mac, a.mac, 0x88cc, &[0x60; 60]), Drop::EtherType)),
-        case("a vlan tag in the frame", drop(tagged, Drop::EtherType)),
+        case("a vlan tag in the frame", drop(tagged, Drop::Vlan)),
         case("another's mac", drop(frame(a.host_mac, b.mac, &good, &udp), Drop::SpoofedMac)),
         case("another's address", drop(ip(&Ip::new(b.address, SERVER)), Drop::SpoofedAddress)),
         case("the host's address", drop(ip(&Ip::new(NODE, SERVER)), Drop::SpoofedAddress)),

@@ -15,6 +15,7 @@ use tracing::warn;
 use crate::{
     bpf::{LeftEndpoint, LeftTables, PublishedPort},
     endpoint::{Endpoint, NetnsRef},
+    link::LinkKind,
     netlink::{Link, Netlink, Netns, NetnsId},
     publish::{Protocol, Publish},
     state::State,
@@ -211,9 +212,7 @@ impl Found<'_> {
         })?;
         let gateway = network.gateway();
         ensure!(gateway == left.gateway, "its gateway is {}, not {gateway}", left.gateway);
-        let link = network.link.kind();
-        let is_one = self.link.kind.as_deref() == Some(link.kernel_kind());
-        ensure!(is_one, "its link is no {}", link.as_str());
+        let link = LinkKind::of(self.link).context("its link is of no kind that netd makes")?;
         let (netns, interface) = other_end(self.link, namespaces).await?;
         Ok(Some(Endpoint {
             name: name.to_owned(),

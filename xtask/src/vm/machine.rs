@@ -28,6 +28,8 @@ pub(crate) enum Accelerator {
     Kvm,
     /// Software.
     Tcg,
+    /// Software that counts instructions, and whose clock they are.
+    Count,
 }
 
 impl Accelerator {
@@ -50,11 +52,12 @@ impl Accelerator {
         super::directory().join("kvm-does-not-work")
     }
 
-    fn arguments(self) -> [&'static str; 4] {
+    fn arguments(self) -> &'static [&'static str] {
         match self {
             // A feature that hosts in the cloud have and do not pass on.
-            Self::Kvm => ["-accel", "kvm", "-cpu", "max,-arch-capabilities"],
-            Self::Tcg => ["-accel", "tcg,thread=multi", "-cpu", "max"],
+            Self::Kvm => &["-accel", "kvm", "-cpu", "max,-arch-capabilities"],
+            Self::Tcg => &["-accel", "tcg,thread=multi", "-cpu", "max"],
+            Self::Count => &["-accel", "tcg,thread=single", "-cpu", "max", "-icount", "shift=0,sleep=off"],
         }
     }
 }
@@ -123,7 +126,7 @@ pub(crate) fn run(
     });
     let (start, mut console, mut status, mut lives) = (Instant::now(), Vec::new(), None, false);
     loop {
-        let patience = if lives || accelerator == Accelerator::Tcg { limit } else { FIRST_SIGN.min(limit) };
+        let patience = if lives || accelerator != Accelerator::Kvm { limit } else { FIRST_SIGN.min(limit) };
         match lines.recv_timeout(patience.saturating_sub(start.elapsed())) {
             Ok(line) if line == image.sign => {
                 lives = true;
@@ -151,7 +154,9 @@ pub(crate) fn run(
     let ended = qemu.0.wait().context("waiting for qemu")?;
     let status = status.with_context(|| {
         let log = fs::read_to_string(image.dir.join("log")).unwrap_or_default();
-        let log = log.lines().last().unwrap_or_default();
+        // virtiofsd's words and qemu's: whichever ended last has not said why.
+        let log: Vec<&str> = log.lines().rev().take(5).collect();
+        let log = log.into_iter().rev().collect::<Vec<_>>().join("; ");
         if !lives {
             console.iter().for_each(|line| println!("{line}"));
         }
@@ -202,7 +207,11 @@ impl Qemu {
         command.arg(&image.dir).arg("qemu-system-x86_64");
         let Size { cpus, memory } = size;
         // The kernel's own messages below errors are not for the console: a command's output is there.
-        let append = "console=ttyS0 quiet loglevel=3 panic=-1 mitigations=off";
+        let mut append = "console=ttyS0 quiet loglevel=3 panic=-1 mitigations=off".to_owned();
+        if accelerator == Accelerator::Count {
+            // The same addresses each time, and no other clock than the CPU's.
+            append += " nokaslr norandmaps clocksource=tsc tsc=reliable";
+        }
         command.args(accelerator.arguments()).args(["-M", "q35"]);
         command.args([
             "-smp",
@@ -214,12 +223,14 @@ impl Qemu {
         ]);
         command.args(["-object", &format!("memory-backend-memfd,id=memory,size={memory}M,share=on")]);
         command.args(["-numa", "node,memdev=memory", "-nographic", "-monitor", "none", "-no-reboot"]);
-        command.args(["-serial", "stdio", "-device", "virtio-rng-pci", "-append", append]);
+        command.args(["-serial", "stdio", "-device", "virtio-rng-pci", "-append", &append]);
         command.args(["-chardev", &format!("socket,id=root,path={socket}")]);
         command.args(["-device", "vhost-user-fs-pci,chardev=root,tag=root"]);
+        // A tap that is made for several queues takes none that says that it has one.
+        let queues = cpus.max(2);
         for nic in ["nic0", "nic1"] {
-            let tap = format!("tap,id={nic},ifname={nic},script=no,downscript=no,queues={cpus}");
-            let vectors = 2 * cpus + 2;
+            let tap = format!("tap,id={nic},ifname={nic},script=no,downscript=no,queues={queues}");
+            let vectors = 2 * queues + 2;
             let device = format!(
                 "virtio-net-pci,netdev={nic},mq=on,romfile=,vectors={vectors},mac=52:54:00:00:00:0{}",
                 &nic[3..]

@@ -35,6 +35,10 @@ pub(crate) struct Options {
     /// Memory of the VM in MiB; what is written there is in it, too.
     #[arg(long, default_value_t = 4096)]
     memory: u32,
+    /// Count instructions: one CPU, whose every instruction takes a nanosecond of the VM's time, so that what a packet takes there in
+    /// nanoseconds is instructions.
+    #[arg(long)]
+    count: bool,
     /// What runs there, for example `-- netd demo`; the whole test suite without.
     #[arg(last = true, value_name = "COMMAND")]
     command: Vec<OsString>,
@@ -63,9 +67,10 @@ pub(crate) fn vm(options: &Options) -> Result<ExitCode> {
     } else {
         options.command.clone()
     };
-    let size = Size { cpus: options.cpus, memory: options.memory };
+    let cpus = if options.count { 1 } else { options.cpus };
+    let size = Size { cpus, memory: options.memory };
     let limit = Duration::from_secs(60 * options.limit);
-    let mut accelerator = Accelerator::to_try();
+    let mut accelerator = if options.count { Accelerator::Count } else { Accelerator::to_try() };
     let (mut first_failure, mut table) = (0, Vec::new());
     for kernel in kernels {
         println!("== Linux {}", kernel.name);

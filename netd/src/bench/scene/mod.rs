@@ -94,6 +94,27 @@ pub const VARIANTS: &[Variant] = &[
         ..NOWHERE
     },
     Variant {
+        name: "netd-veth",
+        what: "netd, its containers' links veth (not measured unless it is named)",
+        one_host: Some(netd::by_veth),
+        if_named: true,
+        ..NOWHERE
+    },
+    Variant {
+        name: "netd-netkit",
+        what: "the same with netkit",
+        one_host: Some(netd::by_netkit),
+        if_named: true,
+        ..NOWHERE
+    },
+    Variant {
+        name: "netd-netkit-l3",
+        what: "the same with netkit without MAC addresses",
+        one_host: Some(netd::by_netkit_l3),
+        if_named: true,
+        ..NOWHERE
+    },
+    Variant {
         name: "bridge",
         what: "containers on a Linux bridge with Docker's rules; between hosts, connected as flannel does it (vxlan, host-gw); to deny, a rule \
                in raw PREROUTING",

@@ -11,6 +11,7 @@ use crate::{
     bpf::{Counter, add_crowd},
     cluster::Peer,
     lab::{Host, Lab, World, cluster},
+    link::LinkKind,
 };
 
 pub(super) fn one_host(lab: &Lab, world: &World) -> Result<Scene> {
@@ -30,6 +31,26 @@ pub(super) fn with_many_ports(lab: &Lab, world: &World) -> Result<Scene> {
 /// The host has so many endpoints; but for the two they are entries in its maps, which is what a packet meets.
 pub(super) fn with_many_endpoints(lab: &Lab, world: &World) -> Result<Scene> {
     with_more(lab, world, "netd-10000-endpoints", More::Endpoints)
+}
+
+/// With this kind of link.
+pub(super) fn by_veth(lab: &Lab, world: &World) -> Result<Scene> {
+    by(lab, world, LinkKind::Veth)
+}
+
+/// Likewise.
+pub(super) fn by_netkit(lab: &Lab, world: &World) -> Result<Scene> {
+    by(lab, world, LinkKind::Netkit)
+}
+
+/// Likewise.
+pub(super) fn by_netkit_l3(lab: &Lab, world: &World) -> Result<Scene> {
+    by(lab, world, LinkKind::NetkitL3)
+}
+
+fn by(lab: &Lab, world: &World, link: LinkKind) -> Result<Scene> {
+    let config = format!("[networks.default]\nlink = \"{}\"\n", link.as_str());
+    configured(lab, world, &format!("netd-{}", link.as_str()), More::Nothing, &config)
 }
 
 /// What a host has besides the two containers and the server's two published ports.
@@ -67,6 +88,10 @@ const CROWD: u16 = 10_000;
 
 fn with_more(lab: &Lab, world: &World, name: &str, more: More) -> Result<Scene> {
     let config = if more == More::Length { "[networks.default]\nbig-tcp = true\n" } else { "" };
+    configured(lab, world, name, more, config)
+}
+
+fn configured(lab: &Lab, world: &World, name: &str, more: More, config: &str) -> Result<Scene> {
     let host = Host::running(lab, world, name, config).context("cannot start the daemon")?;
     let client = host.container("client", &[]).context("cannot attach the client")?;
     let namespace = lab.namespace(&format!("{name}-server"))?;
