@@ -99,7 +99,7 @@ fn the_order_of_routes_makes_no_difference() {
 }
 
 /// Reasons that no case of the table provokes, and a test that does: its file here, and its name.
-const ELSEWHERE: [(Drop, &str, &str); 5] = [
+const ELSEWHERE: [(Drop, &str, &str); 4] = [
     (Drop::Denied, include_str!("xdp.rs"), "denied_sources"),
     (Drop::FlowTableFull, include_str!("drops.rs"), "a_full_table_refuses_new_flows_and_keeps_the_old"),
     (Drop::PortsExhausted, include_str!("drops.rs"), "no_port_left_towards_one_destination"),

@@ -56,6 +56,18 @@ impl Totals {
         self.failures.iter().map(String::as_str)
     }
 
+    /// The same in few characters: `N`, `N, N failed`, `N, N skipped`.
+    pub(crate) fn short(&self) -> String {
+        let passed = self.passed.saturating_sub(self.skips.len());
+        let mut text = passed.to_string();
+        for (count, what) in [(self.failed, "failed"), (self.skips.len() + self.ignored, "skipped")] {
+            if count > 0 {
+                text += &format!(", {count} {what}");
+            }
+        }
+        text
+    }
+
     /// `N passed, N failed, N skipped`.
     pub(crate) fn line(&self) -> String {
         let passed = self.passed.saturating_sub(self.skips.len());
@@ -156,6 +168,38 @@ impl Reader {
         }
         self.totals
     }
+}
+
+/// What came of the tests of each program in the output of `cargo test`: the program's name, with what passed, failed and was skipped.
+pub(crate) fn by_program<'a>(lines: impl Iterator<Item = &'a str>) -> Vec<(String, Totals)> {
+    let mut found: Vec<(String, Totals)> = Vec::new();
+    let mut current: Option<(String, Reader)> = None;
+    let mut end = |ended: Option<(String, Reader)>| {
+        found.extend(ended.map(|(name, reader)| (name, reader.finish(true))));
+    };
+    for line in lines {
+        let text = plain(line);
+        if text.trim_end() == "== summary" {
+            break;
+        }
+        if let Some(program) = header(text.trim_end()) {
+            end(current.take());
+            current = Some((short(program), Reader::new(false)));
+        }
+        if let Some((_, reader)) = &mut current {
+            reader.line(line);
+        }
+    }
+    end(current);
+    found.retain(|(_, totals)| totals.any_ran() || totals.any_failed());
+    found
+}
+
+/// The name of a test program: `net` of `tests/net.rs (target/debug/deps/net-2)`, `netd` of `unittests src/lib.rs (….../netd-1)`.
+fn short(program: &str) -> String {
+    let path = program.rsplit_once('(').map_or(program, |(_, path)| path.trim_end_matches(')'));
+    let file = path.rsplit('/').next().unwrap_or(path);
+    file.rsplit_once('-').map_or(file, |(name, _)| name).to_owned()
 }
 
 /// Cargo's line before a test program starts; returns the program.

@@ -326,8 +326,13 @@ impl Host {
         loop {
             let status = self.json(["status", "--json"])?;
             let programs = status["programs"].as_array().into_iter().flatten();
-            let mut of_endpoints = programs.filter(|program| program["name"] == "from_container");
-            if of_endpoints.all(|program| program["hook"] == "tcx") {
+            let is_filter = |program: &Value| {
+                let names = ["from_container", "to_container"];
+                let of_endpoints = program["name"].as_str().is_some_and(|name| names.contains(&name));
+                let hook = program["hook"].as_str().unwrap_or_default();
+                of_endpoints && program["attached"] != 0 && hook.contains("clsact")
+            };
+            if !programs.into_iter().any(is_filter) {
                 return Ok(());
             }
             if Instant::now() > end {
