@@ -133,8 +133,9 @@ impl Endpoint {
     pub const SINGLE: u32 = 1 << 31;
 }
 
-/// `skb->mark` of a packet that a program sends out of a container's link: all is decided about it, and `to_container`, which takes the
-/// mark off again, lets it pass. Containers cannot set one: it is taken off on the way out of their namespaces.
+/// `skb->mark` of a packet that a program sends out of a container's link: all is decided about it, and `to_container` lets it pass. The
+/// mark stays, as a filter and a link may both run that program for a moment; the container does not get to see it. Nor can one set it:
+/// the kernel takes marks off on the way into a namespace and out of it.
 pub const DELIVERED: u32 = 0x6e65_7464;
 
 /// An entry of an array in front of a hash map, which has a copy of some of the map's entries: a look-up there costs a fraction. What

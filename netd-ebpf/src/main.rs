@@ -21,7 +21,7 @@ use aya_ebpf::{
 };
 use netd_common::{
     Hook, To, Verdict,
-    abi::{DELIVERED, Endpoint, STEP_FROM_CONTAINER4, STEP_FROM_CONTAINER6, STEP_FROM_UPLINK6},
+    abi::{Endpoint, STEP_FROM_CONTAINER4, STEP_FROM_CONTAINER6, STEP_FROM_UPLINK6},
     from_container::{Step4, Step6, Told},
     from_uplink::Step6 as Uplink6,
 };
@@ -205,9 +205,6 @@ fn step(ctx: &TcContext, index: u32) {
 fn to_container(ctx: TcContext) -> i32 {
     let mut skb = Skb::new(&ctx);
     let hook = skb.egress_hook();
-    if hook.delivered {
-        skb.mark(0);
-    }
     let done = netd_common::to_container(&skb, &Maps, hook);
     verdict(&mut skb, done)
 }
@@ -292,7 +289,7 @@ fn verdict(skb: &mut Skb, verdict: Verdict) -> i32 {
                 bpf_redirect_peer(verdict.ifindex, 0) as i32
             }
             To::Peer | To::Link => {
-                skb.mark(DELIVERED);
+                skb.mark_delivered();
                 bpf_redirect(verdict.ifindex & !Endpoint::SINGLE, 0) as i32
             }
             To::Neighbour => next_hop::send(skb, verdict.ifindex, &verdict.via) as i32,

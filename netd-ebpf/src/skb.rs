@@ -89,11 +89,11 @@ impl Skb {
         Hook { delivered: unsafe { (*self.ctx).mark } == DELIVERED, ..self.hook() }
     }
 
-    /// Takes the mark off, or puts it on, that says that all is decided.
+    /// Puts the mark on that says that all is decided.
     #[inline(always)]
-    pub(crate) fn mark(&mut self, mark: u32) {
+    pub(crate) fn mark_delivered(&mut self) {
         // SAFETY: a store to the context.
-        unsafe { (*self.ctx).mark = mark };
+        unsafe { (*self.ctx).mark = DELIVERED };
     }
 
     /// Whether the program runs where an interface receives (TC's ingress). netkit's runs where its container sends: the kernel has

@@ -1,6 +1,6 @@
 //! The kinds of link that a container can have.
 
-use std::{fmt, str::FromStr};
+use std::{fmt, path::Path, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 
@@ -16,11 +16,13 @@ pub enum LinkKind {
     Netkit,
     /// A netkit pair without: no ARP, no neighbour discovery.
     NetkitL3,
+    /// A tap, whose other side is a virtual machine.
+    Tap,
 }
 
 impl LinkKind {
     /// All of them.
-    pub const ALL: [Self; 3] = [Self::Veth, Self::Netkit, Self::NetkitL3];
+    pub const ALL: [Self; 4] = [Self::Veth, Self::Netkit, Self::NetkitL3, Self::Tap];
 
     /// The word for it.
     #[must_use]
@@ -29,6 +31,7 @@ impl LinkKind {
             Self::Veth => "veth",
             Self::Netkit => "netkit",
             Self::NetkitL3 => "netkit-l3",
+            Self::Tap => "tap",
         }
     }
 
@@ -38,6 +41,7 @@ impl LinkKind {
         match self {
             Self::Veth => "veth",
             Self::Netkit | Self::NetkitL3 => "netkit",
+            Self::Tap => "tun",
         }
     }
 
@@ -55,6 +59,7 @@ impl LinkKind {
         match self {
             Self::Veth => bpf::Wiring::Pair,
             Self::Netkit | Self::NetkitL3 => bpf::Wiring::Netkit,
+            Self::Tap => bpf::Wiring::Single,
         }
     }
 
@@ -64,9 +69,20 @@ impl LinkKind {
         !matches!(self, Self::NetkitL3)
     }
 
+    /// Whether its other end is in a container's network namespace.
+    #[must_use]
+    pub const fn has_netns(self) -> bool {
+        !matches!(self, Self::Tap)
+    }
+
     /// Why this kernel has no such links, with the mend; none: it has.
     #[must_use]
     pub fn missing(self) -> Option<String> {
+        if self == Self::Tap && !Path::new("/dev/net/tun").exists() {
+            return Some(
+                "there is no /dev/net/tun, which makes taps: load the kernel's module tun".to_owned(),
+            );
+        }
         let netkit = matches!(self, Self::Netkit | Self::NetkitL3);
         (netkit && !bpf::has_netkit()).then(|| {
             format!(

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     bpf::{Counter, EndpointCounters, MapFill, NodeCounters, ProgramStatus},
     cluster::{Presence, Transport},
+    endpoint::Tap,
     held::NotHeld,
     link::{LinkChoice, LinkKind},
     names::Shown,
@@ -23,7 +24,8 @@ use crate::{
 pub struct AttachRequest {
     /// The endpoint's name.
     pub name: String,
-    /// The container's network namespace: a path, or a name of `ip netns`.
+    /// The container's network namespace: a path, or a name of `ip netns`. Empty: the link is a tap, which needs none.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     pub netns: String,
     /// The network; none: `default`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -34,6 +36,9 @@ pub struct AttachRequest {
     /// The kind of link; none: the network's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub link: Option<LinkChoice>,
+    /// Of a tap: who may open it besides root, and whether with several queues.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tap: Option<Tap>,
     /// Ports to publish, each as `[HOSTIP:]HOSTPORT:PORT[/tcp|udp]`, or a range of them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub publish: Vec<String>,
@@ -96,8 +101,11 @@ pub struct EndpointView {
     pub interface: String,
     /// Name of the host's side.
     pub host_interface: String,
-    /// Path of the container's network namespace.
+    /// Path of the container's network namespace; empty: it is a virtual machine's tap.
     pub netns: String,
+    /// The MTU that its interface is to have, in bytes.
+    #[serde(default)]
+    pub mtu: u32,
     /// The kind of its link.
     pub link: LinkKind,
     /// Its published ports.

@@ -51,6 +51,9 @@ pub fn with_stopped_cluster(test: &str, transport: &str, body: impl FnOnce(&mut 
     if let Err(error) = body(&mut cluster) {
         for node in &cluster.nodes {
             eprintln!("{test}: the log of {}:\n{}", node.name(), node.log());
+            for counter in node.counters("drops").unwrap_or_default().iter().filter(|one| one.packets > 0) {
+                eprintln!("dropped: {} {}", counter.packets, counter.name);
+            }
         }
         panic!("{test}: {error:#}");
     }
@@ -122,7 +125,15 @@ impl Cluster {
     /// # Errors
     /// The daemon refuses.
     pub fn container(&mut self, node: usize, name: &str, network: &str) -> Result<Container> {
-        let container = self.nodes[node].container(name, &["--network", network])?;
+        self.container_with(node, name, &["--network", network])
+    }
+
+    /// The same with options of `netd attach`.
+    ///
+    /// # Errors
+    /// The daemon refuses.
+    pub fn container_with(&mut self, node: usize, name: &str, options: &[&str]) -> Result<Container> {
+        let container = self.nodes[node].container(name, options)?;
         let addresses = [Some(IpAddr::from(container.address)), container.address6.map(IpAddr::from)];
         for address in addresses.into_iter().flatten() {
             let at = |port| SocketAddr::new(address, port);

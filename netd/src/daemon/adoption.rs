@@ -14,7 +14,7 @@ use tracing::warn;
 
 use crate::{
     bpf::{LeftEndpoint, LeftTables, PublishedPort},
-    endpoint::{Endpoint, NetnsRef},
+    endpoint::{Endpoint, NetnsRef, Tap},
     link::LinkKind,
     netlink::{Link, Netlink, Netns, NetnsId},
     publish::{Protocol, Publish},
@@ -213,7 +213,11 @@ impl Found<'_> {
         let gateway = network.gateway();
         ensure!(gateway == left.gateway, "its gateway is {}, not {gateway}", left.gateway);
         let link = LinkKind::of(self.link).context("its link is of no kind that netd makes")?;
-        let (netns, interface) = other_end(self.link, namespaces).await?;
+        let (netns, interface) = if link.has_netns() {
+            other_end(self.link, namespaces).await?
+        } else {
+            (NetnsRef::of(&Netns::open("/proc/self/ns/net")?)?, self.link.name.clone())
+        };
         Ok(Some(Endpoint {
             name: name.to_owned(),
             network: network.name.clone(),
@@ -222,6 +226,7 @@ impl Found<'_> {
             gateway,
             netns,
             link,
+            tap: (link == LinkKind::Tap).then(Tap::default),
             interface,
             host_interface: self.link.name.clone(),
             slot: left.slot,

@@ -36,7 +36,12 @@ impl Owner {
             mac: endpoint.mac().to_string(),
             interface: endpoint.interface.clone(),
             host_interface: endpoint.host_interface.clone(),
-            netns: endpoint.netns.path.display().to_string(),
+            netns: if endpoint.link.has_netns() {
+                endpoint.netns.path.display().to_string()
+            } else {
+                String::new()
+            },
+            mtu: network.mtu.unwrap_or(self.view.mtu()),
             link: endpoint.link,
             ports: endpoint.publish.clone(),
             counters: self.kernel.datapath().endpoint_counters(endpoint.slot)?,

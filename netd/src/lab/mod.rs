@@ -12,6 +12,7 @@ pub mod echo;
 pub mod etcd;
 pub mod facts;
 mod groups;
+mod guest;
 pub mod host;
 pub mod http;
 pub mod icmp;

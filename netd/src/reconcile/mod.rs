@@ -243,7 +243,8 @@ impl Reconciler {
         self.add_route(&self.entry(endpoint, network, ifindex)).await?;
         debug!("host's side configured");
         self.datapath.publish(&endpoint.ports(&endpoint.publish))?;
-        if patience == Patience::Carrier {
+        // A tap has none until somebody opens it.
+        if patience == Patience::Carrier && endpoint.link.has_netns() {
             carrier::wait(&self.nl, ifindex).await?;
         }
         debug!("ready");

@@ -31,7 +31,9 @@ impl State {
             )));
         }
         let network = self.network(self.network_of(request))?;
-        if let Some(why) = link(request, network).missing() {
+        let link = link(request, network);
+        let wrong = link.missing().or_else(|| check_place(link, request));
+        if let Some(why) = wrong {
             return Err(Refusal::Invalid(why));
         }
         if let Some(address) = chosen(request, network)? {
@@ -165,6 +167,7 @@ impl State {
                 return Err(Refusal::Conflict(format!("{error} (network `{network_name}`)")));
             }
         };
+        let link = link(request, &state.network);
         let endpoint = Endpoint {
             name: name.clone(),
             network: network_name.clone(),
@@ -172,8 +175,9 @@ impl State {
             address6: state.network.address6(address).filter(|_| place.without_ipv6.is_none()),
             gateway: state.network.gateway(),
             netns: place.netns,
-            link: link(request, &state.network),
-            interface: place.interface,
+            link,
+            tap: (link == LinkKind::Tap).then(|| request.tap.unwrap_or_default()),
+            interface: if link.has_netns() { place.interface } else { place.host_interface.clone() },
             host_interface: place.host_interface,
             slot,
             publish,
@@ -267,6 +271,19 @@ impl State {
 /// The kind of link that is asked for.
 fn link(request: &AttachRequest, network: &Network) -> LinkKind {
     request.link.unwrap_or(network.link).kind()
+}
+
+/// What is wrong with where an endpoint of that kind is to be.
+fn check_place(link: LinkKind, request: &AttachRequest) -> Option<String> {
+    let kind = link.as_str();
+    match (link.has_netns(), request.netns.is_empty()) {
+        (true, true) => Some(format!("a {kind} link leads into a network namespace: say which with --netns")),
+        (false, false) => Some(format!("a {kind} is in the host's own network namespace: leave --netns out")),
+        _ if request.tap.is_some() && link != LinkKind::Tap => Some(format!(
+            "--owner and --multi-queue are for taps, and this link would be {kind}: say --link tap"
+        )),
+        _ => None,
+    }
 }
 
 /// Ports that are asked for; why they can be of IPv4 only.

@@ -43,6 +43,7 @@ fn request(name: &str) -> AttachRequest {
         network: None,
         addresses: Vec::new(),
         link: None,
+        tap: None,
     }
 }
 

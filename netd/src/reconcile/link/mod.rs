@@ -1,6 +1,7 @@
 //! The kinds of containers' links: how each is made, configured and removed. A kind more is a [`Driver`] more.
 
 mod pair;
+mod tap;
 
 use std::{net::IpAddr, pin::Pin};
 
@@ -64,6 +65,7 @@ pub(super) trait Driver: Sync {
 pub(super) fn driver(kind: LinkKind) -> &'static dyn Driver {
     match kind {
         LinkKind::Veth | LinkKind::Netkit | LinkKind::NetkitL3 => &pair::Pair,
+        LinkKind::Tap => &tap::Tap,
     }
 }
 
