@@ -135,7 +135,7 @@ impl Owner {
         let Some(name) = &request.netns else { return Ok(Netns::open(NetnsRef::OWN)?) };
         // A relative path would be relative to the daemon's directory, which nobody means.
         if name.contains('/') && !name.starts_with('/') {
-            return Err(Refusal::Invalid(format!("the path of a namespace must be absolute, not {}", name)));
+            return Err(Refusal::Invalid(format!("the path of a namespace must be absolute, not {name}")));
         }
         let netns = Netns::open(name).map_err(|error| {
             // That a file does not exist is said in better words than the kernel's already.
@@ -143,8 +143,7 @@ impl Owner {
         })?;
         if netns.id()? == self.netns {
             return Err(Refusal::Invalid(format!(
-                "{} is the daemon's own network namespace: a container needs one of its own",
-                name
+                "{name} is the daemon's own network namespace: a container needs one of its own"
             )));
         }
         Ok(netns)
