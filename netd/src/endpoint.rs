@@ -14,26 +14,12 @@ use sha2::{Digest, Sha256};
 
 use crate::{
     bpf::{self, Mac, PublishedPort},
-    link::LinkKind,
+    link::{LinkKind, Tap},
     mac,
     netlink::{Netns, NetnsId, is_gone, is_same},
     network::Network,
     publish::Publish,
 };
-
-/// Who may open a tap besides root, and how many queues it may have.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Tap {
-    /// A user's id.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub user: Option<u32>,
-    /// A group's id.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub group: Option<u32>,
-    /// Whether it may have several queues.
-    #[serde(default, skip_serializing_if = "crate::network::is_off")]
-    pub multi_queue: bool,
-}
 
 /// An endpoint, as it is kept in the store.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -50,14 +36,14 @@ pub struct Endpoint {
     pub address6: Option<Ipv6Addr>,
     /// The gateway that its container was told.
     pub gateway: Ipv4Addr,
-    /// Its container's namespace; of a tap, the daemon's own.
+    /// Its container's namespace; a tap's: the host's, [`NetnsRef::OWN`].
     pub netns: NetnsRef,
     /// The kind of its link.
     pub link: LinkKind,
-    /// Of a tap: who may open it.
+    /// What is particular to a tap.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tap: Option<Tap>,
-    /// Name of the container's side, e.g. `eth0`; of a tap, which has one side here, the same as `host_interface`.
+    /// Name of the container's side, e.g. `eth0`; a tap's: its own.
     pub interface: String,
     /// Name of the host's side.
     pub host_interface: String,
@@ -176,6 +162,9 @@ pub struct NetnsRef {
 }
 
 impl NetnsRef {
+    /// The path of the daemon's own namespace.
+    pub const OWN: &'static str = "/proc/self/ns/net";
+
     /// Remembers a namespace.
     ///
     /// # Errors

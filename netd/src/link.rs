@@ -1,6 +1,6 @@
 //! The kinds of link that a container can have.
 
-use std::{fmt, path::Path, str::FromStr};
+use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 
@@ -16,7 +16,7 @@ pub enum LinkKind {
     Netkit,
     /// A netkit pair without: no ARP, no neighbour discovery.
     NetkitL3,
-    /// A tap, whose other side is a virtual machine.
+    /// A tap device of the host's, which a virtual machine monitor opens.
     Tap,
 }
 
@@ -69,7 +69,7 @@ impl LinkKind {
         !matches!(self, Self::NetkitL3)
     }
 
-    /// Whether its other end is in a container's network namespace.
+    /// Whether its other end is in the namespace of a container.
     #[must_use]
     pub const fn has_netns(self) -> bool {
         !matches!(self, Self::Tap)
@@ -78,11 +78,6 @@ impl LinkKind {
     /// Why this kernel has no such links, with the mend; none: it has.
     #[must_use]
     pub fn missing(self) -> Option<String> {
-        if self == Self::Tap && !Path::new("/dev/net/tun").exists() {
-            return Some(
-                "there is no /dev/net/tun, which makes taps: load the kernel's module tun".to_owned(),
-            );
-        }
         let netkit = matches!(self, Self::Netkit | Self::NetkitL3);
         (netkit && !bpf::has_netkit()).then(|| {
             format!(
@@ -90,6 +85,36 @@ impl LinkKind {
                 self.as_str()
             )
         })
+    }
+}
+
+/// Who may open a tap, and how.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Tap {
+    /// The user that may open it, by number. (Without one the kernel would let anybody.)
+    #[serde(default)]
+    pub owner: u32,
+    /// The group that this user must be in besides; none: it does not matter.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group: Option<u32>,
+    /// How many queues it is to be opened with. The kernel keeps only whether that is more than one.
+    #[serde(default = "one")]
+    pub queues: u16,
+}
+
+const fn one() -> u16 {
+    1
+}
+
+impl Tap {
+    /// What the kernel takes (`MAX_TAP_QUEUES` in `drivers/net/tun.c`).
+    pub const MAX_QUEUES: u16 = 256;
+}
+
+impl Default for Tap {
+    fn default() -> Self {
+        Self { owner: 0, group: None, queues: one() }
     }
 }
 

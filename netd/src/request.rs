@@ -10,9 +10,8 @@ use serde::{Deserialize, Serialize};
 use crate::{
     bpf::{Counter, EndpointCounters, MapFill, NodeCounters, ProgramStatus},
     cluster::{Presence, Transport},
-    endpoint::Tap,
     held::NotHeld,
-    link::{LinkChoice, LinkKind},
+    link::{LinkChoice, LinkKind, Tap},
     names::Shown,
     network::{Origin, parse_subnet},
     publish::Publish,
@@ -24,9 +23,9 @@ use crate::{
 pub struct AttachRequest {
     /// The endpoint's name.
     pub name: String,
-    /// The container's network namespace: a path, or a name of `ip netns`. Empty: the link is a tap, which needs none.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
-    pub netns: String,
+    /// The container's network namespace: a path, or a name of `ip netns`; none: for a tap.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub netns: Option<String>,
     /// The network; none: `default`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub network: Option<String>,
@@ -36,7 +35,7 @@ pub struct AttachRequest {
     /// The kind of link; none: the network's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub link: Option<LinkChoice>,
-    /// Of a tap: who may open it besides root, and whether with several queues.
+    /// Who may open a tap, and how; none: root, with one queue.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tap: Option<Tap>,
     /// Ports to publish, each as `[HOSTIP:]HOSTPORT:PORT[/tcp|udp]`, or a range of them.
@@ -95,19 +94,19 @@ pub struct EndpointView {
     /// The same of IPv6; none: it has no IPv6 address.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gateway6: Option<Ipv6Addr>,
-    /// MAC address of the container's side.
+    /// MAC address of the container's side; that of a tap is for the guest to have.
     pub mac: String,
-    /// Name of the container's side.
+    /// Name of the container's side; a tap's: its own.
     pub interface: String,
     /// Name of the host's side.
     pub host_interface: String,
-    /// Path of the container's network namespace; empty: it is a virtual machine's tap.
+    /// Path of the container's network namespace; empty: it is a tap.
     pub netns: String,
-    /// The MTU that its interface is to have, in bytes.
-    #[serde(default)]
-    pub mtu: u32,
     /// The kind of its link.
     pub link: LinkKind,
+    /// What is particular to a tap.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tap: Option<Tap>,
     /// Its published ports.
     #[serde(default)]
     pub ports: Vec<Publish>,

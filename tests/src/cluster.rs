@@ -134,13 +134,22 @@ impl Cluster {
     /// The daemon refuses.
     pub fn container_with(&mut self, node: usize, name: &str, options: &[&str]) -> Result<Container> {
         let container = self.nodes[node].container(name, options)?;
+        self.serve(&container)?;
+        Ok(container)
+    }
+
+    /// Serves echo and HTTP in a container.
+    ///
+    /// # Errors
+    /// Its addresses are not there.
+    pub fn serve(&mut self, container: &Container) -> Result<()> {
         let addresses = [Some(IpAddr::from(container.address)), container.address6.map(IpAddr::from)];
         for address in addresses.into_iter().flatten() {
             let at = |port| SocketAddr::new(address, port);
             self.services.extend(echo::serve(&container.namespace, at(echo::PORT))?);
             self.services.push(http::serve(&container.namespace, at(http::PORT))?);
         }
-        Ok(container)
+        Ok(())
     }
 
     /// One container on each node, in the default network.

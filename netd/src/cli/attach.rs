@@ -8,22 +8,25 @@ use clap::Args;
 use super::{print, print_json, publish, table};
 use crate::{
     api::client::Client,
-    endpoint::Tap,
-    link::LinkChoice,
+    link::{LinkChoice, Tap},
     request::{AttachRequest, EndpointView},
 };
 
 /// Give a container an interface, an address and a default route
 ///
 /// Returns when traffic can flow. When the container's network namespace ends, the endpoint goes with it.
+///
+/// With --link tap, for a virtual machine: makes a tap device, which the machine's monitor opens by name. The guest sets itself up, with
+/// the address, the gateway and the MAC address that are printed.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   netd attach web --netns web                          a namespace of `ip netns`
   netd attach db --netns /proc/4711/ns/net             that of a process
   netd attach api --netns api --network blue --ip 10.89.0.10     and the IPv6 address that goes with it
   netd attach web --netns web -p 8080:80               the host's port 8080 leads to its port 80
-  netd attach vm1 --link tap --owner 1000              a tap for a virtual machine that user 1000 runs
-  netd attach web --netns web --json                   print the endpoint as JSON")]
+  netd attach web --netns web --json                   print the endpoint as JSON
+  netd attach vm1 --link tap --owner 1000              a tap that user 1000 may open (QEMU, Firecracker, Kata)
+  netd attach vm2 --link tap --owner 64055:108 --queues 4        user and group, to be opened with four queues")]
 pub(super) struct Attach {
     /// A name for the endpoint
     name: String,
@@ -48,13 +51,13 @@ pub(super) struct Attach {
     #[arg(long, value_name = "KIND")]
     link: Option<LinkChoice>,
 
-    /// Of a tap: the user who may open it, besides root, and the group
-    #[arg(long, value_name = "UID[:GID]")]
-    owner: Option<String>,
+    /// Who may open a tap, by number; with a group, the user must be in that as well [default: 0]
+    #[arg(long, value_name = "UID[:GID]", value_parser = owner)]
+    owner: Option<(u32, Option<u32>)>,
 
-    /// Of a tap: it may be opened with several queues
-    #[arg(long)]
-    multi_queue: bool,
+    /// With how many queues a tap is to be opened [default: 1]
+    #[arg(long, value_name = "NUMBER")]
+    queues: Option<u16>,
 
     /// Print the endpoint as JSON
     #[arg(long)]
@@ -63,13 +66,17 @@ pub(super) struct Attach {
 
 impl Attach {
     pub(super) async fn run(self, client: &Client) -> Result<()> {
+        let tap = (self.owner.is_some() || self.queues.is_some()).then(|| {
+            let (owner, group) = self.owner.unwrap_or_default();
+            Tap { owner, group, queues: self.queues.unwrap_or(Tap::default().queues) }
+        });
         let request = AttachRequest {
             name: self.name,
-            netns: self.netns.map(locate).transpose()?.unwrap_or_default(),
+            netns: self.netns.map(locate).transpose()?,
             network: self.network,
             addresses: self.addresses,
             link: self.link,
-            tap: tap(self.owner.as_deref(), self.multi_queue)?,
+            tap,
             publish: self.publish,
         };
         let endpoint = client.attach(&request).await?;
@@ -77,17 +84,16 @@ impl Attach {
     }
 }
 
-/// What was said about a tap.
-fn tap(owner: Option<&str>, multi_queue: bool) -> Result<Option<Tap>> {
-    let Some(owner) = owner else {
-        return Ok(multi_queue.then(|| Tap { multi_queue, ..Tap::default() }));
-    };
-    let (user, group) = owner.split_once(':').map_or((owner, None), |(user, group)| (user, Some(group)));
+/// Who may open a tap, as it is given.
+fn owner(text: &str) -> Result<(u32, Option<u32>), String> {
+    let (user, group) = text.split_once(':').map_or((text, None), |(user, group)| (user, Some(group)));
     let number = |text: &str| {
-        let wrong = || format!("--owner: {text:?} is no number of a user or group: say UID or UID:GID");
-        text.parse::<u32>().with_context(wrong)
+        // The highest is the kernel's word for nobody in particular.
+        text.parse().ok().filter(|number| *number != u32::MAX).ok_or_else(|| {
+            format!("{text:?} is no number of a user or group: `id -u NAME` and `id -g NAME` print them")
+        })
     };
-    Ok(Some(Tap { user: Some(number(user)?), group: group.map(number).transpose()?, multi_queue }))
+    Ok((number(user)?, group.map(number).transpose()?))
 }
 
 /// A path from here is not one from the daemon's directory.
@@ -112,12 +118,17 @@ fn describe(endpoint: &EndpointView) -> String {
         ("mac", &endpoint.mac),
         ("interface", &endpoint.interface),
         ("host interface", &endpoint.host_interface),
-        ("mtu", &endpoint.mtu.to_string()),
     ] {
         list.add_row([what, value]);
     }
-    if !endpoint.netns.is_empty() {
-        list.add_row(["netns", &endpoint.netns]);
+    match &endpoint.tap {
+        None => drop(list.add_row(["netns", &endpoint.netns])),
+        Some(tap) => {
+            let group = tap.group.map(|group| format!(", group {group}")).unwrap_or_default();
+            let queues =
+                if tap.queues == 1 { "1 queue".to_owned() } else { format!("{} queues", tap.queues) };
+            list.add_row(["tap", &format!("user {}{group}, {queues}", tap.owner)]);
+        }
     }
     if !ports.is_empty() {
         list.add_row(["ports", &ports]);

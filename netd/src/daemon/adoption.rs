@@ -14,7 +14,7 @@ use tracing::warn;
 
 use crate::{
     bpf::{LeftEndpoint, LeftTables, PublishedPort},
-    endpoint::{Endpoint, NetnsRef, Tap},
+    endpoint::{Endpoint, NetnsRef},
     link::LinkKind,
     netlink::{Link, Netlink, Netns, NetnsId},
     publish::{Protocol, Publish},
@@ -213,11 +213,8 @@ impl Found<'_> {
         let gateway = network.gateway();
         ensure!(gateway == left.gateway, "its gateway is {}, not {gateway}", left.gateway);
         let link = LinkKind::of(self.link).context("its link is of no kind that netd makes")?;
-        let (netns, interface) = if link.has_netns() {
-            other_end(self.link, namespaces).await?
-        } else {
-            (NetnsRef::of(&Netns::open("/proc/self/ns/net")?)?, self.link.name.clone())
-        };
+        ensure!(link.has_netns(), "who may open a {} is not known", link.as_str());
+        let (netns, interface) = other_end(self.link, namespaces).await?;
         Ok(Some(Endpoint {
             name: name.to_owned(),
             network: network.name.clone(),
@@ -226,7 +223,7 @@ impl Found<'_> {
             gateway,
             netns,
             link,
-            tap: (link == LinkKind::Tap).then(Tap::default),
+            tap: None,
             interface,
             host_interface: self.link.name.clone(),
             slot: left.slot,

@@ -111,58 +111,42 @@ impl Owner {
 
     /// Finds out where an endpoint goes.
     async fn place(&self, request: &AttachRequest) -> Result<Place, Refusal> {
-        let network = self.state.network(request.network.as_deref().unwrap_or(DEFAULT_NETWORK))?;
-        let link = request.link.unwrap_or(network.link).kind();
-        if !link.has_netns() {
-            return self.place_here(request).await;
-        }
+        let netns = self.netns_of(request)?;
+        let names = self.state.host_interfaces(&request.name);
+        let host_interface = self.kernel.free_name(&request.name, names).await?;
+        let interface = match &request.netns {
+            Some(_) => free_interface(&self.kernel.interfaces_in(&netns).await?),
+            None => host_interface.clone(),
+        };
+        let without_ipv6 = if !self.view.ipv6 {
+            Some("this host has no IPv6, or has it switched off (net.ipv6.conf.default.disable_ipv6)")
+        } else if self.mtu_of(request) < MTU6 {
+            Some("the MTU of its link would be below 1280, which is the least for IPv6")
+        } else if !netns.run(|| has_ipv6("default"))? {
+            Some("the namespace has IPv6 switched off (net.ipv6.conf.default.disable_ipv6)")
+        } else {
+            None
+        };
+        Ok(Place { netns: NetnsRef::of(&netns)?, interface, host_interface, without_ipv6 })
+    }
+
+    /// The namespace that an endpoint's link leads to: that of its container, or, for a tap, this one.
+    fn netns_of(&self, request: &AttachRequest) -> Result<Netns, Refusal> {
+        let Some(name) = &request.netns else { return Ok(Netns::open(NetnsRef::OWN)?) };
         // A relative path would be relative to the daemon's directory, which nobody means.
-        if request.netns.contains('/') && !request.netns.starts_with('/') {
-            return Err(Refusal::Invalid(format!(
-                "the path of a namespace must be absolute, not {}",
-                request.netns
-            )));
+        if name.contains('/') && !name.starts_with('/') {
+            return Err(Refusal::Invalid(format!("the path of a namespace must be absolute, not {name}")));
         }
-        let netns = Netns::open(&request.netns).map_err(|error| {
+        let netns = Netns::open(name).map_err(|error| {
             // That a file does not exist is said in better words than the kernel's already.
             Refusal::Invalid(if is_gone(&error) { error.to_string() } else { format!("{error:#}") })
         })?;
         if netns.id()? == self.netns {
             return Err(Refusal::Invalid(format!(
-                "{} is the daemon's own network namespace: a container needs one of its own",
-                request.netns
+                "{name} is the daemon's own network namespace: a container needs one of its own"
             )));
         }
-        let interface = free_interface(&self.kernel.interfaces_in(&netns).await?);
-        let names = self.state.host_interfaces(&request.name);
-        let host_interface = self.kernel.free_name(&request.name, names).await?;
-        let without_ipv6 = match self.without_ipv6(request) {
-            None if !netns.run(|| has_ipv6("default"))? => {
-                Some("the namespace has IPv6 switched off (net.ipv6.conf.default.disable_ipv6)")
-            }
-            known => known,
-        };
-        Ok(Place { netns: NetnsRef::of(&netns)?, interface, host_interface, without_ipv6 })
-    }
-
-    /// The same of one that has no namespace of its own.
-    async fn place_here(&self, request: &AttachRequest) -> Result<Place, Refusal> {
-        let names = self.state.host_interfaces(&request.name);
-        let host_interface = self.kernel.free_name(&request.name, names).await?;
-        let netns = NetnsRef::of(&Netns::open("/proc/self/ns/net")?)?;
-        let without_ipv6 = self.without_ipv6(request);
-        Ok(Place { netns, interface: String::new(), host_interface, without_ipv6 })
-    }
-
-    /// Why nothing that is asked for here can have an IPv6 address.
-    fn without_ipv6(&self, request: &AttachRequest) -> Option<&'static str> {
-        if !self.view.ipv6 {
-            Some("this host has no IPv6, or has it switched off (net.ipv6.conf.default.disable_ipv6)")
-        } else if self.mtu_of(request) < MTU6 {
-            Some("the MTU of its link would be below 1280, which is the least for IPv6")
-        } else {
-            None
-        }
+        Ok(netns)
     }
 
     /// The MTU of the link that an endpoint gets.

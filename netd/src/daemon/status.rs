@@ -41,8 +41,8 @@ impl Owner {
             } else {
                 String::new()
             },
-            mtu: network.mtu.unwrap_or(self.view.mtu()),
             link: endpoint.link,
+            tap: endpoint.tap,
             ports: endpoint.publish.clone(),
             counters: self.kernel.datapath().endpoint_counters(endpoint.slot)?,
             problem: self.broken.problem(&endpoint.name),

@@ -5,7 +5,7 @@ use std::{
     net::{Ipv4Addr, Ipv6Addr},
     path::{Path, PathBuf},
     process::{Command, Output, Stdio},
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
     thread,
     time::{Duration, Instant},
 };
@@ -14,7 +14,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
-use super::{Lab, Namespace, Process, Switch, World, guest::Guest, registry::Resources, world};
+use super::{Lab, Namespace, Process, Switch, World, registry::Resources, world};
 use crate::bpf::{Attachment, Counter};
 
 /// What the line begins with that the daemon prints once it serves.
@@ -36,9 +36,7 @@ pub struct Host {
     name: String,
     directory: PathBuf,
     bpffs: PathBuf,
-    /// Virtual machines behind its taps.
-    guests: Mutex<Vec<Guest>>,
-    resources: Arc<Resources>,
+    pub(super) resources: Arc<Resources>,
     process: Option<Arc<Process>>,
 }
 
@@ -118,7 +116,6 @@ impl Host {
             name: name.to_owned(),
             directory,
             bpffs: lab.bpffs().join(name),
-            guests: Mutex::default(),
             resources: Arc::clone(&lab.resources),
             process: None,
         };
@@ -361,30 +358,18 @@ impl Host {
     /// # Errors
     /// The daemon refuses, or its answer lacks something.
     pub fn attach(&self, name: &str, namespace: &Namespace, options: &[&str]) -> Result<Container> {
-        let of_all = env::var("NETD_LINK").ok();
-        let chosen = options.iter().position(|option| *option == "--link").and_then(|at| options.get(at + 1));
-        let link = chosen.copied().or(of_all.as_deref());
-        let mut arguments = vec!["attach", name, "--json"];
-        if chosen.is_none() {
-            arguments.extend(link.iter().flat_map(|link| ["--link", link]));
-        }
-        if link != Some("tap") {
-            arguments.extend(["--netns", namespace.name()]);
+        let mut arguments = vec!["attach", name, "--netns", namespace.name(), "--json"];
+        let link = env::var("NETD_LINK").ok();
+        if let Some(link) = link.as_deref().filter(|_| !options.contains(&"--link")) {
+            arguments.extend(["--link", link]);
         }
         let answer = self.json(arguments.iter().chain(options))?;
-        let container = Container::parse(namespace, &answer);
-        let container = container.with_context(|| format!("netd attach --json printed {answer}"))?;
-        if link == Some("tap") {
-            let mtu = answer["mtu"].as_u64().context("there is no `mtu`")?;
-            let guest = Guest::start(&self.namespace, &container, mtu)?;
-            self.guests.lock().unwrap_or_else(PoisonError::into_inner).push(guest);
-        }
-        Ok(container)
+        Container::parse(namespace, &answer).with_context(|| format!("netd attach --json printed {answer}"))
     }
 }
 
 impl Container {
-    fn parse(namespace: &Namespace, answer: &Value) -> Result<Self> {
+    pub(super) fn parse(namespace: &Namespace, answer: &Value) -> Result<Self> {
         let text = |key: &str| {
             answer[key].as_str().map(str::to_owned).with_context(|| format!("there is no string `{key}`"))
         };

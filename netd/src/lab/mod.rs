@@ -12,7 +12,6 @@ pub mod echo;
 pub mod etcd;
 pub mod facts;
 mod groups;
-mod guest;
 pub mod host;
 pub mod http;
 pub mod icmp;
@@ -22,6 +21,7 @@ mod registry;
 pub mod service;
 pub mod signals;
 pub mod socket;
+pub mod vmm;
 pub mod world;
 
 use std::{
@@ -40,6 +40,7 @@ pub use namespace::Namespace;
 pub use process::Process;
 pub use registry::{Closer, clean_kept};
 pub use service::Service;
+pub use vmm::Vmm;
 pub use world::{Switch, World};
 
 const CARRIER_TIMEOUT: Duration = Duration::from_secs(5);

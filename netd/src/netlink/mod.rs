@@ -36,7 +36,7 @@ pub use self::{
     next_hops::NextHops,
     routes::{Route, Which},
     sysctl::{Before, forward_from_loopback, has_ipv6, reserve_ports},
-    tap::{TapOwner, TapSpec, open_tap, set_tap_offload},
+    tap::TapSpec,
     uplink::{UplinkInfo, Wanted, find_uplink},
 };
 

@@ -8,7 +8,7 @@ use super::{MAX_ENDPOINTS, Place, State};
 use crate::{
     config::DEFAULT_NETWORK,
     endpoint::{Endpoint, host_interface},
-    link::LinkKind,
+    link::{LinkKind, Tap},
     names,
     network::Network,
     pair,
@@ -31,11 +31,7 @@ impl State {
             )));
         }
         let network = self.network(self.network_of(request))?;
-        let link = link(request, network);
-        let wrong = link.missing().or_else(|| check_place(link, request));
-        if let Some(why) = wrong {
-            return Err(Refusal::Invalid(why));
-        }
+        check_link(request, network).map_err(Refusal::Invalid)?;
         if let Some(address) = chosen(request, network)? {
             self.check_address(network, address)?;
         }
@@ -167,7 +163,6 @@ impl State {
                 return Err(Refusal::Conflict(format!("{error} (network `{network_name}`)")));
             }
         };
-        let link = link(request, &state.network);
         let endpoint = Endpoint {
             name: name.clone(),
             network: network_name.clone(),
@@ -175,9 +170,9 @@ impl State {
             address6: state.network.address6(address).filter(|_| place.without_ipv6.is_none()),
             gateway: state.network.gateway(),
             netns: place.netns,
-            link,
-            tap: (link == LinkKind::Tap).then(|| request.tap.unwrap_or_default()),
-            interface: if link.has_netns() { place.interface } else { place.host_interface.clone() },
+            link: link(request, &state.network),
+            tap: (link(request, &state.network) == LinkKind::Tap).then(|| request.tap.unwrap_or_default()),
+            interface: place.interface,
             host_interface: place.host_interface,
             slot,
             publish,
@@ -273,16 +268,33 @@ fn link(request: &AttachRequest, network: &Network) -> LinkKind {
     request.link.unwrap_or(network.link).kind()
 }
 
-/// What is wrong with where an endpoint of that kind is to be.
-fn check_place(link: LinkKind, request: &AttachRequest) -> Option<String> {
+/// Why the link that is asked for cannot be, with the mend.
+fn check_link(request: &AttachRequest, network: &Network) -> Result<(), String> {
+    let link = link(request, network);
+    if let Some(why) = link.missing() {
+        return Err(why);
+    }
     let kind = link.as_str();
-    match (link.has_netns(), request.netns.is_empty()) {
-        (true, true) => Some(format!("a {kind} link leads into a network namespace: say which with --netns")),
-        (false, false) => Some(format!("a {kind} is in the host's own network namespace: leave --netns out")),
-        _ if request.tap.is_some() && link != LinkKind::Tap => Some(format!(
-            "--owner and --multi-queue are for taps, and this link would be {kind}: say --link tap"
+    if request.netns.is_some() != link.has_netns() {
+        return Err(match link.has_netns() {
+            true => {
+                format!("a {kind} leads into a container: say which network namespace that has (--netns)")
+            }
+            false => format!("a {kind} is in the host's own network namespace: leave --netns out"),
+        });
+    }
+    match &request.tap {
+        Some(_) if link != LinkKind::Tap => Err(format!(
+            "an owner and queues are a tap's, and this is a {kind}: say --link tap, or leave them out"
         )),
-        _ => None,
+        Some(tap) if !(1..=Tap::MAX_QUEUES).contains(&tap.queues) => {
+            Err(format!("{} queues: a tap has 1 to {}", tap.queues, Tap::MAX_QUEUES))
+        }
+        _ if link == LinkKind::Tap && network.big_tcp => Err(format!(
+            "network `{}` has BIG TCP, and a tap takes no packets above 64 KiB: choose a network without",
+            network.name
+        )),
+        _ => Ok(()),
     }
 }
 

@@ -54,6 +54,11 @@ pub(super) trait Driver: Sync {
         })
     }
 
+    /// Whether the host's side has its carrier as soon as both ends are up.
+    fn has_carrier(&self) -> bool {
+        true
+    }
+
     /// Removes the link with this index; one that is gone is fine.
     fn remove<'a>(&'a self, nl: &'a Netlink, endpoint: &'a Endpoint, ifindex: u32) -> Doing<'a, ()> {
         let _ = endpoint;

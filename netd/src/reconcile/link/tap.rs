@@ -1,13 +1,14 @@
-//! Taps. Their other side is a virtual machine, which configures itself.
+//! Taps: devices of the host's that a virtual machine monitor opens. What is behind one, the guest, sets itself up.
 
 use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use super::{Doing, Driver, Patience, Wanted};
+use super::{Doing, Driver, Wanted};
 use crate::{
     endpoint::Endpoint,
-    netlink::{Netlink, Netns, TapOwner, TapSpec},
+    netlink::{Netlink, Netns, TapSpec},
+    reconcile::Patience,
 };
 
 /// See the module.
@@ -15,12 +16,16 @@ pub(super) struct Tap;
 
 impl Driver for Tap {
     fn make<'a>(&'a self, nl: &'a Netlink, wanted: &'a Wanted<'a>) -> Doing<'a, u32> {
-        let Wanted { endpoint, network, mtu, alias, .. } = *wanted;
+        let Wanted { endpoint, network, mtu, alias, netns: _ } = *wanted;
         Box::pin(async move {
-            let own = endpoint.tap.unwrap_or_default();
-            let owner = TapOwner { user: own.user, group: own.group, multi_queue: own.multi_queue };
-            let mac = endpoint.host_mac(network).0;
-            nl.create_tap(&TapSpec { name: &endpoint.host_interface, mac, mtu, owner, alias }).await
+            let spec = TapSpec {
+                name: &endpoint.host_interface,
+                mac: endpoint.host_mac(network).0,
+                mtu,
+                alias,
+                tap: endpoint.tap.unwrap_or_default(),
+            };
+            nl.create_tap(&spec).await
         })
     }
 
@@ -32,5 +37,10 @@ impl Driver for Tap {
         _: Patience,
     ) -> Doing<'a, ()> {
         Box::pin(async { Ok(()) })
+    }
+
+    /// It gets one when somebody opens it, which may be never.
+    fn has_carrier(&self) -> bool {
+        false
     }
 }
