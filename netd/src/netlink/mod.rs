@@ -19,6 +19,7 @@ mod sysctl;
 mod testing;
 mod uplink;
 mod vxlan;
+mod xdp;
 
 use std::sync::{Arc, Mutex, PoisonError, TryLockError};
 
@@ -36,6 +37,7 @@ pub use self::{
     routes::{Route, Which},
     sysctl::{Before, forward_from_loopback, has_ipv6, reserve_ports},
     uplink::{UplinkInfo, Wanted, find_uplink},
+    xdp::xdp_mode,
 };
 
 /// Sockets of the daemon's own namespace. One that deletes a link is busy for tens of milliseconds, most of which the
