@@ -14,7 +14,7 @@ use sha2::{Digest, Sha256};
 
 use crate::{
     bpf::{self, Mac, PublishedPort},
-    link::LinkKind,
+    link::{LinkKind, Tap},
     mac,
     netlink::{Netns, NetnsId, is_gone, is_same},
     network::Network,
@@ -36,11 +36,14 @@ pub struct Endpoint {
     pub address6: Option<Ipv6Addr>,
     /// The gateway that its container was told.
     pub gateway: Ipv4Addr,
-    /// Its container's namespace.
+    /// Its container's namespace; a tap's: the host's, [`NetnsRef::OWN`].
     pub netns: NetnsRef,
     /// The kind of its link.
     pub link: LinkKind,
-    /// Name of the container's side, e.g. `eth0`.
+    /// What is particular to a tap.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tap: Option<Tap>,
+    /// Name of the container's side, e.g. `eth0`; a tap's: its own.
     pub interface: String,
     /// Name of the host's side.
     pub host_interface: String,
@@ -159,6 +162,9 @@ pub struct NetnsRef {
 }
 
 impl NetnsRef {
+    /// The path of the daemon's own namespace.
+    pub const OWN: &'static str = "/proc/self/ns/net";
+
     /// Remembers a namespace.
     ///
     /// # Errors

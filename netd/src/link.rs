@@ -16,11 +16,13 @@ pub enum LinkKind {
     Netkit,
     /// A netkit pair without: no ARP, no neighbour discovery.
     NetkitL3,
+    /// A tap device of the host's, which a virtual machine monitor opens.
+    Tap,
 }
 
 impl LinkKind {
     /// All of them.
-    pub const ALL: [Self; 3] = [Self::Veth, Self::Netkit, Self::NetkitL3];
+    pub const ALL: [Self; 4] = [Self::Veth, Self::Netkit, Self::NetkitL3, Self::Tap];
 
     /// The word for it.
     #[must_use]
@@ -29,6 +31,7 @@ impl LinkKind {
             Self::Veth => "veth",
             Self::Netkit => "netkit",
             Self::NetkitL3 => "netkit-l3",
+            Self::Tap => "tap",
         }
     }
 
@@ -38,6 +41,7 @@ impl LinkKind {
         match self {
             Self::Veth => "veth",
             Self::Netkit | Self::NetkitL3 => "netkit",
+            Self::Tap => "tun",
         }
     }
 
@@ -47,6 +51,7 @@ impl LinkKind {
         match self {
             Self::Veth => bpf::Wiring::Pair,
             Self::Netkit | Self::NetkitL3 => bpf::Wiring::Netkit,
+            Self::Tap => bpf::Wiring::Single,
         }
     }
 
@@ -54,6 +59,12 @@ impl LinkKind {
     #[must_use]
     pub const fn has_macs(self) -> bool {
         !matches!(self, Self::NetkitL3)
+    }
+
+    /// Whether its other end is in the namespace of a container.
+    #[must_use]
+    pub const fn has_netns(self) -> bool {
+        !matches!(self, Self::Tap)
     }
 
     /// Why this kernel has no such links, with the mend; none: it has.
@@ -66,6 +77,36 @@ impl LinkKind {
                 self.as_str()
             )
         })
+    }
+}
+
+/// Who may open a tap, and how.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Tap {
+    /// The user that may open it, by number. (Without one the kernel would let anybody.)
+    #[serde(default)]
+    pub owner: u32,
+    /// The group that this user must be in besides; none: it does not matter.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group: Option<u32>,
+    /// How many queues it is to be opened with. The kernel keeps only whether that is more than one.
+    #[serde(default = "one")]
+    pub queues: u16,
+}
+
+const fn one() -> u16 {
+    1
+}
+
+impl Tap {
+    /// What the kernel takes (`MAX_TAP_QUEUES` in `drivers/net/tun.c`).
+    pub const MAX_QUEUES: u16 = 256;
+}
+
+impl Default for Tap {
+    fn default() -> Self {
+        Self { owner: 0, group: None, queues: one() }
     }
 }
 

@@ -11,7 +11,7 @@ use crate::{
     bpf::{Counter, EndpointCounters, Feature, MapFill, NodeCounters, ProgramStatus, XdpMode},
     cluster::{Presence, Transport},
     held::NotHeld,
-    link::{LinkChoice, LinkKind},
+    link::{LinkChoice, LinkKind, Tap},
     names::Shown,
     network::{Origin, parse_subnet},
     publish::Publish,
@@ -23,8 +23,9 @@ use crate::{
 pub struct AttachRequest {
     /// The endpoint's name.
     pub name: String,
-    /// The container's network namespace: a path, or a name of `ip netns`.
-    pub netns: String,
+    /// The container's network namespace: a path, or a name of `ip netns`; none: for a tap.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub netns: Option<String>,
     /// The network; none: `default`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub network: Option<String>,
@@ -34,6 +35,9 @@ pub struct AttachRequest {
     /// The kind of link; none: the network's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub link: Option<LinkChoice>,
+    /// Who may open a tap, and how; none: root, with one queue.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tap: Option<Tap>,
     /// Ports to publish, each as `[HOSTIP:]HOSTPORT:PORT[/tcp|udp]`, or a range of them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub publish: Vec<String>,
@@ -90,16 +94,19 @@ pub struct EndpointView {
     /// The same of IPv6; none: it has no IPv6 address.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gateway6: Option<Ipv6Addr>,
-    /// MAC address of the container's side.
+    /// MAC address of the container's side; that of a tap is for the guest to have.
     pub mac: String,
-    /// Name of the container's side.
+    /// Name of the container's side; a tap's: its own.
     pub interface: String,
     /// Name of the host's side.
     pub host_interface: String,
-    /// Path of the container's network namespace.
+    /// Path of the container's network namespace; empty: it is a tap.
     pub netns: String,
     /// The kind of its link.
     pub link: LinkKind,
+    /// What is particular to a tap.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tap: Option<Tap>,
     /// Its published ports.
     #[serde(default)]
     pub ports: Vec<Publish>,

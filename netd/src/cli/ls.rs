@@ -58,7 +58,7 @@ fn row(endpoint: &EndpointView) -> Vec<String> {
         endpoint.network.clone(),
         addresses.join(" "),
         endpoint.link.as_str().to_owned(),
-        endpoint.netns.clone(),
+        if endpoint.netns.is_empty() { "-".to_owned() } else { endpoint.netns.clone() },
         publish::list(endpoint),
         counters.tx_packets.to_string(),
         table::bytes(counters.tx_bytes),

@@ -223,6 +223,7 @@ impl Found<'_> {
             gateway,
             netns,
             link,
+            tap: None,
             interface,
             host_interface: self.link.name.clone(),
             slot: left.slot,

@@ -111,26 +111,13 @@ impl Owner {
 
     /// Finds out where an endpoint goes.
     async fn place(&self, request: &AttachRequest) -> Result<Place, Refusal> {
-        // A relative path would be relative to the daemon's directory, which nobody means.
-        if request.netns.contains('/') && !request.netns.starts_with('/') {
-            return Err(Refusal::Invalid(format!(
-                "the path of a namespace must be absolute, not {}",
-                request.netns
-            )));
-        }
-        let netns = Netns::open(&request.netns).map_err(|error| {
-            // That a file does not exist is said in better words than the kernel's already.
-            Refusal::Invalid(if is_gone(&error) { error.to_string() } else { format!("{error:#}") })
-        })?;
-        if netns.id()? == self.netns {
-            return Err(Refusal::Invalid(format!(
-                "{} is the daemon's own network namespace: a container needs one of its own",
-                request.netns
-            )));
-        }
-        let interface = free_interface(&self.kernel.interfaces_in(&netns).await?);
+        let netns = self.netns_of(request)?;
         let names = self.state.host_interfaces(&request.name);
         let host_interface = self.kernel.free_name(&request.name, names).await?;
+        let interface = match &request.netns {
+            Some(_) => free_interface(&self.kernel.interfaces_in(&netns).await?),
+            None => host_interface.clone(),
+        };
         let without_ipv6 = if !self.view.ipv6 {
             Some("this host has no IPv6, or has it switched off (net.ipv6.conf.default.disable_ipv6)")
         } else if self.mtu_of(request) < MTU6 {
@@ -141,6 +128,25 @@ impl Owner {
             None
         };
         Ok(Place { netns: NetnsRef::of(&netns)?, interface, host_interface, without_ipv6 })
+    }
+
+    /// The namespace that an endpoint's link leads to: that of its container, or, for a tap, this one.
+    fn netns_of(&self, request: &AttachRequest) -> Result<Netns, Refusal> {
+        let Some(name) = &request.netns else { return Ok(Netns::open(NetnsRef::OWN)?) };
+        // A relative path would be relative to the daemon's directory, which nobody means.
+        if name.contains('/') && !name.starts_with('/') {
+            return Err(Refusal::Invalid(format!("the path of a namespace must be absolute, not {name}")));
+        }
+        let netns = Netns::open(name).map_err(|error| {
+            // That a file does not exist is said in better words than the kernel's already.
+            Refusal::Invalid(if is_gone(&error) { error.to_string() } else { format!("{error:#}") })
+        })?;
+        if netns.id()? == self.netns {
+            return Err(Refusal::Invalid(format!(
+                "{name} is the daemon's own network namespace: a container needs one of its own"
+            )));
+        }
+        Ok(netns)
     }
 
     /// The MTU of the link that an endpoint gets.

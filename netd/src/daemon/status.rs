@@ -37,8 +37,13 @@ impl Owner {
             mac: endpoint.mac().to_string(),
             interface: endpoint.interface.clone(),
             host_interface: endpoint.host_interface.clone(),
-            netns: endpoint.netns.path.display().to_string(),
+            netns: if endpoint.link.has_netns() {
+                endpoint.netns.path.display().to_string()
+            } else {
+                String::new()
+            },
             link: endpoint.link,
+            tap: endpoint.tap,
             ports: endpoint.publish.clone(),
             counters: self.kernel.datapath().endpoint_counters(endpoint.slot)?,
             problem: self.broken.problem(&endpoint.name),

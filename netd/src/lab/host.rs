@@ -36,7 +36,7 @@ pub struct Host {
     name: String,
     directory: PathBuf,
     bpffs: PathBuf,
-    resources: Arc<Resources>,
+    pub(super) resources: Arc<Resources>,
     process: Option<Arc<Process>>,
 }
 
@@ -364,7 +364,7 @@ impl Host {
 }
 
 impl Container {
-    fn parse(namespace: &Namespace, answer: &Value) -> Result<Self> {
+    pub(super) fn parse(namespace: &Namespace, answer: &Value) -> Result<Self> {
         let text = |key: &str| {
             answer[key].as_str().map(str::to_owned).with_context(|| format!("there is no string `{key}`"))
         };

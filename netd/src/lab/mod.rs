@@ -21,6 +21,7 @@ mod registry;
 pub mod service;
 pub mod signals;
 pub mod socket;
+pub mod vmm;
 pub mod world;
 
 use std::{
@@ -39,6 +40,7 @@ pub use namespace::Namespace;
 pub use process::Process;
 pub use registry::{Closer, clean_kept};
 pub use service::Service;
+pub use vmm::Vmm;
 pub use world::{Switch, World};
 
 const CARRIER_TIMEOUT: Duration = Duration::from_secs(5);

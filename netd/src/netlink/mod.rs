@@ -15,6 +15,7 @@ mod nsid;
 mod routes;
 mod socket;
 mod sysctl;
+mod tap;
 #[cfg(test)]
 mod testing;
 mod uplink;
@@ -36,6 +37,7 @@ pub use self::{
     next_hops::NextHops,
     routes::{Route, Which},
     sysctl::{Before, forward_from_loopback, has_ipv6, reserve_ports},
+    tap::TapSpec,
     uplink::{UplinkInfo, Wanted, find_uplink},
     xdp::xdp_mode,
 };

@@ -243,7 +243,7 @@ impl Reconciler {
         self.add_route(&self.entry(endpoint, network, ifindex)).await?;
         debug!("host's side configured");
         self.datapath.publish(&endpoint.ports(&endpoint.publish))?;
-        if patience == Patience::Carrier {
+        if patience == Patience::Carrier && driver(endpoint.link).has_carrier() {
             carrier::wait(&self.nl, ifindex).await?;
         }
         debug!("ready");

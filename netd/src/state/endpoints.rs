@@ -8,7 +8,7 @@ use super::{MAX_ENDPOINTS, Place, State};
 use crate::{
     config::DEFAULT_NETWORK,
     endpoint::{Endpoint, host_interface},
-    link::LinkKind,
+    link::{LinkKind, Tap},
     names,
     network::Network,
     pair,
@@ -31,9 +31,7 @@ impl State {
             )));
         }
         let network = self.network(self.network_of(request))?;
-        if let Some(why) = link(request, network).missing() {
-            return Err(Refusal::Invalid(why));
-        }
+        check_link(request, network).map_err(Refusal::Invalid)?;
         if let Some(address) = chosen(request, network)? {
             self.check_address(network, address)?;
         }
@@ -173,6 +171,7 @@ impl State {
             gateway: state.network.gateway(),
             netns: place.netns,
             link: link(request, &state.network),
+            tap: (link(request, &state.network) == LinkKind::Tap).then(|| request.tap.unwrap_or_default()),
             interface: place.interface,
             host_interface: place.host_interface,
             slot,
@@ -267,6 +266,36 @@ impl State {
 /// The kind of link that is asked for.
 fn link(request: &AttachRequest, network: &Network) -> LinkKind {
     request.link.unwrap_or(network.link).kind()
+}
+
+/// Why the link that is asked for cannot be, with the mend.
+fn check_link(request: &AttachRequest, network: &Network) -> Result<(), String> {
+    let link = link(request, network);
+    if let Some(why) = link.missing() {
+        return Err(why);
+    }
+    let kind = link.as_str();
+    if request.netns.is_some() != link.has_netns() {
+        return Err(match link.has_netns() {
+            true => {
+                format!("a {kind} leads into a container: say which network namespace that has (--netns)")
+            }
+            false => format!("a {kind} is in the host's own network namespace: leave --netns out"),
+        });
+    }
+    match &request.tap {
+        Some(_) if link != LinkKind::Tap => Err(format!(
+            "an owner and queues are a tap's, and this is a {kind}: say --link tap, or leave them out"
+        )),
+        Some(tap) if !(1..=Tap::MAX_QUEUES).contains(&tap.queues) => {
+            Err(format!("{} queues: a tap has 1 to {}", tap.queues, Tap::MAX_QUEUES))
+        }
+        _ if link == LinkKind::Tap && network.big_tcp => Err(format!(
+            "network `{}` has BIG TCP, and a tap takes no packets above 64 KiB: choose a network without",
+            network.name
+        )),
+        _ => Ok(()),
+    }
 }
 
 /// Ports that are asked for; why they can be of IPv4 only.

@@ -39,10 +39,11 @@ fn request(name: &str) -> AttachRequest {
     AttachRequest {
         publish: Vec::new(),
         name: name.to_owned(),
-        netns: "ns".to_owned(),
+        netns: Some("ns".to_owned()),
         network: None,
         addresses: Vec::new(),
         link: None,
+        tap: None,
     }
 }
 

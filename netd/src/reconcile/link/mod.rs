@@ -1,6 +1,7 @@
 //! The kinds of containers' links: how each is made, configured and removed. A kind more is a [`Driver`] more.
 
 mod pair;
+mod tap;
 
 use std::{net::IpAddr, pin::Pin};
 
@@ -53,6 +54,11 @@ pub(super) trait Driver: Sync {
         })
     }
 
+    /// Whether the host's side has its carrier as soon as both ends are up.
+    fn has_carrier(&self) -> bool {
+        true
+    }
+
     /// Removes the link with this index; one that is gone is fine.
     fn remove<'a>(&'a self, nl: &'a Netlink, endpoint: &'a Endpoint, ifindex: u32) -> Doing<'a, ()> {
         let _ = endpoint;
@@ -64,6 +70,7 @@ pub(super) trait Driver: Sync {
 pub(super) fn driver(kind: LinkKind) -> &'static dyn Driver {
     match kind {
         LinkKind::Veth | LinkKind::Netkit | LinkKind::NetkitL3 => &pair::Pair,
+        LinkKind::Tap => &tap::Tap,
     }
 }
 

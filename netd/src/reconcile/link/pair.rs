@@ -15,7 +15,7 @@ impl Driver for Pair {
         let kind = match endpoint.link {
             LinkKind::Netkit => PairKind::Netkit,
             LinkKind::NetkitL3 => PairKind::NetkitL3,
-            LinkKind::Veth => PairKind::Veth,
+            _ => PairKind::Veth,
         };
         Box::pin(async move {
             let spec = PairSpec {
