@@ -616,6 +616,17 @@ pub struct FlowList {
     pub reserved: u32,
 }
 
+/// What the helpers of a kernel know, as the program `features` returns it: bits.
+#[derive(Clone, Copy, Debug)]
+pub struct HelperFlags;
+
+impl HelperFlags {
+    /// `bpf_l4_csum_replace` knows `BPF_F_IPV6`.
+    pub const IPV6_SUMS: u32 = 1;
+    /// `bpf_skb_adjust_room` knows `BPF_F_ADJ_ROOM_DECAP_L3_IPV4` and `..._IPV6`.
+    pub const DECAPSULATE: u32 = 2;
+}
+
 impl FlowList {
     /// Remove those that have timed out.
     pub const EXPIRE: u32 = 1;

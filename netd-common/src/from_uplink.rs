@@ -125,7 +125,7 @@ fn overlay<O: Addr, A: Addr, P: Packet, T: Tables<A>>(packet: &mut P, tables: &T
     if plan.rewrite & (Plan::<A>::DECAPSULATE | Plan::<A>::DECAPSULATE6) != 0
         && overlay::decapsulate::<A, P>(packet, O::V6, plan.rewrite).is_none()
     {
-        // Before Linux 6.3 a program cannot make a packet one of the other family. The kernel's own device can.
+        // Of segments of UDP, Linux before 6.3 cannot make a packet of the other family. Its own device can.
         return Verdict::STACK.pack();
     }
     plan.rewrite &= Plan::<A>::MACS;
@@ -209,7 +209,15 @@ pub fn decide<A: Addr, P: Packet, T: Tables<A>>(
         // The interface hears others' frames (promiscuous mode, a switch that floods), and those to all: no container is meant.
         return Ok(Then::Host);
     }
-    let Some(ethernet) = packet.get::<Ethernet>(0) else { return Ok(Then::Host) };
+    let Some(mut ethernet) = packet.get::<Ethernet>(0) else { return Ok(Then::Host) };
+    if !A::V6
+        && ethernet.ethertype != A::ETHERTYPE
+        && ethernet.ethertype != Ethernet::IPV6
+        && packet.restore_link_header()
+        && let Some(restored) = packet.get::<Ethernet>(0)
+    {
+        ethernet = restored;
+    }
     if ethernet.ethertype != A::ETHERTYPE || hook.vlan {
         let v6 = !A::V6 && ethernet.ethertype == Ethernet::IPV6;
         return Ok(if v6 { Then::Ipv6 } else { Then::Host });

@@ -53,7 +53,12 @@ impl<A> Headers<A> {
 /// [`Drop::Malformed`], [`Drop::ExtensionHeader`].
 #[inline(always)]
 pub fn ip<A: Addr, P: Packet>(packet: &P) -> Result<Headers<A>, Drop> {
-    A::headers(packet, Ethernet::LEN)
+    let ip: Headers<A> = A::headers(packet, Ethernet::LEN)?;
+    if !A::V6 && ip.l4 > Ethernet::LEN + Ipv4::LEN {
+        // With options, the transport header may lie beyond what a hook brings into reach.
+        packet.pull(ip.l4 + tcp::LEN);
+    }
+    Ok(ip)
 }
 
 /// Reads an IPv4 header (RFC 791), with options, at an offset.

@@ -52,6 +52,11 @@ pub trait Packet {
     /// Brings that many bytes into reach of [`Packet::get`], as far as there are so many.
     fn pull(&self, _length: u32) {}
 
+    /// Brings the frame's Ethernet header back where the kernel begins with what is behind it; whether it was so.
+    fn restore_link_header(&self) -> bool {
+        false
+    }
+
     /// Payload bytes of each segment that the packet will be cut into; 0: it is one already.
     fn segment_size(&self) -> u32 {
         0

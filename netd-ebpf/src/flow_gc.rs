@@ -7,7 +7,11 @@ use netd_common::{
     flow::{When, remove_with},
 };
 
-use crate::{maps::Maps, skb::Skb};
+use crate::{
+    functions::{remove_listed4, remove_listed6},
+    maps::Maps,
+    skb::Skb,
+};
 
 /// Runs over the list; returns how many flows were removed.
 #[inline(always)]
@@ -21,7 +25,7 @@ pub(crate) fn run(list: &Skb) -> u32 {
 }
 
 #[inline(always)]
-fn all<A: Addr>(list: &Skb, head: &FlowList) -> u32
+fn all<A: Listed>(list: &Skb, head: &FlowList) -> u32
 where
     Maps: Tables<A>,
 {
@@ -34,15 +38,34 @@ where
             break;
         }
         let Some(tuple) = list.get::<Tuple<A>>(offset) else { break };
-        removed += remove_one(&tuple, now, head.what);
+        removed += A::remove(&tuple, now, head.what);
         index += 1;
     }
     removed
 }
 
-/// A subprogram, so that the loop's body is verified with little state.
-#[inline(never)]
-fn remove_one<A: Addr>(tuple: &Tuple<A>, now: u32, what: u32) -> u32
+/// An address family whose flows the daemon lists.
+trait Listed: Addr {
+    /// Removes a flow if it is as it has to be ([`FlowList::what`]); how many that were.
+    fn remove(tuple: &Tuple<Self>, now: u32, what: u32) -> u32;
+}
+
+impl Listed for V4 {
+    #[inline(always)]
+    fn remove(tuple: &Tuple<Self>, now: u32, what: u32) -> u32 {
+        remove_listed4(tuple, now, what)
+    }
+}
+
+impl Listed for V6 {
+    #[inline(always)]
+    fn remove(tuple: &Tuple<Self>, now: u32, what: u32) -> u32 {
+        remove_listed6(tuple, now, what)
+    }
+}
+
+#[inline(always)]
+pub(crate) fn remove_one<A: Addr>(tuple: &Tuple<A>, now: u32, what: u32) -> u32
 where
     Maps: Tables<A>,
 {

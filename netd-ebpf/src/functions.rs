@@ -12,7 +12,10 @@ use netd_common::{
     tables::Whose,
 };
 
-use crate::maps::{Maps, SCRATCH4, SCRATCH6};
+use crate::{
+    flow_gc,
+    maps::{Maps, SCRATCH4, SCRATCH6},
+};
 
 /// What a null pointer gets, which nobody passes.
 const NOTHING: u32 = Drop::NoRoute as u32;
@@ -34,7 +37,7 @@ macro_rules! key {
 }
 
 macro_rules! functions {
-    ($address:ty, $scratch:ident, $create:ident, $open:ident, $hairpin:ident) => {
+    ($address:ty, $scratch:ident, $create:ident, $open:ident, $hairpin:ident, $remove:ident) => {
         #[unsafe(no_mangle)]
         #[inline(never)]
         pub(crate) extern "C" fn $create(
@@ -80,8 +83,17 @@ macro_rules! functions {
             let Some(tuple) = key!($scratch, Whose::GivenHairpin, tuple) else { return NOTHING };
             hairpin::translate(&Maps, tuple, tcp_flags, slot, rewrite)
         }
+
+        /// For the loop over a list, in which the verifier would else look at this once a round.
+        #[unsafe(no_mangle)]
+        #[inline(never)]
+        pub(crate) extern "C" fn $remove(tuple: *const Tuple<$address>, now: u32, what: u32) -> u32 {
+            // SAFETY: as above. A copy, as the key of a map; on the stack, as others may come in between on this CPU.
+            let Some(tuple) = (unsafe { tuple.as_ref() }).copied() else { return 0 };
+            flow_gc::remove_one(&tuple, now, what)
+        }
     };
 }
 
-functions!(V4, SCRATCH4, create_flow4, open_flow4, hairpin_flows4);
-functions!(V6, SCRATCH6, create_flow6, open_flow6, hairpin_flows6);
+functions!(V4, SCRATCH4, create_flow4, open_flow4, hairpin_flows4, remove_listed4);
+functions!(V6, SCRATCH6, create_flow6, open_flow6, hairpin_flows6, remove_listed6);

@@ -5,6 +5,7 @@
 #![expect(clippy::needless_pass_by_value, reason = "the classifier macro passes the context by value")]
 
 mod deny;
+mod features;
 mod flow_gc;
 mod frame;
 mod functions;
@@ -227,6 +228,13 @@ fn from_overlay(ctx: TcContext) -> i32 {
 #[classifier]
 fn flow_gc(ctx: TcContext) -> i32 {
     flow_gc::run(&Skb::new(&ctx)) as i32
+}
+
+/// Tells the daemon what this kernel's helpers know ([`netd_common::abi::HelperFlags`]), tried on a frame of the daemon's
+/// (BPF_PROG_TEST_RUN); attached to nothing.
+#[classifier]
+fn features(ctx: TcContext) -> i32 {
+    features::run(&mut Skb::new(&ctx)) as i32
 }
 
 /// A socket of the host's connects to an IPv4 address.

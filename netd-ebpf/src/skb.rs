@@ -5,12 +5,13 @@ use aya_ebpf::{
         BPF_ADJ_ROOM_ENCAP_L2_SHIFT, BPF_CSUM_LEVEL_DEC, BPF_F_ADJ_ROOM_ENCAP_L2_ETH,
         BPF_F_ADJ_ROOM_ENCAP_L3_IPV4, BPF_F_ADJ_ROOM_ENCAP_L3_IPV6, BPF_F_ADJ_ROOM_ENCAP_L4_UDP,
         BPF_F_ADJ_ROOM_FIXED_GSO, BPF_F_ADJ_ROOM_NO_CSUM_RESET, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR,
-        BPF_F_TUNINFO_IPV6, BPF_F_ZERO_CSUM_TX, bpf_adj_room_mode::BPF_ADJ_ROOM_MAC, bpf_tunnel_key,
+        BPF_F_TUNINFO_IPV6, BPF_F_ZERO_CSUM_TX, bpf_adj_room_mode::BPF_ADJ_ROOM_MAC, bpf_hdr_start_off,
+        bpf_tunnel_key,
     },
     helpers::generated::{
         bpf_csum_level, bpf_csum_update, bpf_get_hash_recalc, bpf_l4_csum_replace, bpf_skb_adjust_room,
-        bpf_skb_change_tail, bpf_skb_change_type, bpf_skb_get_tunnel_key, bpf_skb_pull_data,
-        bpf_skb_set_tunnel_key,
+        bpf_skb_change_head, bpf_skb_change_proto, bpf_skb_change_tail, bpf_skb_change_type,
+        bpf_skb_get_tunnel_key, bpf_skb_load_bytes_relative, bpf_skb_pull_data, bpf_skb_set_tunnel_key,
     },
     programs::TcContext,
 };
@@ -19,7 +20,7 @@ use netd_common::{
     abi::DELIVERED,
     from_container::Told,
     packet::MAX_OFFSET,
-    wire::{Be16, Ethernet, Ipv4, Vxlan, Wire, tcp},
+    wire::{Be16, Ethernet, Ipv4, Ipv6, Vxlan, Wire, tcp},
 };
 
 use crate::Context;
@@ -192,6 +193,43 @@ impl Skb {
         unsafe { (&raw const (*self.ctx).data_end).read_volatile() as usize }
     }
 
+    /// Whether the helper for checksums can be told that a pseudo-header is IPv6's.
+    #[inline(always)]
+    pub(crate) fn knows_ipv6_sums(&self) -> bool {
+        let flags = u64::from(BPF_F_PSEUDO_HDR) | BPF_F_IPV6;
+        // SAFETY: the helper checks the offset against the packet; a difference of 0 changes nothing.
+        unsafe { bpf_l4_csum_replace(self.ctx, Ethernet::LEN + Ipv4::LEN, 0, 0, flags) == 0 }
+    }
+
+    /// [`Packet::decapsulate`] by one helper, which has to know how to change the family of what is left. Where it does not, nothing has
+    /// happened.
+    #[inline(always)]
+    pub(crate) fn decapsulate_at_once(&mut self, v6: bool, inner_v6: bool) -> bool {
+        // Only where the family changes: older kernels know no such flag, and need none where it stays.
+        let family = match (v6, inner_v6) {
+            (true, false) => ADJ_ROOM_DECAP_L3_IPV4,
+            (false, true) => ADJ_ROOM_DECAP_L3_IPV6,
+            _ => 0,
+        };
+        self.shrink(Vxlan::overhead(v6), family)
+    }
+
+    /// Takes so many bytes away behind the Ethernet header.
+    #[inline(always)]
+    fn shrink(&mut self, bytes: u32, flags: u64) -> bool {
+        const FLAGS: u64 = BPF_F_ADJ_ROOM_FIXED_GSO as u64 | BPF_F_ADJ_ROOM_NO_CSUM_RESET as u64;
+        // SAFETY: the helper checks what it is given against the packet.
+        unsafe { bpf_skb_adjust_room(self.ctx, -(bytes as i32), BPF_ADJ_ROOM_MAC, FLAGS | flags) == 0 }
+    }
+
+    /// Makes the packet one of the other family: its network header is one of that family's, of zeros.
+    #[inline(always)]
+    fn change_family(&mut self, to_v6: bool) -> bool {
+        let ethertype = if to_v6 { Ethernet::IPV6 } else { Ethernet::IPV4 };
+        // SAFETY: a helper that takes the context and numbers; of segments of UDP it takes none.
+        unsafe { bpf_skb_change_proto(self.ctx, ethertype.raw(), 0) == 0 }
+    }
+
     #[inline(always)]
     fn at<T>(&self, offset: u32) -> Option<*mut T> {
         // LLVM turns `start + 1 > end` into `start >= end`, from which the verifier learns nothing.
@@ -205,6 +243,41 @@ impl Skb {
         }
         Some(start as *mut T)
     }
+}
+
+/// [`Packet::decapsulate`] for a kernel that cannot change the family in one step: the outer header becomes one of the other family's, which
+/// is longer or shorter by so much, and is taken away with the rest. A subprogram, as its callers have no room on the stack.
+#[inline(never)]
+fn decapsulate_in_steps(ctx: Context, v6: bool) -> bool {
+    const MORE: u32 = Ipv6::LEN - Ipv4::LEN;
+    let mut skb = Skb::again(ctx);
+    let overhead = Vxlan::overhead(v6);
+    let overhead = if v6 { overhead - MORE } else { overhead + MORE };
+    skb.change_family(!v6) && skb.shrink(overhead, 0)
+}
+
+/// [`Packet::restore_link_header`]: where generic XDP has copied a packet, the kernel has forgotten how long the Ethernet header is (the
+/// copy's `mac_len` is 0, seen on 6.18), and gives a program what is behind it. The header still lies before that. A subprogram,
+/// as its callers have no room on the stack.
+#[inline(never)]
+fn restore_link_header(ctx: Context) -> bool {
+    // SAFETY: a load from the context; in network byte order, as it lies in memory.
+    let protocol = unsafe { (*ctx).protocol } as u16;
+    if protocol != Ethernet::IPV4.raw() && protocol != Ethernet::IPV6.raw() {
+        return false;
+    }
+    let mut header = [0u16; Ethernet::LEN as usize / 2];
+    let (to, start) = (header.as_mut_ptr().cast(), bpf_hdr_start_off::BPF_HDR_START_MAC);
+    // SAFETY: the helper writes as many bytes as the array has.
+    if unsafe { bpf_skb_load_bytes_relative(ctx.cast(), 0, to, Ethernet::LEN, start) } != 0 {
+        return false;
+    }
+    if header[Ethernet::ETHERTYPE as usize / 2] != protocol {
+        return false;
+    }
+    // SAFETY: a helper that takes the context and numbers.
+    let grown = unsafe { bpf_skb_change_head(ctx, Ethernet::LEN, 0) } == 0;
+    grown && Skb::again(ctx).set(0, header).is_some()
 }
 
 impl Packet for Skb {
@@ -235,6 +308,11 @@ impl Packet for Skb {
             // SAFETY: the context is the program's own; on failure the reads that follow fail.
             unsafe { bpf_skb_pull_data(self.ctx, want) };
         }
+    }
+
+    #[inline(always)]
+    fn restore_link_header(&self) -> bool {
+        restore_link_header(self.ctx)
     }
 
     #[inline(always)]
@@ -303,17 +381,8 @@ impl Packet for Skb {
 
     #[inline(always)]
     fn decapsulate(&mut self, v6: bool, inner_v6: bool) -> Option<()> {
-        const FLAGS: u64 = BPF_F_ADJ_ROOM_FIXED_GSO as u64 | BPF_F_ADJ_ROOM_NO_CSUM_RESET as u64;
-        // Only where the family changes: older kernels know no such flag, and need none where it stays.
-        let family = match (v6, inner_v6) {
-            (true, false) => ADJ_ROOM_DECAP_L3_IPV4,
-            (false, true) => ADJ_ROOM_DECAP_L3_IPV6,
-            _ => 0,
-        };
-        let room = -(Vxlan::overhead(v6) as i32);
-        // SAFETY: as above.
-        let done = unsafe { bpf_skb_adjust_room(self.ctx, room, BPF_ADJ_ROOM_MAC, FLAGS | family) };
-        if done != 0 {
+        if !self.decapsulate_at_once(v6, inner_v6) && (v6 == inner_v6 || !decapsulate_in_steps(self.ctx, v6))
+        {
             return None;
         }
         // One of the checksums that the device has verified was the outer one (which there is none of: UDP's is 0).

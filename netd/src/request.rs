@@ -8,7 +8,7 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    bpf::{Counter, EndpointCounters, MapFill, NodeCounters, ProgramStatus},
+    bpf::{Counter, EndpointCounters, Feature, MapFill, NodeCounters, ProgramStatus, XdpMode},
     cluster::{Presence, Transport},
     held::NotHeld,
     link::{LinkChoice, LinkKind, Tap},
@@ -172,6 +172,9 @@ pub struct UplinkView {
     /// The node's IPv6 address, if it has one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub address6: Option<Ipv6Net>,
+    /// How it runs an XDP program, whoever's that is; none: it runs none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub xdp: Option<XdpMode>,
 }
 
 /// How the daemon and the datapath are.
@@ -193,6 +196,9 @@ pub struct Status {
     pub store: String,
     /// The programs.
     pub programs: Vec<ProgramStatus>,
+    /// What not every kernel and device has, found by trying.
+    #[serde(default)]
+    pub features: Vec<Feature>,
     /// How full the maps are.
     pub maps: Vec<MapFill>,
     /// Forwarded packets, by the way they took.

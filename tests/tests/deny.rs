@@ -4,12 +4,12 @@ use std::{net::Ipv4Addr, path::PathBuf, process::Command, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 use netd::{
-    bpf::{Datapath, Options},
-    lab::{Container, Namespace, icmp},
+    bpf::{Datapath, Options, XdpChoice},
+    lab::{Container, Host, Lab, Namespace, icmp},
 };
 use netd_tests::{
     Site,
-    site::{PATIENCE, SILENCE, eventually, with_site},
+    site::{PATIENCE, SILENCE, eventually, skipped, with_site},
 };
 use nix::sys::signal::Signal;
 
@@ -46,7 +46,7 @@ fn attach_anothers(site: &Site) -> Result<PathBuf> {
     let options = Options { directory: directory.clone(), max_flows: 64, max_endpoints: 4 };
     site.host.namespace.run(|| {
         let uplink = nix::net::if_::if_nametoindex("eth0")?;
-        Datapath::open(&options)?.attach_xdp(uplink)
+        Datapath::open(&options)?.attach_xdp(uplink, XdpChoice::Auto)
     })?;
     Ok(directory)
 }
@@ -77,6 +77,15 @@ fn has_xdp(site: &Site) -> Result<bool> {
     Ok(!link[0]["xdp"].is_null())
 }
 
+/// How `netd status` says that the uplink runs XDP, and whether its feature is on.
+fn xdp(host: &Host) -> Result<(Option<String>, Option<bool>)> {
+    let status = host.json(["status", "--json"])?;
+    let features = status["features"].as_array().context("no features")?;
+    let feature = features.iter().find(|feature| feature["name"] == "xdp-native");
+    let on = feature.and_then(|feature| feature["on"].as_bool());
+    Ok((status["uplink"]["xdp"].as_str().map(str::to_owned), on))
+}
+
 fn everybody_is_heard(site: &Site, a: &Container, wanted: bool) -> Result<()> {
     let server = site.world.address;
     ensure!(reaches(&a.namespace, server) == wanted, "the container and the server");
@@ -94,8 +103,14 @@ fn denied_sources_are_not_heard() {
         everybody_is_heard(site, &a, true)?;
         ensure!(!has_xdp(site)?, "no program without need");
 
+        ensure!(xdp(&site.host)? == (None, Some(false)), "and none is told of: {:?}", xdp(&site.host)?);
         done(site, &["deny", "add", "203.0.113.0/24", "192.0.2.66"])?;
         ensure!(has_xdp(site)?, "a program at the uplink");
+        ensure!(
+            xdp(&site.host)? == (Some("native".into()), Some(true)),
+            "veth's driver can: {:?}",
+            xdp(&site.host)?
+        );
         everybody_is_heard(site, &a, false)?;
         ensure!(
             dropped(site, "203.0.113.0/24")? == Some(2),
@@ -175,6 +190,99 @@ fn what_is_not_understood_changes_nothing() {
         ensure!(dropped(site, "192.0.2.1/32")?.is_none() && !has_xdp(site)?);
         Ok(())
     });
+}
+
+/// Generic XDP is for who asks for it. A daemon that is told otherwise changes what runs already; one that may choose lets it be.
+#[test]
+fn generic_xdp_where_it_is_asked_for() {
+    with_site("generic_xdp_where_it_is_asked_for", "[node]\nxdp = \"generic\"", |site| {
+        let a = site.container("a")?;
+        done(site, &["deny", "add", "203.0.113.0/24"])?;
+        for (choice, expected) in [
+            ("generic", "generic"),
+            ("auto", "generic"),
+            ("native", "native"),
+            ("auto", "native"),
+            ("generic", "generic"),
+        ] {
+            site.host.stop(Signal::SIGTERM)?;
+            site.host.configure(&format!("[node]\nxdp = \"{choice}\""))?;
+            site.host.start()?;
+            let found = xdp(&site.host)?;
+            ensure!(found == (Some(expected.into()), Some(expected == "native")), "{choice}: {found:?}");
+            everybody_is_heard(site, &a, false)?;
+            let shown = site.host.netd(["status"])?;
+            let shown = String::from_utf8_lossy(&shown.stdout).into_owned();
+            ensure!(shown.contains(&format!("xdp, {expected}")), "{choice}: {shown}");
+        }
+        ensure!(site.host.log().contains("denied sources are dropped by XDP (generic)"), "the log says it");
+        done(site, &["deny", "rm", "203.0.113.0/24"])?;
+        ensure!(!has_xdp(site)?);
+        everybody_is_heard(site, &a, true)
+    });
+}
+
+/// MAC addresses of the two NICs of the test VM, which are joined to each other (`cargo xtask vm`).
+const NICS: [&str; 2] = ["52:54:00:00:00:00", "52:54:00:00:00:01"];
+
+/// The names of those two in the root's namespace; none: this is not that VM.
+fn nics() -> Result<Option<[String; 2]>> {
+    let output = Command::new("ip").args(["-json", "link", "show"]).output().context("cannot run ip")?;
+    let links: serde_json::Value = serde_json::from_slice(&output.stdout).context("ip's list of links")?;
+    let name = |mac: &str| {
+        let link = links.as_array()?.iter().find(|link| link["address"] == mac)?;
+        let name = link["ifname"].as_str()?;
+        let driver = std::fs::read_link(format!("/sys/class/net/{name}/device/driver")).ok()?;
+        driver.ends_with("virtio_net").then(|| name.to_owned())
+    };
+    Ok(name(NICS[0]).zip(name(NICS[1])).map(|(near, far)| [near, far]))
+}
+
+/// A NIC's own driver drops what is denied, before there is an `sk_buff`.
+#[test]
+fn a_virtio_nic_drops_natively() {
+    const TEST: &str = "a_virtio_nic_drops_natively";
+    if skipped(TEST) {
+        return;
+    }
+    let check = || -> Result<()> {
+        let Some([near, far]) = nics()? else {
+            eprintln!(
+                "SKIP {TEST}: there are no two virtio NICs that are joined to each other, as `cargo xtask vm` has them"
+            );
+            return Ok(());
+        };
+        let lab = Lab::new("test")?;
+        let (uplink, other) = (lab.namespace("nic")?, lab.namespace("far")?);
+        let (address, sender) = (Ipv4Addr::new(198, 18, 1, 2), Ipv4Addr::new(198, 18, 1, 1));
+        // They come back when the namespaces go.
+        for (nic, namespace, address) in [(&near, &uplink, address), (&far, &other, sender)] {
+            let moved = Command::new("ip").args(["link", "set", nic, "netns", namespace.name()]).status();
+            ensure!(moved.context("cannot run ip")?.success(), "{nic} cannot be moved");
+            namespace.ip([format!("address add {address}/24 dev {nic}"), format!("link set {nic} up")])?;
+        }
+        uplink.ip([format!("route add default via {sender}")])?;
+        let mut host = Host::in_namespace(&lab, uplink, address, "nic", "[node]\nxdp = \"native\"")?;
+        host.start()?;
+        let heard = || Ok(reaches(&other, address));
+        eventually("the other NIC is heard", Duration::from_secs(60), heard)?;
+        let deny = |words: [&str; 3]| -> Result<()> {
+            let output = host.netd(words)?;
+            ensure!(output.status.success(), "{words:?}: {}", String::from_utf8_lossy(&output.stderr));
+            Ok(())
+        };
+        deny(["deny", "add", "198.18.1.1"])?;
+        ensure!(xdp(&host)? == (Some("native".into()), Some(true)), "{:?}", xdp(&host)?);
+        // The NIC begins anew with the program; until then nothing would come either.
+        eventually("packets are dropped", Duration::from_secs(60), || {
+            ensure!(!reaches(&other, address), "what is denied is heard");
+            Ok(host.json(["deny", "ls", "--json"])?["denied"][0]["packets"].as_u64() > Some(0))
+        })?;
+        deny(["deny", "rm", "198.18.1.1"])?;
+        ensure!(xdp(&host)? == (None, Some(false)), "{:?}", xdp(&host)?);
+        eventually("the other NIC is heard again", Duration::from_secs(60), heard)
+    };
+    check().unwrap_or_else(|error| panic!("{TEST}: {error:#}"));
 }
 
 /// A list that nothing comes of can be emptied, and then there is no problem.

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use aya::{
     Ebpf,
     maps::{LpmTrie, Map, MapData, PerCpuArray, PerCpuValues},
@@ -15,13 +15,14 @@ use ipnet::IpNet;
 use netd_common::{V4, V6, abi::Denied};
 
 use super::{
-    Datapath, ProgramStatus,
+    Datapath, ProgramStatus, XdpChoice, XdpMode as Mode,
     family::Family,
     full,
     links::{self, Hook, XDP_UPLINK},
     maps::{cpus, gone, keys},
     pins::Pins,
 };
+use crate::netlink::xdp_mode;
 
 /// Prefixes that the list can hold.
 pub const MAX_DENIED: u32 = Denied::ENTRIES;
@@ -133,18 +134,18 @@ impl Datapath {
         Ok(values.iter().sum())
     }
 
-    /// Makes an interface run the XDP program, in its driver where that can (native), else in the kernel's receive path
-    /// (generic); in the place of the one of ours that it runs, if it does. Detaches from any other interface.
+    /// Makes an interface run the XDP program, in the place of the one of ours that it runs, if it does. Detaches from any other
+    /// interface. One that runs already stays as it is, native or generic, unless the other is asked for.
     ///
     /// # Errors
-    /// Another XDP program is there, or the kernel has none.
-    pub fn attach_xdp(&mut self, ifindex: u32) -> Result<()> {
+    /// Another XDP program is there, or it cannot run as it is asked for.
+    pub fn attach_xdp(&mut self, ifindex: u32, choice: XdpChoice) -> Result<()> {
         for (other, hook) in self.pins.links()? {
             if hook == Hook::Xdp && other != ifindex {
                 self.pins.remove_link(other, hook)?;
             }
         }
-        attach(program(&mut self.programs)?, &self.pins, ifindex)
+        attach(program(&mut self.programs)?, &self.pins, ifindex, choice)
     }
 
     /// Detaches the XDP program, wherever it is attached. Nothing there is not an error.
@@ -181,47 +182,73 @@ fn program(programs: &mut Ebpf) -> Result<&mut Xdp> {
     Ok(programs.program_mut(XDP_UPLINK).with_context(what)?.try_into()?)
 }
 
-fn attach(program: &mut Xdp, pins: &Pins, ifindex: u32) -> Result<()> {
-    let path = pins.link(ifindex, Hook::Xdp);
-    match PinnedLink::from_pin(&path) {
-        Ok(pinned) => {
-            let link = FdLink::from(pinned).try_into().context("the pin of the XDP program")?;
-            match program.attach_to_link(link) {
-                // Taken and dropped: the pin holds the link.
-                Ok(id) => return program.take_link(id).map(drop).context("keeping the XDP program"),
-                // The device of the link is gone, and its index has come to be another's.
-                Err(error) if links::os_error(&error) == Some(libc::ENOLINK) => {
-                    pins.remove_link(ifindex, Hook::Xdp)?;
-                }
-                Err(error) => {
-                    return Err(error)
-                        .with_context(|| format!("replacing the program of {}", path.display()));
-                }
-            }
-        }
-        Err(LinkError::SyscallError(error)) if error.io_error.kind() == std::io::ErrorKind::NotFound => {}
-        Err(error) => return Err(error).with_context(|| format!("opening {}", path.display())),
+fn attach(program: &mut Xdp, pins: &Pins, ifindex: u32, choice: XdpChoice) -> Result<()> {
+    if take_over(program, pins, ifindex, choice)? {
+        return Ok(());
     }
     let device = links::device(ifindex).context("attaching the XDP program")?;
-    let busy = |error: &ProgramError| matches!(links::os_error(error), Some(libc::EBUSY | libc::EEXIST));
-    let native = program.attach_to_if_index(ifindex, XdpMode::Driver);
-    let (mode, id) = match native {
-        Ok(id) => ("native", id),
-        Err(error) if busy(&error) => {
-            anyhow::bail!(
+    let mut attach = |mode| match program.attach_to_if_index(ifindex, mode) {
+        Err(error) if matches!(links::os_error(&error), Some(libc::EBUSY | libc::EEXIST)) => {
+            bail!(
                 "another XDP program is attached to {device}: remove it, e.g. `ip link set {device} xdp off`"
             )
         }
-        Err(error) => {
-            tracing::info!("{device}: no native XDP ({}), generic instead", full(&error));
-            let id = program
-                .attach_to_if_index(ifindex, XdpMode::Skb)
-                .with_context(|| format!("attaching an XDP program to {device}"))?;
-            ("generic", id)
-        }
+        other => Ok(other),
+    };
+    let generic = || format!("attaching an XDP program to {device}");
+    let id = match choice {
+        XdpChoice::Generic => attach(XdpMode::Skb)?.with_context(generic)?,
+        XdpChoice::Native => attach(XdpMode::Driver)?.with_context(|| {
+            format!("{device} has no native XDP: set node.xdp to \"auto\" or \"generic\"")
+        })?,
+        XdpChoice::Auto => match attach(XdpMode::Driver)? {
+            Ok(id) => id,
+            Err(error) => {
+                tracing::info!("{device}: no native XDP ({}), generic instead", full(&error));
+                attach(XdpMode::Skb)?.with_context(generic)?
+            }
+        },
     };
     let link: FdLink = program.take_link(id)?.try_into().context("an XDP link is a file descriptor")?;
+    let path = pins.link(ifindex, Hook::Xdp);
     link.pin(&path).with_context(|| format!("pinning {}", path.display()))?;
+    let mode = xdp_mode(ifindex)?.map_or_else(|| "no mode".to_owned(), |mode| mode.to_string());
     tracing::info!("{device}: denied sources are dropped by XDP ({mode})");
     Ok(())
+}
+
+/// Has the link that is pinned run the program, if there is one and it runs as it is asked for. Where it does not, removes it: the two
+/// ways exclude each other.
+fn take_over(program: &mut Xdp, pins: &Pins, ifindex: u32, choice: XdpChoice) -> Result<bool> {
+    let path = pins.link(ifindex, Hook::Xdp);
+    let pinned = match PinnedLink::from_pin(&path) {
+        Ok(pinned) => pinned,
+        Err(LinkError::SyscallError(error)) if error.io_error.kind() == std::io::ErrorKind::NotFound => {
+            return Ok(false);
+        }
+        Err(error) => return Err(error).with_context(|| format!("opening {}", path.display())),
+    };
+    let other = match choice {
+        XdpChoice::Auto => None,
+        XdpChoice::Native => Some(Mode::Generic),
+        XdpChoice::Generic => Some(Mode::Native),
+    };
+    if other.is_some() && xdp_mode(ifindex)? == other {
+        pins.remove_link(ifindex, Hook::Xdp)?;
+        return Ok(false);
+    }
+    let link = FdLink::from(pinned).try_into().context("the pin of the XDP program")?;
+    match program.attach_to_link(link) {
+        // Taken and dropped: the pin holds the link.
+        Ok(id) => {
+            program.take_link(id).context("keeping the XDP program")?;
+            Ok(true)
+        }
+        // The device of the link is gone, and its index has come to be another's.
+        Err(error) if links::os_error(&error) == Some(libc::ENOLINK) => {
+            pins.remove_link(ifindex, Hook::Xdp)?;
+            Ok(false)
+        }
+        Err(error) => Err(error).with_context(|| format!("replacing the program of {}", path.display())),
+    }
 }

@@ -4,6 +4,7 @@ mod counters;
 mod crowd;
 mod deny;
 mod family;
+mod features;
 mod flow_list;
 mod flow_removal;
 mod flows;
@@ -54,12 +55,13 @@ pub use self::ports::{MAX_PORTS, PublishedPort};
 pub use self::pressure::Pressure;
 pub use self::routes::node_behind;
 pub use self::types::{
-    Counter, Endpoint, EndpointCounters, EndpointV6, Expired, MAX_NODES, Mac, MapFill, NodeConfig,
-    NodeCounters, Options, ProgramStatus, Route, TestRun, Uplink, Wiring,
+    Counter, Endpoint, EndpointCounters, EndpointV6, Expired, Feature, MAX_NODES, Mac, MapFill, NodeConfig,
+    NodeCounters, Options, ProgramStatus, Route, TestRun, Uplink, Wiring, XdpChoice, XdpMode,
 };
 use self::{
     deny::DenyMaps,
     family::{Family as _, v6},
+    features::FEATURES,
     flows::Expiry,
     links::{Hook, XDP_UPLINK},
     maps::Maps,
@@ -70,7 +72,7 @@ use self::{
 };
 
 /// The programs, as they are called in the object.
-const PROGRAMS: [&str; 5] = [FROM_CONTAINER, TO_CONTAINER, FROM_UPLINK, FROM_OVERLAY, FLOW_GC];
+const PROGRAMS: [&str; 6] = [FROM_CONTAINER, TO_CONTAINER, FROM_UPLINK, FROM_OVERLAY, FLOW_GC, FEATURES];
 const FROM_CONTAINER: &str = "from_container";
 const TO_CONTAINER: &str = "to_container";
 const FROM_UPLINK: &str = "from_uplink";

@@ -1,11 +1,14 @@
 //! What the daemon says to the datapath and hears from it.
 
 use std::{
+    fmt,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     path::PathBuf,
+    str::FromStr,
     time::Duration,
 };
 
+use anyhow::{Error, anyhow};
 use ipnet::{Ipv4Net, Ipv6Net};
 use serde::{Deserialize, Serialize};
 
@@ -234,4 +237,62 @@ pub struct TestRun {
     pub frame: Vec<u8>,
     /// Mean time of one run.
     pub duration: Duration,
+}
+
+/// How an uplink is to run the XDP program (`node.xdp`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum XdpChoice {
+    /// Native where the driver can, else generic.
+    #[default]
+    Auto,
+    /// Native, or not at all.
+    Native,
+    /// Generic.
+    Generic,
+}
+
+impl FromStr for XdpChoice {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self, Error> {
+        match text {
+            "auto" => Ok(Self::Auto),
+            "native" => Ok(Self::Native),
+            "generic" => Ok(Self::Generic),
+            _ => Err(anyhow!("{text:?} is not a way to run XDP: \"auto\", \"native\" or \"generic\"")),
+        }
+    }
+}
+
+/// How an interface runs an XDP program, as the kernel says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum XdpMode {
+    /// In its driver, before there is an `sk_buff`.
+    Native,
+    /// In the kernel's receive path, after there is one.
+    Generic,
+    /// On the device itself.
+    Offloaded,
+}
+
+impl fmt::Display for XdpMode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Native => "native",
+            Self::Generic => "generic",
+            Self::Offloaded => "offloaded",
+        })
+    }
+}
+
+/// Something that not every kernel, or not every device, has, and what comes of it here.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Feature {
+    /// Its name, stable over versions.
+    pub name: String,
+    /// Whether it is in use here.
+    pub on: bool,
+    /// What it is for; where it is off, why, and what is done instead.
+    pub detail: String,
 }

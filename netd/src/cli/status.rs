@@ -37,10 +37,22 @@ fn describe(status: &request::Status) -> String {
     let mut sections = vec![table::text(&overview(status))];
 
     let mut programs = table::table(&["program", "hook", "links"], &[2]);
+    let mode = status.uplink.as_ref().and_then(|uplink| uplink.xdp);
     for program in &status.programs {
-        programs.add_row([program.name.clone(), program.hook.clone(), program.attached.to_string()]);
+        let hook = match mode.filter(|_| program.hook == "xdp" && program.attached > 0) {
+            Some(mode) => format!("{}, {mode}", program.hook),
+            None => program.hook.clone(),
+        };
+        programs.add_row([program.name.clone(), hook, program.attached.to_string()]);
     }
     sections.push(table::text(&programs));
+
+    let mut features = table::table(&["feature", "", ""], &[]);
+    for feature in &status.features {
+        let on = if feature.on { "on" } else { "off" };
+        features.add_row([feature.name.clone(), on.to_owned(), names::one_line(&feature.detail)]);
+    }
+    sections.push(table::text(&features));
 
     let mut maps = table::table(&["map", "entries", "capacity", "full"], &[1, 2, 3]);
     for map in &status.maps {

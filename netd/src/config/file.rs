@@ -52,6 +52,7 @@ pub(super) struct Node {
     pub(super) address: Option<String>,
     pub(super) address6: Option<String>,
     pub(super) subnets: Option<Vec<String>>,
+    pub(super) xdp: Option<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]

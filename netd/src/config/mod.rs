@@ -22,6 +22,7 @@ use netd_common::wire::Vxlan;
 
 pub use self::peers::check_beside;
 use crate::{
+    bpf::XdpChoice,
     cluster::{ClusterConfig, Transport},
     ipam,
     link::LinkChoice,
@@ -71,6 +72,8 @@ pub struct NodeConfig {
     pub address6: Option<Ipv6Addr>,
     /// This node's slices of the networks; a network without one is this node's as a whole.
     pub subnets: Vec<Ipv4Net>,
+    /// How the uplink runs the XDP program that drops denied sources.
+    pub xdp: XdpChoice,
 }
 
 /// `[nat]`.
@@ -159,7 +162,8 @@ fn node(node: file::Node) -> Result<NodeConfig> {
         None => None,
     };
     let address6 = node.address6.as_deref().map(|text| address6("node.address6", text)).transpose()?;
-    Ok(NodeConfig { name, uplink: node.uplink, address, address6, subnets: Vec::new() })
+    let xdp = node.xdp.map_or(Ok(XdpChoice::default()), |text| text.parse()).context("node.xdp")?;
+    Ok(NodeConfig { name, uplink: node.uplink, address, address6, subnets: Vec::new(), xdp })
 }
 
 fn address(key: &str, text: &str) -> Result<IpAddr> {

@@ -1,4 +1,5 @@
 use super::*;
+use crate::bpf::XdpChoice;
 use crate::link::LinkKind;
 
 fn error(text: &str) -> String {
@@ -30,6 +31,7 @@ fn everything() {
         uplink = "eth0"
         address = "192.0.2.1"
         address6 = "2001:db8::1"
+        xdp = "generic"
         [networks.default]
         subnets = ["fd88::/48", "10.88.0.0/16"]
         masquerade = true
@@ -51,6 +53,8 @@ fn everything() {
     assert_eq!(config.node.name, "host-a");
     assert_eq!(config.node.address, Some(Ipv4Addr::new(192, 0, 2, 1)));
     assert_eq!(config.node.address6, Some("2001:db8::1".parse().unwrap()));
+    assert_eq!(config.node.xdp, XdpChoice::Generic);
+    assert_eq!(Config::parse("").unwrap().node.xdp, XdpChoice::Auto);
     assert_eq!(config.networks["default"].subnet6, Some("fd88::/48".parse().unwrap()));
     assert_eq!(config.networks["default"].mtu, None);
     assert_eq!(config.networks["blue"].subnet6, None);
@@ -115,7 +119,7 @@ fn errors_name_the_key() {
         ),
         (
             "[node]\ncolour = 'red'",
-            "line 2: unknown key `node.colour`: known here are name, uplink, address, address6, subnets",
+            "line 2: unknown key `node.colour`: known here are name, uplink, address, address6, subnets, xdp",
         ),
         // Types and syntax.
         (
@@ -337,6 +341,10 @@ fn errors_name_the_key() {
         (
             "[node]\nuplink = 'an interface'",
             "node.uplink: \"an interface\" is not the name of an interface, such as \"eth0\"",
+        ),
+        (
+            "[node]\nxdp = 'fast'",
+            "node.xdp: \"fast\" is not a way to run XDP: \"auto\", \"native\" or \"generic\"",
         ),
         ("[node]\naddress = 'here'", "node.address: \"here\" is not an address, such as \"192.0.2.1\""),
         ("[node]\naddress = '127.0.0.1'", "node.address: 127.0.0.1 is not an address that a node can have"),

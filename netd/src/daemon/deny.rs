@@ -15,7 +15,7 @@ impl Owner {
             self.state.undo_deny(&added);
             return Err(Refusal::Failed(error.context("cannot keep the list of denied sources")));
         }
-        if let Err(error) = self.kernel.apply_denied(&self.state, &self.view) {
+        if let Err(error) = self.kernel.apply_denied(&self.state, &self.view, self.config.node.xdp) {
             // Not half done: what the kernel does not do is not in the list.
             let changes = self.state.undo_deny(&added);
             self.pending.extend(changes);
@@ -42,7 +42,7 @@ impl Owner {
 
     /// Makes the uplink drop what the list says; where that cannot be, it is a trouble, and tried again.
     pub(super) fn apply_denied(&mut self) {
-        let applied = self.kernel.apply_denied(&self.state, &self.view);
+        let applied = self.kernel.apply_denied(&self.state, &self.view, self.config.node.xdp);
         self.note(DENIED, applied);
     }
 

@@ -9,6 +9,7 @@ use super::owner::Owner;
 use crate::{
     bpf::Pressure,
     endpoint::Endpoint,
+    netlink::xdp_mode,
     network::Network,
     pair,
     reconcile::network_of,
@@ -135,6 +136,8 @@ impl Owner {
         problems.extend(self.view.trouble());
         problems.extend(self.membership.iter().flat_map(|membership| membership.problems.clone()));
         problems.extend(datapath.pressure()?.iter().map(|pressure| self.describe_pressure(pressure)));
+        let uplink = self.view.uplink.as_ref();
+        let xdp = uplink.map_or(Ok(None), |uplink| xdp_mode(uplink.ifindex))?;
         let remotes = self.kernel.remotes();
         problems.extend(self.view.uplink.iter().flat_map(|uplink| remotes.misplaced(&self.state, uplink)));
         problems.extend(self.troubles.iter().map(|(task, error)| format!("{task}: {error}")));
@@ -144,15 +147,17 @@ impl Owner {
             healthy: problems.is_empty(),
             problems,
             node: self.config.node.name.clone(),
-            uplink: self.view.uplink.as_ref().map(|uplink| UplinkView {
+            uplink: uplink.map(|uplink| UplinkView {
                 name: uplink.name.clone(),
                 ifindex: uplink.ifindex,
                 mtu: uplink.mtu,
                 address: uplink.address,
                 address6: uplink.address6,
+                xdp,
             }),
             store: self.describe_store(),
             programs: datapath.programs()?,
+            features: datapath.features(xdp, self.config.node.xdp)?,
             maps: datapath.maps()?,
             forwarded,
             drops,

@@ -25,7 +25,7 @@ pub(super) const LOOPBACK: u32 = 1;
 pub(super) const BIG_TCP: u32 = 192 << 10;
 
 /// Length of `struct ifinfomsg`, which precedes a link's attributes.
-const HEADER: usize = 16;
+pub(super) const HEADER: usize = 16;
 
 /// What makes a pair.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -20,6 +20,7 @@ mod tap;
 mod testing;
 mod uplink;
 mod vxlan;
+mod xdp;
 
 use std::sync::{Arc, Mutex, PoisonError, TryLockError};
 
@@ -38,6 +39,7 @@ pub use self::{
     sysctl::{Before, forward_from_loopback, has_ipv6, reserve_ports},
     tap::TapSpec,
     uplink::{UplinkInfo, Wanted, find_uplink},
+    xdp::xdp_mode,
 };
 
 /// Sockets of the daemon's own namespace. One that deletes a link is busy for tens of milliseconds, most of which the

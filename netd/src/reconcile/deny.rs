@@ -3,7 +3,7 @@
 use anyhow::{Context, Result};
 
 use super::{Reconciler, uplink::Known};
-use crate::{node::HostView, state::State};
+use crate::{bpf::XdpChoice, node::HostView, state::State};
 
 impl Reconciler {
     /// Makes the uplink drop what the list says. The XDP program is there only while there is something to deny: some
@@ -11,11 +11,11 @@ impl Reconciler {
     ///
     /// # Errors
     /// The kernel refuses.
-    pub fn apply_denied(&mut self, state: &State, view: &HostView) -> Result<()> {
+    pub fn apply_denied(&mut self, state: &State, view: &HostView, xdp: XdpChoice) -> Result<()> {
         self.datapath.set_denied(state.denied())?;
         let known = self.uplink.as_ref().and_then(Known::interface);
         match view.uplink.as_ref().map(|uplink| uplink.ifindex).or(known) {
-            Some(ifindex) if !state.denied().is_empty() => self.datapath.attach_xdp(ifindex),
+            Some(ifindex) if !state.denied().is_empty() => self.datapath.attach_xdp(ifindex, xdp),
             _ => self.datapath.detach_xdp(),
         }
         .context("cannot deny sources at the uplink")
