@@ -119,7 +119,10 @@ fn offloads_survive_and_nothing_is_cut_wrong() {
                 burst(&container, &guest, of_guest)?;
                 burst(&guest, &container, of_container)?;
                 segments::exchange(&container.namespace, &guest.namespace, (of_guest, 4300), 3)?;
-                segments::exchange(&guest.namespace, &container.namespace, (of_container, 4301), 3)?;
+                // Before Linux 6.11 a guest's kernel segments no UDP for a device that sums nothing up.
+                if offloads {
+                    segments::exchange(&guest.namespace, &container.namespace, (of_container, 4301), 3)?;
+                }
             }
             // And through the uplink, where segments are translated.
             let world = SocketAddr::from((site.world.address, PORT));
