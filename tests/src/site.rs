@@ -14,8 +14,8 @@ use serde_json::Value;
 
 /// How long an answer may take that must come, on a machine that is emulated, and has much else to do.
 pub const PATIENCE: Duration = Duration::from_secs(10);
-/// How long something may take to become true that must, at least: several times an answer that must come.
-const LEAST: Duration = Duration::from_secs(60);
+/// How long something may take to become true that must, at least: longer than TCP waits on a machine where a start takes minutes.
+const LEAST: Duration = Duration::from_secs(300);
 /// How long an answer is waited for that must not come.
 pub const SILENCE: Duration = Duration::from_millis(300);
 
@@ -219,7 +219,7 @@ pub fn unreachable(from: &Namespace, to: impl Into<IpAddr>) -> Result<()> {
 /// Waits until something holds.
 ///
 /// # Errors
-/// It does not within `timeout` or a minute, or it fails.
+/// It does not within `timeout` or five minutes, or it fails.
 pub fn eventually(what: &str, timeout: Duration, mut holds: impl FnMut() -> Result<bool>) -> Result<()> {
     let timeout = timeout.max(LEAST);
     let end = Instant::now() + timeout;
