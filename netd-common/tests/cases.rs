@@ -17,7 +17,7 @@ enum Form {
     Plain,
     /// Those that a program begins with where the driver gives it the Ethernet header alone: with IPv4, its options and TCP's header.
     OnlyHeaders,
-    /// The least that a program begins with: IPv4's header and TCP's, without options.
+    /// The least that a program begins with: IPv4's header and TCP's, without options. IPv6's programs want more.
     ShortHeaders,
     /// The device has summed them up.
     SummedUp,
@@ -29,7 +29,9 @@ impl Form {
         match self {
             Self::Plain => frame,
             Self::OnlyHeaders => frame.reaching(94),
-            Self::ShortHeaders => frame.reaching(54),
+            Self::ShortHeaders => {
+                frame.reaching(if bytes.get(12..14) == Some(&[0x86, 0xdd]) { 94 } else { 54 })
+            }
             Self::SummedUp => frame.summed_up(),
         }
     }
