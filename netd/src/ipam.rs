@@ -51,6 +51,9 @@ pub enum IpamError {
         /// The endpoint that has it.
         holder: String,
     },
+    /// In a LAN of which nothing is given out.
+    #[error("no range of {0} is given out: say --ip ADDRESS, or give the network a range")]
+    NoRange(Ipv4Net),
     /// In a network of which this node has no part.
     #[error("this node has no slice of {0} yet: `netd status` says why")]
     NoSlice(Ipv4Net),
@@ -94,6 +97,8 @@ pub struct Pool {
     subnet: Ipv4Net,
     /// The part of it that addresses are given out of; none: the node has got none yet.
     slice: Option<Ipv4Net>,
+    /// Whether it is a LAN: any address of the subnet can be chosen, and the first one is as good as others.
+    lan: bool,
     used: BTreeMap<u32, String>,
     /// Where the search for a free address begins; always one that endpoints may have.
     cursor: u32,
@@ -118,7 +123,15 @@ impl Pool {
     pub fn within(subnet: Ipv4Net, slice: Option<Ipv4Net>) -> Self {
         assert!(slice.is_none_or(|slice| slice.prefix_len() <= MAX_PREFIX), "{slice:?} has no room");
         let (subnet, slice) = (subnet.trunc(), slice.map(|slice| slice.trunc()));
-        let mut pool = Self { subnet, slice, used: BTreeMap::new(), cursor: 0 };
+        let mut pool = Self { subnet, slice, lan: false, used: BTreeMap::new(), cursor: 0 };
+        pool.cursor = pool.first();
+        pool
+    }
+
+    /// An empty pool of a LAN: addresses are given out of a range of it, if there is one, and others can be chosen.
+    #[must_use]
+    pub fn of_lan(subnet: Ipv4Net, range: Option<Ipv4Net>) -> Self {
+        let mut pool = Self { lan: true, ..Self::within(subnet, range) };
         pool.cursor = pool.first();
         pool
     }
@@ -151,7 +164,8 @@ impl Pool {
 
     /// Goes on where an earlier pool was. An address that no endpoint may have (the subnet was changed) is ignored.
     pub fn set_cursor(&mut self, cursor: Ipv4Addr) {
-        if self.usable(cursor).is_ok() {
+        let cursor_bits = cursor.to_bits();
+        if self.usable(cursor).is_ok() && (!self.lan || (self.first()..=self.last()).contains(&cursor_bits)) {
             self.cursor = cursor.to_bits();
         }
     }
@@ -180,7 +194,10 @@ impl Pool {
     /// There is none.
     pub fn take_next(&mut self, holder: &str) -> Result<Ipv4Addr, IpamError> {
         if self.slice.is_none() {
-            return Err(IpamError::NoSlice(self.subnet));
+            return Err(match self.lan {
+                true => IpamError::NoRange(self.subnet),
+                false => IpamError::NoSlice(self.subnet),
+            });
         }
         let address =
             self.next_free().ok_or(IpamError::Exhausted { count: self.capacity(), subnet: self.subnet })?;
@@ -222,6 +239,8 @@ impl Pool {
             Err(IpamError::NetworkAddress(address, subnet))
         } else if address == subnet.broadcast() {
             Err(IpamError::Broadcast(address, subnet))
+        } else if self.lan {
+            Ok(())
         } else if address == gateway(subnet) {
             Err(IpamError::Gateway(address, subnet))
         } else {
@@ -267,7 +286,8 @@ impl Pool {
     /// (and their programs) take them for a network's and a broadcast address.
     fn first(&self) -> u32 {
         let slice = self.slice.unwrap_or(self.subnet);
-        (slice.network().to_bits() + 1).max(gateway(self.subnet).to_bits() + 1)
+        let first = slice.network().to_bits() + 1;
+        if self.lan { first } else { first.max(gateway(self.subnet).to_bits() + 1) }
     }
 
     /// The last address that an endpoint gets: before the broadcast address.

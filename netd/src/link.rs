@@ -18,11 +18,13 @@ pub enum LinkKind {
     NetkitL3,
     /// A tap device of the host's, which a virtual machine monitor opens.
     Tap,
+    /// A macvlan device on an interface of the host's: the container is on its LAN, and no program sees its packets.
+    Macvlan,
 }
 
 impl LinkKind {
     /// All of them.
-    pub const ALL: [Self; 4] = [Self::Veth, Self::Netkit, Self::NetkitL3, Self::Tap];
+    pub const ALL: [Self; 5] = [Self::Veth, Self::Netkit, Self::NetkitL3, Self::Tap, Self::Macvlan];
 
     /// The word for it.
     #[must_use]
@@ -32,6 +34,7 @@ impl LinkKind {
             Self::Netkit => "netkit",
             Self::NetkitL3 => "netkit-l3",
             Self::Tap => "tap",
+            Self::Macvlan => "macvlan",
         }
     }
 
@@ -42,6 +45,7 @@ impl LinkKind {
             Self::Veth => "veth",
             Self::Netkit | Self::NetkitL3 => "netkit",
             Self::Tap => "tun",
+            Self::Macvlan => "macvlan",
         }
     }
 
@@ -59,7 +63,8 @@ impl LinkKind {
         match self {
             Self::Veth => bpf::Wiring::Pair,
             Self::Netkit | Self::NetkitL3 => bpf::Wiring::Netkit,
-            Self::Tap => bpf::Wiring::Single,
+            // No program is ever attached to a macvlan.
+            Self::Tap | Self::Macvlan => bpf::Wiring::Single,
         }
     }
 
@@ -73,6 +78,12 @@ impl LinkKind {
     #[must_use]
     pub const fn has_netns(self) -> bool {
         !matches!(self, Self::Tap)
+    }
+
+    /// Whether it is on a LAN of the host's, past netd's programs.
+    #[must_use]
+    pub const fn is_lan(self) -> bool {
+        matches!(self, Self::Macvlan)
     }
 
     /// Why this kernel has no such links, with the mend; none: it has.
@@ -130,6 +141,12 @@ pub enum LinkChoice {
 }
 
 impl LinkChoice {
+    /// Whether it is a kind of link on a LAN of the host's.
+    #[must_use]
+    pub const fn is_lan(self) -> bool {
+        matches!(self, Self::Kind(kind) if kind.is_lan())
+    }
+
     /// The kind that it comes to on this kernel.
     #[must_use]
     pub fn kind(self) -> LinkKind {

@@ -1,15 +1,19 @@
 //! Networks: a subnet that endpoints share, and the rules for it.
 
 mod check;
+mod lan;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use serde::{Deserialize, Serialize};
 
-pub use self::check::{
-    MTU6, SubnetError, check_mtu, check_mtu6, check_slice, check_subnet, check_subnet6, check_subnets,
-    parse_subnet,
+pub use self::{
+    check::{
+        MTU6, SubnetError, check_mtu, check_mtu6, check_slice, check_subnet, check_subnet6, check_subnets,
+        parse_subnet,
+    },
+    lan::{Lan, Written},
 };
 use crate::{
     bpf::Mac,
@@ -37,6 +41,8 @@ pub struct Definition {
     pub big_tcp: bool,
     /// Prefix length of the parts of it that nodes of a cluster take; none: [`slice_length`].
     pub slice: Option<u8>,
+    /// What it needs as a LAN of the host's; none: it is none.
+    pub lan: Option<Lan>,
 }
 
 impl Definition {
@@ -85,20 +91,26 @@ pub struct Network {
     /// In a cluster: the part of it that this node has got.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub slice: Option<Ipv4Net>,
+    /// What it needs as a LAN of the host's; none: it is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lan: Option<Lan>,
 }
 
 impl Network {
     /// Gives a definition its number.
     #[must_use]
     pub fn new(definition: Definition, number: u32, origin: Origin) -> Self {
-        let Definition { name, subnet, subnet6, masquerade, link, mtu, big_tcp, slice: _ } = definition;
-        Self { name, number, subnet, subnet6, masquerade, link, mtu, big_tcp, origin, slice: None }
+        let Definition { name, subnet, subnet6, masquerade, link, mtu, big_tcp, slice: _, lan } = definition;
+        Self { name, number, subnet, subnet6, masquerade, link, mtu, big_tcp, origin, slice: None, lan }
     }
 
-    /// The host's own address in it, and its endpoints' gateway.
+    /// The host's own address in it, and its endpoints' gateway. Of a LAN: its router; unspecified: it has none.
     #[must_use]
     pub fn gateway(&self) -> Ipv4Addr {
-        ipam::gateway(self.subnet)
+        match &self.lan {
+            Some(lan) => lan.gateway.unwrap_or(Ipv4Addr::UNSPECIFIED),
+            None => ipam::gateway(self.subnet),
+        }
     }
 
     /// The same of IPv6, if it has that.
@@ -107,9 +119,10 @@ impl Network {
         self.address6(self.gateway())
     }
 
-    /// The host's own addresses in it.
+    /// The addresses that netd gives the host in it: none in a LAN.
     pub fn gateways(&self) -> impl Iterator<Item = IpAddr> {
-        [self.gateway().into()].into_iter().chain(self.gateway6().map(IpAddr::from))
+        let gateway = self.lan.is_none().then(|| self.gateway().into());
+        gateway.into_iter().chain(self.gateway6().map(IpAddr::from))
     }
 
     /// Its subnets, IPv4 first.
@@ -190,6 +203,7 @@ mod tests {
             mtu: None,
             big_tcp: false,
             slice: None,
+            lan: None,
         };
         let network = Network::new(definition, 7, Origin::Command);
         assert_eq!(network.gateway(), Ipv4Addr::new(10, 88, 0, 1));

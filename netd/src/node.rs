@@ -144,12 +144,23 @@ impl Occupied {
     /// What is in the way of a network with that subnet, in words.
     #[must_use]
     pub fn holder(&self, subnet: IpNet) -> Option<String> {
+        self.holder_beside(subnet, None)
+    }
+
+    /// The same of a network that is the LAN of a `parent`: what that has within the subnet, or around it, is that LAN.
+    #[must_use]
+    pub fn holder_beside(&self, subnet: IpNet, parent: Option<&str>) -> Option<String> {
         // The gateway's address on lo is what netd itself puts there.
         let gateway = IpNet::from(gateway_of(subnet));
         let is_own = |holder: &Holder| {
             !holder.is_route && holder.ifindex == LOOPBACK && holder.prefix.trunc() == gateway
         };
-        let in_the_way = |holder: &&Holder| any_overlap(holder.prefix.trunc(), subnet) && !is_own(holder);
+        let is_lan = |holder: &Holder| {
+            parent.is_some_and(|parent| self.names.get(&holder.ifindex).is_some_and(|name| name == parent))
+        };
+        let in_the_way = |holder: &&Holder| {
+            any_overlap(holder.prefix.trunc(), subnet) && !is_own(holder) && !is_lan(holder)
+        };
         self.holders.iter().find(in_the_way).map(|holder| {
             let Holder { prefix, ifindex, is_route } = holder;
             let link = self.names.get(ifindex).map_or("?", String::as_str);

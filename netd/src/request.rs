@@ -13,7 +13,7 @@ use crate::{
     held::NotHeld,
     link::{LinkChoice, LinkKind, Tap},
     names::Shown,
-    network::{Origin, parse_subnet},
+    network::{Lan, Origin, parse_subnet},
     publish::Publish,
 };
 
@@ -74,6 +74,15 @@ pub struct NetworkRequest {
     /// In a cluster: prefix length of the nodes' slices of it; none: as fits its size.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub slice: Option<u8>,
+    /// Of a macvlan network: the host's interface on that LAN.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parent: Option<String>,
+    /// Of a macvlan network: what addresses are given out of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub range: Option<String>,
+    /// Of a macvlan network: the LAN's router.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gateway: Option<String>,
 }
 
 fn yes() -> bool {
@@ -142,6 +151,9 @@ pub struct NetworkView {
     pub origin: Origin,
     /// How many endpoints it has.
     pub endpoints: usize,
+    /// What it is as a LAN of the host's; none: it is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lan: Option<Lan>,
 }
 
 /// All endpoints.

@@ -53,6 +53,18 @@ pub(super) struct Create {
     #[arg(long, value_name = "KIND", default_value = "auto")]
     link: LinkChoice,
 
+    /// With --link macvlan: the host's interface on the LAN
+    #[arg(long, value_name = "INTERFACE")]
+    parent: Option<String>,
+
+    /// With --link macvlan: the part of the LAN's subnet that addresses are given out of [default: none, say --ip]
+    #[arg(long, value_name = "CIDR")]
+    range: Option<String>,
+
+    /// With --link macvlan: the LAN's router [default: no default route]
+    #[arg(long, value_name = "ADDRESS")]
+    gateway: Option<String>,
+
     /// Print the network as JSON
     #[arg(long)]
     json: bool,
@@ -93,6 +105,9 @@ impl Create {
             mtu: self.mtu,
             big_tcp: self.big_tcp,
             slice: self.slice,
+            parent: self.parent,
+            range: self.range,
+            gateway: self.gateway,
         };
         let network = client.create_network(&request).await?;
         if self.json { print_json(&network) } else { Ok(()) }
@@ -113,7 +128,8 @@ impl Ls {
         let mut shown = table::table(&headings, &[4, 6]);
         for network in &list.networks {
             let subnets: Vec<String> = network.subnets.iter().map(ToString::to_string).collect();
-            let gateways = [Some(network.gateway.to_string()), network.gateway6.map(|g| g.to_string())];
+            let gateway = Some(network.gateway).filter(|gateway| !gateway.is_unspecified());
+            let gateways = [gateway.map(|gateway| gateway.to_string()), network.gateway6.map(|g| g.to_string())];
             let gateways: Vec<String> = gateways.into_iter().flatten().collect();
             shown.add_row([
                 network.name.clone(),

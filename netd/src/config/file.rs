@@ -63,6 +63,9 @@ pub(super) struct Network {
     pub(super) mtu: Option<i64>,
     pub(super) big_tcp: Option<bool>,
     pub(super) slice: Option<i64>,
+    pub(super) parent: Option<String>,
+    pub(super) range: Option<String>,
+    pub(super) gateway: Option<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -26,7 +26,7 @@ use crate::{
     ipam,
     link::LinkChoice,
     names::{self, Shown},
-    network::{Definition, check_mtu, check_mtu6, check_subnets, overlapping, parse_subnet},
+    network::{Definition, Lan, Written, check_mtu, check_mtu6, check_subnets, overlapping, parse_subnet},
     pair,
 };
 
@@ -125,6 +125,11 @@ impl Config {
         let cluster = cluster::cluster(file.cluster, &node, &networks)?;
         if cluster.is_one() && !is_named {
             hostname()?;
+        }
+        if cluster.is_one()
+            && let Some(network) = networks.values().find(|network| network.lan.is_some())
+        {
+            bail!("networks.{}.link: a macvlan network is for a node without a cluster: take it out", network.name);
         }
         if cluster.etcd.is_none()
             && let Some(network) = networks.values().find(|network| network.slice.is_some())
@@ -263,19 +268,25 @@ fn definition(name: &str, network: &file::Network) -> Result<Definition> {
     let link = link.map_err(|why: String| anyhow!("{}: {why}", key("link")))?;
     let mtu = network.mtu.map(check_mtu).transpose().with_context(|| key("mtu"))?.flatten();
     check_mtu6(mtu, subnet6).with_context(|| key("mtu"))?;
+    let big_tcp = network.big_tcp.unwrap_or(false);
+    let slice = network.slice.map(|length| slice_length(length, subnet)).transpose();
+    let slice = slice.with_context(|| key("slice"))?;
+    let [parent, range, gateway] = [&network.parent, &network.range, &network.gateway].map(Option::as_deref);
+    let written = Written { link, subnet, subnet6, big_tcp, slice, parent, range, gateway };
+    let lan = Lan::read(&written).with_context(|| format!("networks.{name}"))?;
+    if lan.is_some() && network.masquerade == Some(true) {
+        bail!("{}: a macvlan network's packets are past netd: leave it out", key("masquerade"));
+    }
     Ok(Definition {
         name: name.to_owned(),
         subnet,
         subnet6,
-        masquerade: network.masquerade.unwrap_or(true),
+        masquerade: network.masquerade.unwrap_or(lan.is_none()),
         link,
         mtu,
-        big_tcp: network.big_tcp.unwrap_or(false),
-        slice: network
-            .slice
-            .map(|length| slice_length(length, subnet))
-            .transpose()
-            .with_context(|| key("slice"))?,
+        big_tcp,
+        slice,
+        lan,
     })
 }
 

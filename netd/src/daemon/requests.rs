@@ -14,7 +14,7 @@ use crate::{
     holders::find_holders,
     names,
     netlink::{Netns, has_ipv6, is_gone},
-    network::{Definition, MTU6, Network, check_mtu, check_mtu6, check_slice},
+    network::{Definition, Lan, MTU6, Network, check_mtu, check_mtu6, check_slice, Written},
     node::Occupied,
     pair,
     reconcile::{Patience, add_gateways, free_interface, network_of, remove_gateways, remove_link},
@@ -60,6 +60,10 @@ impl Owner {
             Request::Endpoints(reply) => answer(reply, self.endpoints()),
             Request::CreateNetwork(request, reply) => match definition(&request) {
                 // First what of the host's addresses and routes is in the way: there may be many.
+                Ok(definition) if definition.lan.is_some() && self.config.cluster.is_one() => {
+                    let why = "a macvlan network is for a node without a cluster: use another kind of link";
+                    answer(reply, Err(Refusal::Invalid(why.to_owned())));
+                }
                 Ok(definition) => {
                     let identity = &self.state.facts().identity;
                     self.work.look_for_room(self.kernel.netlink(), identity, definition, reply);
@@ -268,6 +272,10 @@ fn definition(request: &NetworkRequest) -> Result<Definition, Refusal> {
     let slice = slice.map_err(|error| Refusal::Invalid(format!("slice: {error}")))?;
     let mtu = check_mtu(request.mtu).and_then(|mtu| check_mtu6(mtu, subnet6).map(|()| mtu));
     let mtu = mtu.map_err(|error| Refusal::Invalid(format!("MTU: {error}")))?;
+    let [parent, range, gateway] = [&request.parent, &request.range, &request.gateway].map(Option::as_deref);
+    let (link, big_tcp) = (request.link, request.big_tcp);
+    let lan = Lan::read(&Written { link, subnet, subnet6, big_tcp, slice, parent, range, gateway });
+    let lan = lan.map_err(|error| Refusal::Invalid(format!("{error:#}")))?;
     if let Some(why) = request.link.kind().missing() {
         return Err(Refusal::Invalid(format!("link: {why}")));
     }
@@ -275,11 +283,12 @@ fn definition(request: &NetworkRequest) -> Result<Definition, Refusal> {
         name: request.name.clone(),
         subnet,
         subnet6,
-        masquerade: request.masquerade,
+        masquerade: request.masquerade && lan.is_none(),
         link: request.link,
         mtu,
         big_tcp: request.big_tcp,
         slice,
+        lan,
     })
 }
 

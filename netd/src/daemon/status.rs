@@ -66,6 +66,7 @@ impl Owner {
             big_tcp: network.big_tcp,
             origin: network.origin,
             endpoints,
+            lan: network.lan.clone(),
         }
     }
 

@@ -4,10 +4,11 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use anyhow::{Context, Result};
 
-use super::{MAX_ENDPOINTS, Place, State};
+use super::{MAX_ENDPOINTS, NetworkState, Place, State};
 use crate::{
     config::DEFAULT_NETWORK,
     endpoint::{Endpoint, host_interface},
+    ipam::IpamError,
     link::{LinkKind, Tap},
     names,
     network::Network,
@@ -32,6 +33,17 @@ impl State {
         }
         let network = self.network(self.network_of(request))?;
         check_link(request, network).map_err(Refusal::Invalid)?;
+        let kind = link(request, network);
+        if kind.is_lan() != network.lan.is_some() {
+            return Err(Refusal::Invalid(format!(
+                "{} is no link for network `{}`: leave --link out, or choose another network",
+                kind.as_str(),
+                network.name
+            )));
+        }
+        if network.lan.is_some() && !request.publish.is_empty() {
+            return Err(no_ports(network));
+        }
         if let Some(address) = chosen(request, network)? {
             self.check_address(network, address)?;
         }
@@ -51,6 +63,10 @@ impl State {
         name: &str,
         publish: &[String],
     ) -> Result<(Endpoint, Vec<Publish>, Vec<Change>), Refusal> {
+        let network = self.network(&self.known(name)?.network)?;
+        if network.lan.is_some() {
+            return Err(no_ports(network));
+        }
         let publish = parse(publish, self.why_without_ipv6(name)?.as_deref())?;
         let mut all = self.known(name)?.publish.clone();
         self.ports.check(&publish).map_err(Refusal::Conflict)?;
@@ -143,6 +159,15 @@ impl State {
             return Err(Refusal::Invalid(format!("{address}: {why}")));
         }
         let network = self.network(self.network_of(request))?;
+        if let Some(address) = chosen(request, network)?.filter(|_| network.lan.is_some())
+            && (address == network.gateway() || place.reserved.contains(&address))
+        {
+            let whose = if address == network.gateway() { "the gateway's" } else { "this host's own" };
+            return Err(Refusal::Invalid(format!(
+                "{address} is {whose}: choose another address (network `{}`)",
+                network.name
+            )));
+        }
         let without_ipv6 = without_ipv6(network).or(place.without_ipv6.map(str::to_owned));
         let publish = parse(&request.publish, without_ipv6.as_deref())?;
         self.ports.check(&publish).map_err(Refusal::Conflict)?;
@@ -154,7 +179,7 @@ impl State {
         let state = self.networks.get_mut(&network_name).context("the network is gone")?;
         let address = match chosen(request, &state.network) {
             Ok(Some(address)) => state.pool.take(address, name).map(|()| address),
-            _ => state.pool.take_next(name),
+            _ => take_next(state, name, &place.reserved),
         };
         let address = match address {
             Ok(address) => address,
@@ -261,6 +286,32 @@ impl State {
     fn network_of<'a>(&self, request: &'a AttachRequest) -> &'a str {
         request.network.as_deref().unwrap_or(DEFAULT_NETWORK)
     }
+}
+
+/// Takes the next free address that is not one of the host's own or of a LAN's router.
+fn take_next(
+    state: &mut NetworkState,
+    name: &str,
+    reserved: &[Ipv4Addr],
+) -> Result<Ipv4Addr, IpamError> {
+    let gateway = state.network.gateway();
+    let mut passed = Vec::new();
+    let taken = loop {
+        match state.pool.take_next(name) {
+            Ok(address) if address == gateway || reserved.contains(&address) => passed.push(address),
+            taken => break taken,
+        }
+    };
+    passed.into_iter().for_each(|address| state.pool.free(address));
+    taken
+}
+
+/// Why ports of an endpoint on a LAN cannot be published.
+fn no_ports(network: &Network) -> Refusal {
+    Refusal::Invalid(format!(
+        "network `{}` is a LAN, whose hosts reach each port by the endpoint's own address: leave the published ports out",
+        network.name
+    ))
 }
 
 /// The kind of link that is asked for.

@@ -84,7 +84,10 @@ pub struct NetworkState {
 
 impl NetworkState {
     fn new(network: Network, share: &Share) -> Self {
-        let pool = Pool::within(network.subnet, share.of(&network));
+        let pool = match &network.lan {
+            Some(lan) => Pool::of_lan(network.subnet, lan.range),
+            None => Pool::within(network.subnet, share.of(&network)),
+        };
         Self { network, pool }
     }
 
@@ -126,6 +129,8 @@ pub struct Place {
     pub host_interface: String,
     /// Why there can be no IPv6 address; none: there can be one.
     pub without_ipv6: Option<&'static str>,
+    /// Addresses that are the host's own: no endpoint on its LAN can have one.
+    pub reserved: Vec<Ipv4Addr>,
 }
 
 impl State {
@@ -249,9 +254,10 @@ impl State {
         self.endpoints.values()
     }
 
-    /// The subnets of all networks, of both families, with their numbers.
+    /// The subnets of all networks that netd's programs serve, of both families, with their numbers.
     pub fn subnets(&self) -> impl Iterator<Item = (IpNet, u32)> {
         let networks = self.networks.values().map(|state| &state.network);
+        let networks = networks.filter(|network| network.lan.is_none());
         networks.flat_map(|network| network.subnets().into_iter().map(|subnet| (subnet, network.number)))
     }
 

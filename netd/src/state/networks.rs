@@ -7,7 +7,7 @@ use ipnet::{IpNet, Ipv4Net};
 
 use super::{FACTS, NetworkState, State, enumerate};
 use crate::{
-    network::{Definition, Network, Origin, overlapping},
+    network::{Definition, Lan, Network, Origin, overlapping},
     node::Occupied,
     pair,
     request::Refusal,
@@ -46,6 +46,7 @@ impl State {
                 // IPv6 can come to a network at any time; it is for those who are attached from then on.
                 Some(definition)
                     if definition.subnet != network.subnet
+                        || definition.lan != network.lan
                         || network.subnet6.is_some_and(|subnet6| definition.subnet6 != Some(subnet6)) =>
                 {
                     let subnets = pair::text(network.subnet, network.subnet6);
@@ -70,7 +71,7 @@ impl State {
                 Some(network) => Some(network.number),
                 None => None,
             };
-            self.check_free(&new, occupied).with_context(|| format!("networks.{name}.subnets"))?;
+            self.check_free(&new, definition.lan.as_ref(), occupied).with_context(|| format!("networks.{name}.subnets"))?;
             let number = number.unwrap_or_else(|| self.next_number());
             let network = Network::new(definition.clone(), number, Origin::Config);
             match self.networks.get_mut(name) {
@@ -95,14 +96,14 @@ impl State {
     }
 
     /// Whether new subnets overlap nothing.
-    pub(super) fn check_free(&self, subnets: &[IpNet], occupied: &Occupied) -> Result<()> {
+    pub(super) fn check_free(&self, subnets: &[IpNet], lan: Option<&Lan>, occupied: &Occupied) -> Result<()> {
         for other in self.networks.values().map(|state| &state.network) {
             if let Some((own, its)) = overlapping(subnets, &other.subnets()) {
                 bail!("{own} overlaps {its} of network `{}`", other.name);
             }
         }
         for subnet in subnets {
-            if let Some(holder) = occupied.holder(*subnet) {
+            if let Some(holder) = occupied.holder_beside(*subnet, lan.map(|lan| lan.parent.as_str())) {
                 bail!("{subnet} overlaps {holder}: choose a subnet that this host does not use");
             }
         }
@@ -171,7 +172,8 @@ impl State {
             let subnets = pair::text(existing.network.subnet, existing.network.subnet6);
             return Err(Refusal::Conflict(format!("network `{name}` exists already ({subnets})")));
         }
-        self.check_free(&definition.subnets(), occupied).map_err(|error| Refusal::Conflict(error.to_string()))
+        self.check_free(&definition.subnets(), definition.lan.as_ref(), occupied)
+            .map_err(|error| Refusal::Conflict(error.to_string()))
     }
 
     /// Whether a network can be removed.

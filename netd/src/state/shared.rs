@@ -98,7 +98,7 @@ impl State {
         }
         let is_new = |subnet: &IpNet| present.is_none_or(|present| !present.subnets().contains(subnet));
         let new: Vec<IpNet> = wanted.subnets().into_iter().filter(is_new).collect();
-        self.check_free(&new, occupied)
+        self.check_free(&new, None, occupied)
     }
 
     /// Removes the networks that the cluster has not, or has as another one.
@@ -157,5 +157,6 @@ fn network(name: &str, shared: &SharedNetwork, configured: Option<&Definition>) 
         big_tcp: own.map_or(shared.big_tcp, |own| own.big_tcp),
         origin: if own.is_some() { Origin::Config } else { Origin::Cluster },
         slice: None,
+        lan: None,
     }
 }

@@ -32,6 +32,7 @@ fn network(name: &str, subnet: &str) -> Definition {
         mtu: None,
         big_tcp: false,
         slice: None,
+        lan: None,
     }
 }
 

@@ -50,6 +50,7 @@ fn definition(name: &str, subnet: &str) -> Definition {
         mtu: None,
         big_tcp: false,
         slice: None,
+        lan: None,
     }
 }
 
