@@ -340,6 +340,22 @@ impl Owner {
         self.retry_ports();
         self.broken.calm_down();
         self.free_gone(self.broken.names()).await;
+        self.look_at_lans().await;
+    }
+
+    /// Looks after endpoints on LANs: nothing announces to the host what becomes of their links.
+    async fn look_at_lans(&mut self) {
+        if !self.state.endpoints().any(|endpoint| endpoint.link.is_lan()) {
+            return;
+        }
+        let missing = match host_routes(self.kernel.netlink()).await {
+            Ok(routes) => self.kernel.without_lan_link(&self.state, &routes).await,
+            Err(error) => Err(error),
+        };
+        match missing {
+            Ok(names) => self.see_to(names, "its link is gone, while its namespace is there").await,
+            Err(error) => error!("cannot look for missing links: {error:#}"),
+        }
     }
 
     pub(super) async fn flush_pending(&mut self) {

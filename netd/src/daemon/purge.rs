@@ -15,11 +15,12 @@ use crate::{
     bpf::{Datapath, Mac},
     cluster::{Directory, Identity},
     config::{Config, NatConfig},
+    endpoint::{Endpoint, alias_prefix},
     mac,
     netlink::{Before, Link, Netlink, Which},
     network::{Network, Origin},
     node::is_own,
-    reconcile::{delete_link, remove_gateway},
+    reconcile::{delete_link, purge_lan_links, remove_gateway},
     state::State,
     store::{Kind, REDB_FILE, REDB_FRESH, Record, RedbStore, Store},
 };
@@ -63,6 +64,10 @@ pub async fn purge(options: &Options) -> Result<()> {
     let mut gateways = BTreeSet::new();
     let mut identities = BTreeSet::from([identity(state_dir)?]);
     identities.extend(facts.as_ref().map(|facts| facts.identity.clone()));
+    let endpoints = records.iter().filter(|record| record.kind == Kind::Endpoint);
+    let endpoints = endpoints.filter_map(|record| record.read::<Endpoint>().ok());
+    let prefixes: Vec<String> = identities.iter().map(|identity| alias_prefix(identity)).collect();
+    errors.extend(purge_lan_links(endpoints, &prefixes).await.err());
     errors.extend(links(&nl, &identities, &mut gateways).await.err());
     let has_pins = fs::read_dir(&options.bpffs_dir).is_ok_and(|mut pins| pins.next().is_some());
     let was_here = state_dir.join(REDB_FILE).exists() || has_pins || !gateways.is_empty();
@@ -136,9 +141,11 @@ async fn links(nl: &Netlink, identities: &BTreeSet<String>, gateways: &mut BTree
     let links = nl.links().await?;
     let own: Vec<&Link> =
         links.iter().filter(|link| identities.iter().any(|identity| is_own(link, identity))).collect();
-    gateways.extend(own.iter().filter_map(|link| mac::to_address(Mac(link.mac?))).map(IpAddr::from));
+    // On a LAN, what these say is the host's own address.
+    let served = || own.iter().filter(|link| link.kind.as_deref() != Some("macvlan"));
+    gateways.extend(served().filter_map(|link| mac::to_address(Mac(link.mac?))).map(IpAddr::from));
     // The host's routes to endpoints are from the gateways.
-    let indices: HashSet<u32> = own.iter().map(|link| link.ifindex).collect();
+    let indices: HashSet<u32> = served().map(|link| link.ifindex).collect();
     let routes = nl.routes(Which::Single).await?;
     gateways.extend(routes.iter().filter(|r| indices.contains(&r.ifindex)).filter_map(|r| r.source));
     let deletions = own.iter().map(|link| {

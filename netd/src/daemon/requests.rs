@@ -1,5 +1,7 @@
 //! What the owner of the state does when it is asked.
 
+use std::net::IpAddr;
+
 use tokio::task::spawn_blocking;
 use tracing::{Instrument, debug_span, info, warn};
 
@@ -131,7 +133,12 @@ impl Owner {
         } else {
             None
         };
-        Ok(Place { netns: NetnsRef::of(&netns)?, interface, host_interface, without_ipv6 })
+        let own = self.view.addresses.iter().filter_map(|address| match address {
+            IpAddr::V4(address) => Some(*address),
+            IpAddr::V6(_) => None,
+        });
+        let reserved = own.collect();
+        Ok(Place { netns: NetnsRef::of(&netns)?, interface, host_interface, without_ipv6, reserved })
     }
 
     /// The namespace that an endpoint's link leads to: that of its container, or, for a tap, this one.
@@ -176,6 +183,12 @@ impl Owner {
     }
 
     async fn detach(&mut self, name: &str, reply: Reply<()>) {
+        // A link on a LAN is found by the state only: it goes first. After a crash in between it is made again.
+        let lan = self.state.endpoint(name).filter(|endpoint| endpoint.link.is_lan()).cloned();
+        let torn = match &lan {
+            Some(endpoint) => Some(self.kernel.tear_down(endpoint).await),
+            None => None,
+        };
         let Some((endpoint, mut changes)) = self.state.remove_name(name) else {
             return answer(
                 reply,
@@ -188,7 +201,10 @@ impl Owner {
         self.pending.extend(changes);
         self.flush_pending().await;
         self.broken.forget(name);
-        let torn = self.kernel.tear_down(&endpoint).await;
+        let torn = match torn {
+            Some(torn) => torn,
+            None => self.kernel.tear_down(&endpoint).await,
+        };
         match torn.link {
             Some(link) => drop(self.leaving.insert(link, name.to_owned())),
             None => self.pending.push(Change::delete(Kind::Leaving, name)),

@@ -7,6 +7,7 @@ mod addresses;
 mod container;
 mod error;
 mod links;
+mod macvlan;
 mod monitor;
 mod neighbours;
 mod netns;
@@ -31,6 +32,7 @@ pub use self::{
     container::ContainerSide,
     error::{Error, exists, is_gone},
     links::{Link, PairKind, PairSpec},
+    macvlan::MacvlanSpec,
     monitor::{Event, monitor},
     netns::{Netns, NetnsId, is_same},
     next_hops::NextHops,

@@ -6,6 +6,7 @@
 mod carrier;
 mod deny;
 mod host;
+mod lan;
 mod link;
 mod nodes;
 mod uplink;
@@ -21,6 +22,7 @@ use tracing::{debug, info, instrument};
 use self::link::{Wanted, driver};
 pub use self::{
     host::{add_gateways, remove_gateway, remove_gateways},
+    lan::purge_lan_links,
     link::{delete as delete_link, remove as remove_link},
 };
 
@@ -151,6 +153,10 @@ impl Reconciler {
         let mut wanted = HashSet::new();
         for endpoint in state.endpoints() {
             let network = network_of(state, endpoint)?;
+            if endpoint.link.is_lan() {
+                missing.push((endpoint, network));
+                continue;
+            }
             wanted.insert((endpoint.host_interface.as_str(), alias(&self.identity, &endpoint.name)));
             let link = own.get(endpoint.host_interface.as_str());
             match link.filter(|link| self.is_of(link, endpoint)) {
@@ -168,18 +174,21 @@ impl Reconciler {
         wanted.insert((OVERLAY, self.overlay_alias()));
         for link in own.values() {
             let alias = link.alias.clone().unwrap_or_default();
-            if !wanted.contains(&(link.name.as_str(), alias)) {
+            if !wanted.contains(&(link.name.as_str(), alias)) && !self.is_shim(link) {
                 info!("deleting link {}, which no endpoint owns", link.name);
                 self.nl.delete_link(link.ifindex).await?;
             }
         }
         for (endpoint, network) in missing {
-            info!("repairing endpoint {}", endpoint.name);
+            if !endpoint.link.is_lan() {
+                info!("repairing endpoint {}", endpoint.name);
+            }
             let mtu = network.mtu.unwrap_or(view.mtu());
             if let Err(error) = self.bring_up(endpoint, network, mtu, Patience::Carrier).await {
                 broken.insert(endpoint.name.clone(), error);
             }
         }
+        self.clean_up_lans(state).await?;
         // Also those of endpoints that do not work yet: what comes to them is dropped until they do.
         let ports: Vec<_> =
             state.endpoints().flat_map(|endpoint| endpoint.ports(&endpoint.publish)).collect();
@@ -215,6 +224,9 @@ impl Reconciler {
         mtu: u32,
         patience: Patience,
     ) -> Result<()> {
+        if let Some(lan) = &network.lan {
+            return self.bring_up_lan(endpoint, network, lan, patience).await;
+        }
         // One that has got an IPv6 address keeps it where the uplink has become too small for that meanwhile.
         let mtu = if endpoint.address6.is_some() { mtu.max(MTU6) } else { mtu };
         let netns = endpoint.netns.open()?;
@@ -256,6 +268,9 @@ impl Reconciler {
     /// # Errors
     /// The kernel does not answer.
     pub async fn link_of(&self, endpoint: &Endpoint) -> Result<Option<u32>> {
+        if endpoint.link.is_lan() {
+            return Ok(self.lan_link(endpoint).await?.map(|(_, ifindex)| ifindex));
+        }
         let mut link = None;
         if let Some(live) = self.live.get(&endpoint.name) {
             link = self.nl.link_by_index(live.ifindex).await?;
@@ -366,6 +381,9 @@ impl Reconciler {
     /// stay on it, and drop all that comes by. What follows is [`Self::forget_link`], and then the removal of its flows: only
     /// after that its slot and its addresses may be another's.
     pub async fn tear_down(&mut self, endpoint: &Endpoint) -> TornDown {
+        if endpoint.link.is_lan() {
+            return self.tear_down_lan(endpoint).await;
+        }
         let mut torn = TornDown { link: None, errors: Vec::new() };
         torn.errors.extend(self.datapath.unpublish(&endpoint.ports(&endpoint.publish)).err());
         match self.live.remove(&endpoint.name) {

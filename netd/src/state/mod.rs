@@ -130,7 +130,7 @@ pub struct Place {
     /// Why there can be no IPv6 address; none: there can be one.
     pub without_ipv6: Option<&'static str>,
     /// Addresses that are the host's own: no endpoint on its LAN can have one.
-    pub reserved: Vec<Ipv4Addr>,
+    pub reserved: Vec<std::net::Ipv4Addr>,
 }
 
 impl State {

@@ -58,6 +58,7 @@ fn place(name: &str) -> Place {
         interface: "eth0".to_owned(),
         host_interface: host_interface(name, 0),
         without_ipv6: None,
+        reserved: Vec::new(),
     }
 }
 

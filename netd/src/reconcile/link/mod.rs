@@ -70,6 +70,8 @@ pub(super) trait Driver: Sync {
 pub(super) fn driver(kind: LinkKind) -> &'static dyn Driver {
     match kind {
         LinkKind::Veth | LinkKind::Netkit | LinkKind::NetkitL3 => &pair::Pair,
+        // Not made as links of the host's: see `reconcile::lan`.
+        LinkKind::Macvlan => &pair::Pair,
         LinkKind::Tap => &tap::Tap,
     }
 }
@@ -105,9 +107,10 @@ pub(super) async fn configure_inside(
         let same_family = |route: &&Route| route.destination.addr().is_ipv4() == gateway.is_ipv4();
         routes.iter().filter(same_family).any(|route| route.ifindex != link.ifindex)
     };
+    let wanted = |gateway: &IpAddr| !gateway.is_unspecified() && !elsewhere(gateway);
     let addresses: Vec<_> = addresses
         .iter()
-        .map(|(address, gateway)| (*address, Some(*gateway).filter(|gateway| !elsewhere(gateway))))
+        .map(|(address, gateway)| (*address, Some(*gateway).filter(wanted)))
         .collect();
     let wait = patience == Patience::Carrier;
     inside.configure_container(&ContainerSide { name, addresses: &addresses, wait }).await
