@@ -129,7 +129,8 @@ impl Ls {
         for network in &list.networks {
             let subnets: Vec<String> = network.subnets.iter().map(ToString::to_string).collect();
             let gateway = Some(network.gateway).filter(|gateway| !gateway.is_unspecified());
-            let gateways = [gateway.map(|gateway| gateway.to_string()), network.gateway6.map(|g| g.to_string())];
+            let gateways =
+                [gateway.map(|gateway| gateway.to_string()), network.gateway6.map(|g| g.to_string())];
             let gateways: Vec<String> = gateways.into_iter().flatten().collect();
             shown.add_row([
                 network.name.clone(),

@@ -129,7 +129,10 @@ impl Config {
         if cluster.is_one()
             && let Some(network) = networks.values().find(|network| network.lan.is_some())
         {
-            bail!("networks.{}.link: a macvlan network is for a node without a cluster: take it out", network.name);
+            bail!(
+                "networks.{}.link: a macvlan network is for a node without a cluster: take it out",
+                network.name
+            );
         }
         if cluster.etcd.is_none()
             && let Some(network) = networks.values().find(|network| network.slice.is_some())

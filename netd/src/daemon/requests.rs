@@ -16,7 +16,7 @@ use crate::{
     holders::find_holders,
     names,
     netlink::{Netns, has_ipv6, is_gone},
-    network::{Definition, Lan, MTU6, Network, check_mtu, check_mtu6, check_slice, Written},
+    network::{Definition, Lan, MTU6, Network, Written, check_mtu, check_mtu6, check_slice},
     node::Occupied,
     pair,
     reconcile::{Patience, add_gateways, free_interface, network_of, remove_gateways, remove_link},

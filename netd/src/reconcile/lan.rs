@@ -154,7 +154,8 @@ impl Reconciler {
             Ok(None) => {}
             Err(error) => errors.push(error),
         }
-        errors.extend(self.retain_lan_routes(|address| address != IpAddr::from(endpoint.address)).await.err());
+        errors
+            .extend(self.retain_lan_routes(|address| address != IpAddr::from(endpoint.address)).await.err());
         TornDown { link: None, errors }
     }
 
@@ -234,7 +235,8 @@ async fn purge_lan_link(endpoint: &Endpoint, prefixes: &[String]) -> Result<()> 
     let Some(netns) = endpoint.netns.open()? else { return Ok(()) };
     let inside = Netlink::enter(&netns).await?;
     for link in inside.links().await? {
-        let own = |alias: &String| prefixes.iter().any(|prefix| *alias == format!("{prefix}{}", endpoint.name));
+        let own =
+            |alias: &String| prefixes.iter().any(|prefix| *alias == format!("{prefix}{}", endpoint.name));
         if link.alias.as_ref().is_some_and(own) {
             delete(&inside, link.ifindex).await?;
         }

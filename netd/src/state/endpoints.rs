@@ -289,11 +289,7 @@ impl State {
 }
 
 /// Takes the next free address that is not one of the host's own or of a LAN's router.
-fn take_next(
-    state: &mut NetworkState,
-    name: &str,
-    reserved: &[Ipv4Addr],
-) -> Result<Ipv4Addr, IpamError> {
+fn take_next(state: &mut NetworkState, name: &str, reserved: &[Ipv4Addr]) -> Result<Ipv4Addr, IpamError> {
     let gateway = state.network.gateway();
     let mut passed = Vec::new();
     let taken = loop {

@@ -71,7 +71,8 @@ impl State {
                 Some(network) => Some(network.number),
                 None => None,
             };
-            self.check_free(&new, definition.lan.as_ref(), occupied).with_context(|| format!("networks.{name}.subnets"))?;
+            self.check_free(&new, definition.lan.as_ref(), occupied)
+                .with_context(|| format!("networks.{name}.subnets"))?;
             let number = number.unwrap_or_else(|| self.next_number());
             let network = Network::new(definition.clone(), number, Origin::Config);
             match self.networks.get_mut(name) {

@@ -111,7 +111,7 @@ mod tests {
             big_tcp: false,
             origin: Origin::Cluster,
             slice: Some("10.88.1.0/24".parse().unwrap()),
-        lan: None,
+            lan: None,
         };
         let value = serde_json::to_value(&network).unwrap();
         let records = [Record { kind: Kind::Network, name: network.name, value }];

@@ -108,10 +108,8 @@ pub(super) async fn configure_inside(
         routes.iter().filter(same_family).any(|route| route.ifindex != link.ifindex)
     };
     let wanted = |gateway: &IpAddr| !gateway.is_unspecified() && !elsewhere(gateway);
-    let addresses: Vec<_> = addresses
-        .iter()
-        .map(|(address, gateway)| (*address, Some(*gateway).filter(wanted)))
-        .collect();
+    let addresses: Vec<_> =
+        addresses.iter().map(|(address, gateway)| (*address, Some(*gateway).filter(wanted))).collect();
     let wait = patience == Patience::Carrier;
     inside.configure_container(&ContainerSide { name, addresses: &addresses, wait }).await
 }
