@@ -287,7 +287,7 @@ fn errors_name_the_key() {
         // Values.
         (
             "[networks.a]\nsubnets = ['10.0.0.0/16']\nlink = 'wire'",
-            "networks.a.link: \"wire\" is not a kind of link: auto, veth, netkit, netkit-l3",
+            "networks.a.link: \"wire\" is not a kind of link: auto, veth, netkit, netkit-l3, tap, macvlan",
         ),
         ("[networks.a]", "networks.a.subnets: a network needs a subnet, such as [\"10.89.0.0/16\"]"),
         (
