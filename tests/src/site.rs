@@ -55,6 +55,14 @@ pub fn with_stopped_site(test: &str, config: &str, body: impl FnOnce(&mut Site) 
     let mut site = Site::new(config).expect("the test's network");
     if let Err(error) = body(&mut site) {
         eprintln!("{test}: the daemon's log:\n{}", site.host.log());
+        for counter in site.host.counters("drops").unwrap_or_default().iter().filter(|one| one.packets > 0) {
+            eprintln!("dropped: {} {}", counter.packets, counter.name);
+        }
+        for counter in
+            site.host.counters("forwarded").unwrap_or_default().iter().filter(|one| one.packets > 0)
+        {
+            eprintln!("forwarded: {} {}", counter.packets, counter.name);
+        }
         panic!("{test}: {error:#}");
     }
 }
