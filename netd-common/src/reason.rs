@@ -134,7 +134,7 @@ numbered! {
         TooBigSent = 12, "too-big-sent";
         /// ICMP errors sent to containers about packets that were dropped, for which see there (from_container).
         ErrorSent = 13, "icmp-error-sent";
-        /// Neighbour solicitations answered (from_container, redirect_peer).
+        /// Neighbour solicitations answered (from_container).
         Ndp = 14, "ndp";
         /// New flows to published ports (from_uplink, redirect_peer); what follows is counted as replies.
         Published = 15, "published";

@@ -2,6 +2,7 @@
 
 use std::{fmt, str::FromStr};
 
+use clap::{ValueEnum, builder::PossibleValue};
 use serde::{Deserialize, Serialize};
 
 use crate::{bpf, netlink::Link};
@@ -122,7 +123,7 @@ impl Default for Tap {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub enum LinkChoice {
-    /// The best that this kernel has.
+    /// veth: see docs/links.md for what netkit costs.
     #[default]
     Auto,
     /// This one.
@@ -130,6 +131,25 @@ pub enum LinkChoice {
 }
 
 impl LinkChoice {
+    /// All that can be chosen.
+    const ALL: [Self; 1 + LinkKind::ALL.len()] = {
+        let mut all = [Self::Auto; 1 + LinkKind::ALL.len()];
+        let mut at = 0;
+        while at < LinkKind::ALL.len() {
+            all[1 + at] = Self::Kind(LinkKind::ALL[at]);
+            at += 1;
+        }
+        all
+    };
+
+    /// The word for it.
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Kind(kind) => kind.as_str(),
+        }
+    }
+
     /// The kind that it comes to on this kernel.
     #[must_use]
     pub fn kind(self) -> LinkKind {
@@ -142,10 +162,17 @@ impl LinkChoice {
 
 impl fmt::Display for LinkChoice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Auto => "auto",
-            Self::Kind(kind) => kind.as_str(),
-        })
+        f.write_str(self.as_str())
+    }
+}
+
+impl ValueEnum for LinkChoice {
+    fn value_variants<'a>() -> &'a [Self] {
+        &Self::ALL
+    }
+
+    fn to_possible_value(&self) -> Option<PossibleValue> {
+        Some(PossibleValue::new(self.as_str()))
     }
 }
 
@@ -153,13 +180,8 @@ impl FromStr for LinkChoice {
     type Err = String;
 
     fn from_str(word: &str) -> Result<Self, String> {
-        if word == "auto" {
-            return Ok(Self::Auto);
-        }
-        let kind = LinkKind::ALL.into_iter().find(|kind| kind.as_str() == word);
-        kind.map(Self::Kind).ok_or_else(|| {
-            let words: Vec<&str> = LinkKind::ALL.map(LinkKind::as_str).to_vec();
-            format!("{word:?} is not a kind of link: auto, {}", words.join(", "))
+        Self::ALL.into_iter().find(|choice| choice.as_str() == word).ok_or_else(|| {
+            format!("{word:?} is not a kind of link: {}", Self::ALL.map(Self::as_str).join(", "))
         })
     }
 }
@@ -184,8 +206,7 @@ mod tests {
 
     #[test]
     fn a_choice_is_written_as_it_is_read() {
-        let kinds = LinkKind::ALL.map(LinkChoice::Kind);
-        for choice in kinds.into_iter().chain([LinkChoice::Auto]) {
+        for choice in LinkChoice::ALL {
             assert_eq!(choice.to_string().parse(), Ok(choice));
             let json = serde_json::to_string(&choice).unwrap();
             assert_eq!(serde_json::from_str::<LinkChoice>(&json).unwrap(), choice);

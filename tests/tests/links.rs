@@ -323,3 +323,31 @@ fn two_hosts(test: &str, kind: LinkKind, transport: &str) {
         cluster.nothing_dropped()
     });
 }
+
+/// Where a kernel lacks a kind, whoever asks for it is told so, and what to choose.
+#[test]
+fn a_kind_that_this_kernel_lacks_is_refused() {
+    const TEST: &str = "a_kind_that_this_kernel_lacks_is_refused";
+    let missing = LinkKind::ALL.into_iter().find_map(|kind| Some((kind, kind.missing()?)));
+    let Some((kind, why)) = missing else {
+        eprintln!("SKIP {TEST}: this kernel has all kinds of links");
+        return;
+    };
+    with_site(TEST, "", |site| {
+        let (netns, word) = (site.lab.namespace("n")?, kind.as_str());
+        let subnet = ["--subnet", "10.89.0.0/24"];
+        for words in [
+            &["attach", "x", "--netns", netns.name(), "--link", word][..],
+            &[&["network", "create", "x", "--link", word][..], &subnet].concat(),
+        ] {
+            let said = ports::refusal(site, words)?;
+            ensure!(said.contains(&why) && said.contains("choose veth"), "{said}");
+        }
+        ensure!(site.endpoints()?.is_empty());
+        site.host.stop(Signal::SIGTERM)?;
+        site.host.configure(&format!("[networks.default]\nlink = \"{word}\"\n"))?;
+        let error = site.host.start().err().context("the daemon starts")?.to_string();
+        ensure!(error.contains(&format!("networks.default.link: {why}")), "{error}");
+        Ok(())
+    });
+}

@@ -3,7 +3,7 @@
 use anyhow::{Context as _, Result};
 use netd_common::abi::HelperFlags;
 
-use super::{Attachment, Datapath, Feature, XdpChoice, XdpMode};
+use super::{Attachment, Datapath, Feature, XdpChoice, XdpMode, has_netkit};
 
 /// The program that tries what the helpers of this kernel know.
 pub(super) const FEATURES: &str = "features";
@@ -36,7 +36,8 @@ impl Datapath {
             let on = known & bit != 0;
             feature(name, on, if on { with } else { without })
         });
-        Ok([tcx(Attachment::of_this_kernel()), xdp(mode, choice)].into_iter().chain(helpers).collect())
+        let others = [tcx(Attachment::of_this_kernel()), netkit(has_netkit()), xdp(mode, choice)];
+        Ok(others.into_iter().chain(helpers).collect())
     }
 
     /// What the helpers know ([`HelperFlags`]).
@@ -59,6 +60,15 @@ fn tcx(attachment: Attachment) -> Feature {
         ),
     };
     feature("tcx", on, detail)
+}
+
+fn netkit(on: bool) -> Feature {
+    let detail = if on {
+        "links can be netkit, where a network or an attachment says so"
+    } else {
+        "this kernel has no netkit (Linux 6.7, CONFIG_NETKIT): links are veth or taps"
+    };
+    feature("netkit", on, detail)
 }
 
 fn xdp(mode: Option<XdpMode>, choice: XdpChoice) -> Feature {
