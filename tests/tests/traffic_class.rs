@@ -72,7 +72,17 @@ impl Capture {
 
 /// A socket that is told of the class of what it gets.
 fn listen(at: &Namespace, any: IpAddr) -> Result<UdpSocket> {
-    let socket = at.run(|| UdpSocket::bind((any, PORT)).context("cannot bind"))?;
+    // A program that another test starts has the socket of before for a moment, between fork and exec.
+    let mut bound = None;
+    eventually("the port is free", PATIENCE, || match at.run(|| Ok(UdpSocket::bind((any, PORT))))? {
+        Ok(socket) => {
+            bound = Some(socket);
+            Ok(true)
+        }
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse => Ok(false),
+        Err(error) => Err(error).context("cannot bind"),
+    })?;
+    let socket = bound.context("no socket")?;
     socket.set_nonblocking(true)?;
     if any.is_ipv4() {
         socket::set_option(&socket, libc::IPPROTO_IP, libc::IP_RECVTOS, &1)?;
